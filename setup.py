@@ -1,0 +1,82 @@
+"""Packaging: what ships, and what it needs to run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+README = ROOT / "README.md"
+
+# By name: find_packages would also take up tests, and find_namespace_packages gin/, which would hide gin-config.
+PACKAGES = [
+    "gfl",
+    "gfl.configs",
+    "gfl.data",
+    "gfl.engine",
+    "gfl.model",
+    "gfl.model.backbones",
+    "gfl.report",
+    "gfl.tensors",
+    "export",
+    "infer",
+    "benchmarks",
+]
+
+REQUIREMENTS = [
+    "torch>=2.6,<3",
+    "numpy>=1.26,<3",
+    "einops>=0.8,<1",
+    "gin-config>=0.5,<1",
+    "pycocotools>=2.0.8,<3",
+    "opencv-python-headless>=4.9,<6",
+    "tqdm>=4.66,<5",
+    "safetensors>=0.4.3,<1",
+    "onnx>=1.17,<2",
+    "onnxscript>=0.5,<1",
+    "onnxruntime>=1.20,<2",
+]
+
+EXTRAS = {
+    "test": [
+        "pytest>=8,<10",
+        "pytest-xdist>=3.6,<4",
+        "hypothesis>=6.100,<7",
+        "ruff>=0.9,<1",
+        "mypy>=1.14,<3",
+        "faster-coco-eval>=1.6,<2",
+        "matplotlib>=3.9,<4",
+    ],
+    "fast": ["faster-coco-eval>=1.6,<2"],
+    # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0
+    "npu": ["torch-npu>=2.6,<3", "pyyaml>=6,<7"],
+}
+
+
+def version() -> str:
+    """The version, read from gfl/__init__.py without importing it: its requirements are not there yet."""
+    text = (ROOT / "gfl" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if found is None:
+        raise RuntimeError('gfl/__init__.py has no line __version__ = "..."')
+    return found.group(1)
+
+
+setup(
+    name="gflv2",
+    version=version(),
+    description="Generalized Focal Loss V2 on PyTorch: train, evaluate, export and infer on CPU, GPU and Ascend NPU",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=PACKAGES,
+    # The run files lie in gin/ and ship as gfl/configs.
+    package_dir={"gfl.configs": "gin"},
+    package_data={"gfl.configs": ["*.gin"]},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+)
