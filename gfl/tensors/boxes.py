@@ -1,0 +1,53 @@
+"""Boxes as edges: IoU, GIoU and the two ways between corners and edge distances.
+
+`_xyxy` is (x1, y1, x2, y2); `dist` is (left, top, right, bottom) from a centre. Any unit, the same for all arguments.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+AREA_FLOOR = 1e-6  # a maximum, not an addition (reference.md, Losses)
+
+
+def area(boxes_xyxy: Tensor) -> Tensor:
+    """Width times height. (...,4) -> (...)."""
+    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
+    return size[..., 0] * size[..., 1]
+
+
+def intersection(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Area shared by boxes that broadcast. (...,4), (...,4) -> (...)."""
+    top_left = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    bottom_right = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    size = (bottom_right - top_left).clamp_min(0.0)
+    return size[..., 0] * size[..., 1]
+
+
+def iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Intersection over union of boxes that broadcast. (...,4), (...,4) -> (...) in [0,1]."""
+    shared = intersection(a_xyxy, b_xyxy)
+    return shared / (area(a_xyxy) + area(b_xyxy) - shared).clamp_min(AREA_FLOOR)
+
+
+def iou_and_giou(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU in [0,1] and generalised IoU in [-1,1] of boxes that broadcast (GIoU paper, eq. in algorithm 1)."""
+    shared = intersection(a_xyxy, b_xyxy)
+    union = (area(a_xyxy) + area(b_xyxy) - shared).clamp_min(AREA_FLOOR)
+    top_left = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
+    bottom_right = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    size = (bottom_right - top_left).clamp_min(0.0)
+    enclosing = (size[..., 0] * size[..., 1]).clamp_min(AREA_FLOOR)
+    overlap = shared / union
+    return overlap, overlap - (enclosing - union) / enclosing
+
+
+def boxes_from_distances(centres: Tensor, dist: Tensor) -> Tensor:
+    """Edge distances -> corners. (...,2), (...,4) -> (...,4) xyxy in the same unit."""
+    return torch.cat([centres - dist[..., :2], centres + dist[..., 2:]], dim=-1)
+
+
+def distances_from_boxes(centres: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Corners -> edge distances (negative where the centre lies outside). (...,2), (...,4) -> (...,4)."""
+    return torch.cat([centres - boxes_xyxy[..., :2], boxes_xyxy[..., 2:] - centres], dim=-1)

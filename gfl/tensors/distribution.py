@@ -1,0 +1,24 @@
+"""The general distribution of an edge (GFL section 3.2): reg_max + 1 logits, bins 0..reg_max in strides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def bins_like(edge_logits: Tensor) -> Tensor:
+    """The bins 0..reg_max as float32 (R,), for logits (...,R)."""
+    return torch.arange(edge_logits.shape[-1], dtype=torch.float32, device=edge_logits.device)
+
+
+def integral(edge_logits: Tensor) -> Tensor:
+    """Mean of each edge's distribution, in strides (GFL eq. 4). (...,R) -> (...)."""
+    return (edge_logits.softmax(dim=-1) * bins_like(edge_logits)).sum(dim=-1)
+
+
+def mean_and_std(edge_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each edge's distribution, in strides. (...,R) -> two (...)."""
+    probabilities, bins = edge_logits.softmax(dim=-1), bins_like(edge_logits)
+    mean = (probabilities * bins).sum(dim=-1)
+    spread = bins - mean.unsqueeze(-1)
+    return mean, (probabilities * spread * spread).sum(dim=-1).sqrt()
