@@ -1,0 +1,68 @@
+"""The grid of anchors of a canvas: one square anchor a cell, side 8 strides, centre at (x * stride, y * stride)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+STRIDES = (8, 16, 32, 64, 128)  # P3..P7
+SCALE = 8  # side of an anchor, in strides
+CANVAS_MULTIPLE = 32  # a canvas and an image's own padded shape are multiples of it
+
+
+class Grid(NamedTuple):
+    """Everything about a canvas that no picture changes; A anchors, level by level, row-major (y, x)."""
+
+    canvas_hw: tuple[int, int]
+    shapes_hw: tuple[tuple[int, int], ...]  # cells of each level
+    starts: tuple[int, ...]  # index of each level's first anchor
+    centres_px: Tensor  # float32 (A,2) x, y
+    strides: Tensor  # float32 (A,)
+    level_shapes: Tensor  # float32 (L,2) rows, columns
+    level_strides: Tensor  # float32 (L,)
+    level_starts: Tensor  # float32 (L,)
+
+    @property
+    def num_anchors(self) -> int:
+        return sum(height * width for height, width in self.shapes_hw)
+
+
+def make_grid(canvas_hw: tuple[int, int], device: torch.device | str = "cpu") -> Grid:
+    """The grid of a canvas whose sides are multiples of 32; ValueError otherwise."""
+    if canvas_hw[0] % CANVAS_MULTIPLE or canvas_hw[1] % CANVAS_MULTIPLE or min(canvas_hw) < CANVAS_MULTIPLE:
+        raise ValueError(f"canvas {canvas_hw[0]}x{canvas_hw[1]}: expected positive multiples of {CANVAS_MULTIPLE}")
+    shapes = tuple((-(-canvas_hw[0] // stride), -(-canvas_hw[1] // stride)) for stride in STRIDES)
+    starts, centres, strides, count = [], [], [], 0
+    for (rows, columns), stride in zip(shapes, STRIDES, strict=True):
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        centres.append(torch.stack([x, y], dim=-1).reshape(-1, 2) * stride)
+        strides.append(torch.full((rows * columns,), stride))
+        starts.append(count)
+        count += rows * columns
+    return Grid(
+        canvas_hw,
+        shapes,
+        tuple(starts),
+        torch.cat(centres).float().to(device),
+        torch.cat(strides).float().to(device),
+        torch.tensor(shapes, dtype=torch.float32, device=device),
+        torch.tensor(STRIDES, dtype=torch.float32, device=device),
+        torch.tensor(starts, dtype=torch.float32, device=device),
+    )
+
+
+def padded_sizes(image_sizes: Tensor) -> Tensor:
+    """An image's own padded shape: its size rounded up to multiples of 32. int32 (B,2) -> int32 (B,2)."""
+    blocks = torch.div(image_sizes + (CANVAS_MULTIPLE - 1), CANVAS_MULTIPLE, rounding_mode="trunc")
+    return blocks * CANVAS_MULTIPLE
+
+
+def cells_inside(grid: Grid, padded_hw: Tensor) -> Tensor:
+    """Cells below ceil(pad_h / stride) x ceil(pad_w / stride), that is with a centre in the padded shape.
+
+    int32 (B,2) height, width in pixels -> bool (B,A).
+    """
+    sizes_B12 = padded_hw.float().flip(1).unsqueeze(1)  # (height, width) -> (x, y)
+    return (grid.centres_px < sizes_B12).all(dim=2)

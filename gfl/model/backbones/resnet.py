@@ -1,0 +1,156 @@
+"""ResNet (arXiv 1512.03385), pytorch style: the stride sits in the 3x3 convolution.
+
+Two norms: 'frozen_bn', batch-norm with frozen statistics whose weight and bias are trained (the paper's recipe),
+folded into the convolutions by `prepare`; 'gn', GroupNorm, for training from random weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gfl.tensors.layers import conv, group_norm, init_conv, init_norm
+from gfl.tensors.variables import Variables, child
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+NORM_PREFIX = {"frozen_bn": "bn", "gn": "gn"}  # mmdetection names a norm after its kind
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """Depth, width and norm of the backbone."""
+
+    depth: int = 50
+    base_width: int = 64  # channels of the stem; the stages double it
+    norm: str = "frozen_bn"  # 'frozen_bn' | 'gn'
+    gn_groups: int = 32
+    frozen_stages: int = 1  # 1: stem and layer1 take no gradient; 0: the stem; -1: all are trained
+
+    def __post_init__(self) -> None:
+        if self.depth not in BLOCKS:
+            raise ValueError(f"depth={self.depth}: expected one of {sorted(BLOCKS)}")
+        if self.norm not in NORM_PREFIX:
+            raise ValueError(f"norm={self.norm!r}: expected 'frozen_bn' or 'gn'")
+        if self.norm == "gn" and self.base_width % self.gn_groups:
+            raise ValueError(f"base_width={self.base_width}: expected a multiple of gn_groups={self.gn_groups}")
+        if not -1 <= self.frozen_stages <= 4:
+            raise ValueError(f"frozen_stages={self.frozen_stages}: expected -1..4")
+
+    @property
+    def bottleneck(self) -> bool:
+        return self.depth >= 50
+
+    @property
+    def out_channels(self) -> tuple[int, int, int]:
+        """Channels of C3, C4 and C5."""
+        expansion = 4 if self.bottleneck else 1
+        return (2 * self.base_width * expansion, 4 * self.base_width * expansion, 8 * self.base_width * expansion)
+
+
+def init(seed: int, cfg: ResNetConfig, path: str = "backbone") -> Variables:
+    """Random variables; the last norm of each residual branch starts at zero."""
+    prefix = NORM_PREFIX[cfg.norm]
+    variables: Variables = {
+        "conv1": init_conv(seed, f"{path}.conv1", cfg.base_width, 3, 7, init="kaiming"),
+        f"{prefix}1": _init_norm(cfg, cfg.base_width),
+    }
+    in_channels = cfg.base_width
+    for stage, blocks in enumerate(BLOCKS[cfg.depth], start=1):
+        width = cfg.base_width * 2 ** (stage - 1)
+        layer: Variables = {}
+        for index in range(blocks):
+            layer[str(index)] = _init_block(seed, f"{path}.layer{stage}.{index}", in_channels, width, index == 0, cfg)
+            in_channels = width * (4 if cfg.bottleneck else 1)
+        variables[f"layer{stage}"] = layer
+    return variables
+
+
+def apply(prepared: Variables, x: Tensor, cfg: ResNetConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """(B,3,H,W) normalised -> C3, C4, C5 at strides 8, 16, 32."""
+    x = F.relu(_conv_norm(prepared, "conv1", "1", x, cfg, stride=2, padding=3))
+    x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+    outputs = []
+    for stage, blocks in enumerate(BLOCKS[cfg.depth], start=1):
+        for index in range(blocks):
+            stride = 2 if stage > 1 and index == 0 else 1
+            x = _block(child(prepared, f"layer{stage}.{index}"), x, stride, cfg)
+        outputs.append(x)
+    return outputs[1], outputs[2], outputs[3]
+
+
+def conv_norm_pairs(cfg: ResNetConfig) -> list[tuple[str, str]]:
+    """(path of a convolution, path of the norm that follows it), relative to the backbone, in order."""
+    prefix = NORM_PREFIX[cfg.norm]
+    pairs = [("conv1", f"{prefix}1")]
+    for stage, blocks in enumerate(BLOCKS[cfg.depth], start=1):
+        for index in range(blocks):
+            block = f"layer{stage}.{index}"
+            pairs += [(f"{block}.conv{i}", f"{block}.{prefix}{i}") for i in range(1, 4 if cfg.bottleneck else 3)]
+            if index == 0 and (stage > 1 or cfg.bottleneck):
+                pairs.append((f"{block}.downsample.0", f"{block}.downsample.1"))
+    return pairs
+
+
+def is_frozen(path: str, cfg: ResNetConfig) -> bool:
+    """Whether the recipe trains the variable at this path (relative to the backbone) not at all."""
+    if path.rsplit(".", 1)[-1] in ("running_mean", "running_var", "num_batches_tracked"):
+        return True
+    if not path.startswith("layer"):
+        return cfg.frozen_stages >= 0
+    return int(path[len("layer")]) <= cfg.frozen_stages
+
+
+def _init_norm(cfg: ResNetConfig, channels: int, scale: float = 1.0) -> Variables:
+    norm = init_norm(channels, scale)
+    if cfg.norm == "frozen_bn":
+        norm["running_mean"] = torch.zeros(channels)
+        norm["running_var"] = torch.ones(channels)
+        norm["num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    return norm
+
+
+def _init_block(seed: int, path: str, in_channels: int, width: int, first: bool, cfg: ResNetConfig) -> Variables:
+    prefix = NORM_PREFIX[cfg.norm]
+    out_channels = width * (4 if cfg.bottleneck else 1)
+    if cfg.bottleneck:
+        shapes = [(width, in_channels, 1), (width, width, 3), (out_channels, width, 1)]
+    else:
+        shapes = [(width, in_channels, 3), (width, width, 3)]
+    block: Variables = {}
+    for i, (out, into, kernel) in enumerate(shapes, start=1):
+        block[f"conv{i}"] = init_conv(seed, f"{path}.conv{i}", out, into, kernel, init="kaiming")
+        block[f"{prefix}{i}"] = _init_norm(cfg, out, scale=0.0 if i == len(shapes) else 1.0)
+    if first and (in_channels != out_channels or cfg.bottleneck):
+        block["downsample"] = {
+            "0": init_conv(seed, f"{path}.downsample.0", out_channels, in_channels, 1, init="kaiming"),
+            "1": _init_norm(cfg, out_channels),
+        }
+    return block
+
+
+def _block(block: Variables, x: Tensor, stride: int, cfg: ResNetConfig) -> Tensor:
+    """A basic block (3x3, 3x3) or a bottleneck (1x1, 3x3, 1x1) with its shortcut."""
+    if cfg.bottleneck:
+        y = F.relu(_conv_norm(block, "conv1", "1", x, cfg))
+        y = F.relu(_conv_norm(block, "conv2", "2", y, cfg, stride=stride, padding=1))
+        y = _conv_norm(block, "conv3", "3", y, cfg)
+    else:
+        y = F.relu(_conv_norm(block, "conv1", "1", x, cfg, stride=stride, padding=1))
+        y = _conv_norm(block, "conv2", "2", y, cfg, padding=1)
+    if "downsample" in block:
+        x = _conv_norm(block, "downsample.0", "downsample.1", x, cfg, stride=stride)
+    return F.relu(y + x)
+
+
+def _conv_norm(
+    node: Variables, conv_path: str, norm: str, x: Tensor, cfg: ResNetConfig, *, stride: int = 1, padding: int = 0
+) -> Tensor:
+    """A convolution and its norm; a frozen batch-norm is already inside the prepared convolution."""
+    x = conv(child(node, conv_path), x, stride=stride, padding=padding)
+    if cfg.norm == "frozen_bn":
+        return x
+    norm_path = norm if "." in norm else NORM_PREFIX[cfg.norm] + norm
+    return group_norm(child(node, norm_path), x, cfg.gn_groups)

@@ -1,0 +1,192 @@
+"""The detector: backbone, neck and head joined, from a batch to a loss and from pictures to detections.
+
+variables = init(cfg, seed)                       nested dict of tensors, mmdetection's names
+constants = freeze(variables, cfg)                once
+prepared  = prepare(variables, constants, policy) every step, differentiable
+total, metrics = loss(prepared, batch, grid, cfg)
+detections = predict(prepared, images, image_sizes, grid, cfg)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gfl.model import fpn, head, postprocess
+from gfl.model.anchors import Grid, padded_sizes
+from gfl.model.assign import ATSSConfig, assign
+from gfl.model.backbones import resnet
+from gfl.model.fpn import FPNConfig
+from gfl.model.head import HeadConfig
+from gfl.model.losses import LossConfig, loss_terms
+from gfl.model.postprocess import PredictConfig
+from gfl.model.structures import Batch, Detections, Outputs
+from gfl.tensors.precision import FP32, Policy
+from gfl.tensors.variables import Variables, child, flatten, leaf, unflatten
+
+NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Everything that shapes the computation; the defaults are the paper's R50."""
+
+    num_classes: int = 80
+    backbone: resnet.ResNetConfig = field(default_factory=resnet.ResNetConfig)
+    neck: FPNConfig = field(default_factory=FPNConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    assign: ATSSConfig = field(default_factory=ATSSConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, of ImageNet
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+
+class Constants(NamedTuple):
+    """What training never changes: frozen convolutions with their norms folded in, statistics of the other norms."""
+
+    folded: dict[str, Tensor]  # path -> tensor, replaces the variables of these convolutions
+    pairs: tuple[tuple[str, str], ...]  # (convolution, norm) still to fold each step
+    inv_std: Tensor  # (sum of channels of these norms,)
+    mean: Tensor
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Variables ready for `forward`: norms folded, weights in the compute dtype. Made by `prepare` only."""
+
+    tree: Variables
+
+
+def init(cfg: DetectorConfig, seed: int = 0) -> Variables:
+    """Random variables. Their dotted paths are mmdetection's state-dict keys."""
+    return {
+        "backbone": resnet.init(seed, cfg.backbone),
+        "neck": fpn.init(seed, cfg.backbone.out_channels, cfg.neck),
+        "bbox_head": head.init(seed, cfg.num_classes, cfg.neck.channels, cfg.head),
+    }
+
+
+def is_frozen(path: str, cfg: DetectorConfig) -> bool:
+    """Whether training leaves the variable at this dotted path as it is."""
+    return path.startswith("backbone.") and resnet.is_frozen(path.removeprefix("backbone."), cfg.backbone)
+
+
+def freeze(variables: Variables, cfg: DetectorConfig) -> Constants:
+    """Compute once what no training step changes. Call again after loading other weights."""
+    if cfg.backbone.norm != "frozen_bn":
+        empty = torch.zeros(0)
+        return Constants({}, (), empty, empty)
+    folded: dict[str, Tensor] = {}
+    pairs, inv_stds, means = [], [], []
+    with torch.no_grad():
+        for conv_path, norm_path in resnet.conv_norm_pairs(cfg.backbone):
+            conv, norm = child(variables, f"backbone.{conv_path}"), child(variables, f"backbone.{norm_path}")
+            inv_std = torch.rsqrt(leaf(norm, "running_var") + NORM_EPS)
+            if resnet.is_frozen(norm_path, cfg.backbone):
+                scale = leaf(norm, "weight") * inv_std
+                folded[f"backbone.{conv_path}.weight"] = leaf(conv, "weight") * scale.view(-1, 1, 1, 1)
+                folded[f"backbone.{conv_path}.bias"] = leaf(norm, "bias") - leaf(norm, "running_mean") * scale
+            else:
+                pairs.append((f"backbone.{conv_path}", f"backbone.{norm_path}"))
+                inv_stds.append(inv_std)
+                means.append(leaf(norm, "running_mean").clone())
+        none = torch.zeros(0)
+        return Constants(
+            folded, tuple(pairs), torch.cat(inv_stds) if pairs else none, torch.cat(means) if pairs else none
+        )
+
+
+def prepare(variables: Variables, constants: Constants, policy: Policy = FP32) -> Prepared:
+    """Fold the norms and cast the weights, differentiably; the vector arithmetic runs once over all norms."""
+    flat = flatten(variables)
+    if constants.pairs:
+        scale = torch.cat([flat[f"{norm}.weight"] for _, norm in constants.pairs]) * constants.inv_std
+        shift = torch.cat([flat[f"{norm}.bias"] for _, norm in constants.pairs]) - constants.mean * scale
+        channels = [flat[f"{conv}.weight"].shape[0] for conv, _ in constants.pairs]
+        for (conv, _), s, t in zip(
+            constants.pairs, torch.split(scale, channels), torch.split(shift, channels), strict=True
+        ):
+            flat[f"{conv}.weight"] = flat[f"{conv}.weight"] * s.view(-1, 1, 1, 1)
+            flat[f"{conv}.bias"] = t
+    flat.update(constants.folded)
+    for path, tensor in list(flat.items()):
+        if tensor.ndim == 4:
+            flat[path] = tensor.to(policy.compute)
+            bias = path.removesuffix("weight") + "bias"
+            if bias in flat:
+                flat[bias] = flat[bias].to(policy.compute)
+    return Prepared(unflatten(flat))
+
+
+def normalise(images: Tensor, image_sizes: Tensor, cfg: DetectorConfig) -> Tensor:
+    """uint8 (B,3,H,W) RGB -> float32 (B,3,H,W): (x - mean) / std inside each picture, 0 in its padding."""
+    device = images.device
+    mean = torch.tensor(cfg.mean, device=device).view(1, 3, 1, 1)
+    std = torch.tensor(cfg.std, device=device).view(1, 3, 1, 1)
+    sizes = image_sizes.float().view(-1, 2, 1, 1)
+    row = torch.arange(images.shape[2], dtype=torch.float32, device=device).view(1, -1, 1)
+    column = torch.arange(images.shape[3], dtype=torch.float32, device=device).view(1, 1, -1)
+    inside = (row < sizes[:, 0]) & (column < sizes[:, 1])
+    return torch.where(inside.unsqueeze(1), (images.float() - mean) / std, 0.0)
+
+
+def forward(prepared: Prepared, images: Tensor, cfg: DetectorConfig) -> Outputs:
+    """Normalised float32 (B,3,H,W) -> scores (B,A,K) and edge logits (B,A,4,R) of the five levels."""
+    features = resnet.apply(child(prepared.tree, "backbone"), images, cfg.backbone)
+    pyramid = fpn.apply(child(prepared.tree, "neck"), features)
+    return head.apply(child(prepared.tree, "bbox_head"), pyramid, cfg.head)
+
+
+def identity(normalisers: Tensor) -> Tensor:
+    """The `reduce` of a single device."""
+    return normalisers
+
+
+def loss(
+    prepared: Prepared,
+    batch: Batch,
+    grid: Grid,
+    cfg: DetectorConfig,
+    reduce: Callable[[Tensor], Tensor] = identity,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Total loss (scalar) and its detached parts qfl, dfl, giou. Pure, fixed shapes, no host read.
+
+    reduce: (2,) -> (2,), the mean over ranks of the two normalisers (reference.md, Losses).
+    """
+    outputs = forward(prepared, normalise(batch.images, batch.image_sizes, cfg), cfg)
+    return loss_of_outputs(outputs, batch, padded_sizes(batch.image_sizes), grid, cfg, reduce)
+
+
+def loss_of_outputs(
+    outputs: Outputs,
+    batch: Batch,
+    padded_hw: Tensor,
+    grid: Grid,
+    cfg: DetectorConfig,
+    reduce: Callable[[Tensor], Tensor] = identity,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss from the head's outputs on; padded_hw int32 (B,2) is each image's own padded shape in px."""
+    with torch.no_grad():
+        assignment = assign(
+            grid, padded_hw, batch.boxes_xyxy, batch.box_mask, batch.ignored_xyxy, batch.ignored_mask, cfg.assign
+        )
+    terms = loss_terms(outputs, assignment, grid, batch.boxes_xyxy, batch.labels, cfg.loss)
+    samples = (terms.positives.clamp_min(1.0) * batch.image_weights).sum()
+    normalisers = reduce(torch.stack([samples, terms.weight.sum()]))
+    samples, weight = normalisers[0].clamp_min(1.0), normalisers[1]
+    # Without a positive on any rank the box losses are 0, not 0/0 (reference.md, defect).
+    weight = torch.where(weight > 0, weight, 1.0)
+    parts = {"qfl": terms.qfl.sum() / samples, "dfl": terms.dfl.sum() / weight, "giou": terms.giou.sum() / weight}
+    total = parts["qfl"] + parts["dfl"] + parts["giou"]
+    return total, {name: part.detach() for name, part in parts.items()}
+
+
+def predict(prepared: Prepared, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: DetectorConfig) -> Detections:
+    """uint8 (B,3,H,W) RGB and int32 (B,2) sizes -> detections in canvas pixels. Pure, fixed shapes, no host read."""
+    outputs = forward(prepared, normalise(images, image_sizes, cfg), cfg)
+    return postprocess.detect(outputs, image_sizes, padded_sizes(image_sizes), grid, cfg.num_classes, cfg.predict)

@@ -1,0 +1,109 @@
+"""The GFLV2 head (arXiv 2011.12885): classification and edge distributions, and a quality read off their shape.
+
+Shapes: B image, A anchor of all levels, K class channel, E=4 edges (left, top, right, bottom), R = reg_max + 1 bins.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from gfl.model.structures import Outputs
+from gfl.tensors.layers import conv, group_norm, init_conv, init_norm, linear
+from gfl.tensors.variables import Variables, child, leaf
+
+LEVELS = 5
+PRIOR = 0.01  # foreground probability at the start: bias of gfl_cls is logit(0.01) = -log(99)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Width and depth of the towers, the general distribution and its DGQP statistics."""
+
+    channels: int = 256
+    convs: int = 4  # convolutions of a tower
+    gn_groups: int = 32
+    reg_max: int = 16  # last bin, in strides (GFL)
+    topk: int = 4  # DGQP statistics an edge (GFLV2)
+    quality_channels: int = 64  # hidden channels of the DGQP
+    background_channel: bool = True  # one more class channel, as the authors' checkpoints have (reference.md)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.topk <= self.reg_max + 1:
+            raise ValueError(
+                f"topk={self.topk}: expected 1..{self.reg_max + 1} (reg_max + 1 bins); lower topk or raise reg_max"
+            )
+        if self.channels % self.gn_groups:
+            raise ValueError(f"channels={self.channels}: expected a multiple of gn_groups={self.gn_groups}")
+
+
+def init(seed: int, num_classes: int, in_channels: int, cfg: HeadConfig, path: str = "bbox_head") -> Variables:
+    """Normal(0.01) convolutions, the prior in the classification bias, scales of 1."""
+    variables: Variables = {}
+    for tower in ("cls_convs", "reg_convs"):
+        stack: Variables = {}
+        for i in range(cfg.convs):
+            into = in_channels if i == 0 else cfg.channels
+            stack[str(i)] = {
+                "conv": init_conv(seed, f"{path}.{tower}.{i}.conv", cfg.channels, into, 3, init="normal"),
+                "gn": init_norm(cfg.channels),
+            }
+        variables[tower] = stack
+    channels = num_classes + cfg.background_channel
+    prior_bias = -math.log((1.0 - PRIOR) / PRIOR)
+    bins = cfg.reg_max + 1
+    out_in = cfg.channels if cfg.convs else in_channels
+    variables["gfl_cls"] = init_conv(seed, f"{path}.gfl_cls", channels, out_in, 3, init="normal", bias=prior_bias)
+    variables["gfl_reg"] = init_conv(seed, f"{path}.gfl_reg", 4 * bins, out_in, 3, init="normal", bias=0.0)
+    variables["scales"] = {str(level): {"scale": torch.ones(())} for level in range(LEVELS)}
+    statistics = 4 * (cfg.topk + 1)
+    quality = cfg.quality_channels
+    variables["reg_conf"] = {
+        "0": init_conv(seed, f"{path}.reg_conf.0", quality, statistics, 1, init="normal", bias=0.0),
+        "2": init_conv(seed, f"{path}.reg_conf.2", 1, quality, 1, init="normal", bias=0.0),
+    }
+    return variables
+
+
+def apply(prepared: Variables, pyramid: tuple[Tensor, ...], cfg: HeadConfig) -> Outputs:
+    """P3..P7 -> scores and edge logits of all anchors. GFLV2 section 3; the head is shared by the levels."""
+    class_logits, edge_logits = [], []
+    for level, feature in enumerate(pyramid):
+        cls_feature = _tower(child(prepared, "cls_convs"), feature, cfg)
+        reg_feature = _tower(child(prepared, "reg_convs"), feature, cfg)
+        class_logits.append(_flat(conv(child(prepared, "gfl_cls"), cls_feature, padding=1)))
+        # First door to float32: the edge logits, before the level's scale and everything that reads the distribution.
+        logits = conv(child(prepared, "gfl_reg"), reg_feature, padding=1).float()
+        edge_logits.append(_flat(logits * leaf(child(prepared, f"scales.{level}"), "scale")))
+    edges_BAER = rearrange(torch.cat(edge_logits, dim=1), "b a (e r) -> b a e r", e=4)
+    quality = dgqp(child(prepared, "reg_conf"), edges_BAER, cfg)
+    scores = torch.cat(class_logits, dim=1).float().sigmoid() * quality
+    return Outputs(scores, edges_BAER)
+
+
+def dgqp(prepared: Variables, edge_logits: Tensor, cfg: HeadConfig) -> Tensor:
+    """Distribution-guided quality predictor (GFLV2 eq. 3-5): (B,A,E,R) logits -> (B,A,1) quality in (0,1).
+
+    Per edge the top-k probabilities, descending, and the mean of those k: side-major, as the checkpoints expect.
+    """
+    top = edge_logits.softmax(dim=-1).topk(cfg.topk, dim=-1).values
+    statistics = torch.cat([top, top.mean(dim=-1, keepdim=True)], dim=-1).flatten(2)
+    hidden = F.relu(linear(child(prepared, "0"), statistics))
+    return linear(child(prepared, "2"), hidden).float().sigmoid()
+
+
+def _tower(tower: Variables, x: Tensor, cfg: HeadConfig) -> Tensor:
+    for i in range(cfg.convs):
+        x = conv(child(tower, f"{i}.conv"), x, padding=1)
+        x = F.relu(group_norm(child(tower, f"{i}.gn"), x, cfg.gn_groups))
+    return x
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B,C,H,W) -> (B,H*W,C), row-major (y, x)."""
+    return x.flatten(2).transpose(1, 2)

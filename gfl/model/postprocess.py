@@ -1,0 +1,135 @@
+"""Detections from head outputs, with fixed shapes: the best pairs, class-wise NMS as a fixed point, the first 100.
+
+Shapes: B image, A anchor, K class, M candidate pair (anchor, class), D detection slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from gfl.model.anchors import Grid, cells_inside
+from gfl.model.structures import Detections, Outputs
+from gfl.tensors.boxes import boxes_from_distances, iou
+from gfl.tensors.distribution import mean_and_std
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Thresholds of the reference, the sizes of the fixed-shape NMS, and two switches that reproduce the reference."""
+
+    score_threshold: float = 0.05  # strict
+    nms_iou: float = 0.6  # strict
+    max_detections: int = 100
+    candidates: int = 1000  # (anchor, class) pairs that enter NMS
+    rounds: int = 16  # of NMS; exact once two rounds agree
+    nms_pre: int = 0  # anchors a level by best score; 0: off. Without effect from `candidates` upwards
+    keep_background: bool = False  # True: the background channel takes part, as in the reference
+    keep_padding_cells: bool = False  # True: cells in the padding take part, as in the reference
+
+    def __post_init__(self) -> None:
+        if self.candidates < self.max_detections:
+            raise ValueError(f"candidates={self.candidates}: expected at least max_detections={self.max_detections}")
+        if self.rounds < 1:
+            raise ValueError(f"rounds={self.rounds}: expected at least 1")
+
+
+class Candidates(NamedTuple):
+    """The best (anchor, class) pairs, by descending score."""
+
+    boxes_xyxy: Tensor  # (B,M,4) px
+    scores: Tensor  # (B,M)
+    labels: Tensor  # int32 (B,M)
+    edge_std: Tensor  # (B,M,4) px
+    passing: Tensor  # float32 (B,): how many pairs of the image pass the score threshold
+
+
+def detect(
+    outputs: Outputs, image_sizes: Tensor, padded_hw: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig
+) -> Detections:
+    """Head outputs -> detections. image_sizes and padded_hw int32 (B,2) height, width in px."""
+    found = select_candidates(outputs, image_sizes, padded_hw, grid, num_classes, cfg)
+    valid = found.scores > cfg.score_threshold
+    keep, settled = suppress(found.boxes_xyxy, found.labels, valid, cfg.nms_iou, cfg.rounds)
+    best = torch.where(keep, found.scores, 0.0).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
+    kept = keep.float().sum(dim=1).clamp_max(float(cfg.max_detections))
+    complete = settled & ((kept == cfg.max_detections) | (found.passing <= keep.shape[1]))
+    slot = torch.arange(best.indices.shape[1], dtype=torch.float32, device=keep.device)
+    filled = slot < kept.unsqueeze(1)
+    labels = torch.where(filled, found.labels.gather(1, best.indices), -1)
+    index = best.indices.unsqueeze(-1).expand(-1, -1, 4)
+    boxes = torch.where(filled.unsqueeze(-1), found.boxes_xyxy.gather(1, index), 0.0)
+    edge_std = torch.where(filled.unsqueeze(-1), found.edge_std.gather(1, index), 0.0)
+    return Detections(boxes, best.values, labels, kept.int(), edge_std, complete.int())
+
+
+def select_candidates(
+    outputs: Outputs, image_sizes: Tensor, padded_hw: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig
+) -> Candidates:
+    """The M best pairs. Any of them has one of the M best anchors by best class, so two small top-k suffice."""
+    scores_BAK = outputs.scores if cfg.keep_background else outputs.scores[..., :num_classes]
+    if not cfg.keep_padding_cells:
+        scores_BAK = torch.where(cells_inside(grid, padded_hw).unsqueeze(-1), scores_BAK, 0.0)
+    best_BA = scores_BAK.amax(dim=2)
+    if cfg.nms_pre:
+        inside = _best_of_levels(best_BA, grid, cfg.nms_pre)
+        best_BA, scores_BAK = torch.where(inside, best_BA, 0.0), torch.where(inside.unsqueeze(-1), scores_BAK, 0.0)
+    passing = (scores_BAK > cfg.score_threshold).float().sum(dim=(1, 2))
+    classes = scores_BAK.shape[2]
+    anchors = best_BA.topk(min(cfg.candidates, best_BA.shape[1]), dim=1).indices
+    pairs = scores_BAK.gather(1, anchors.unsqueeze(-1).expand(-1, -1, classes)).flatten(1)
+    best = pairs.topk(min(cfg.candidates, pairs.shape[1]), dim=1)
+    row = torch.div(best.indices.int(), classes, rounding_mode="trunc")
+    labels = best.indices.int() - row * classes
+    boxes, edge_std = decode(outputs.edge_logits, anchors, image_sizes, grid)
+    index = row.long().unsqueeze(-1).expand(-1, -1, 4)
+    return Candidates(boxes.gather(1, index), best.values, labels, edge_std.gather(1, index), passing)
+
+
+def decode(edge_logits: Tensor, anchors: Tensor, image_sizes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Boxes clamped to the picture and edge spreads of chosen anchors. (B,A,E,R), int64 (B,M) -> two (B,M,4) px."""
+    B, _, E, R = edge_logits.shape
+    index = anchors.unsqueeze(-1).expand(B, anchors.shape[1], E * R)
+    mean, std = mean_and_std(rearrange(edge_logits.flatten(2).gather(1, index), "b m (e r) -> b m e r", e=E))
+    strides = grid.strides[anchors].unsqueeze(-1)
+    boxes = boxes_from_distances(grid.centres_px[anchors], mean * strides)
+    limits = image_sizes.float().flip(1).repeat(1, 2).unsqueeze(1)  # (B,1,4): w, h, w, h
+    return torch.minimum(boxes.clamp_min(0.0), limits), std * strides
+
+
+def suppress(
+    boxes_xyxy: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float, rounds: int
+) -> tuple[Tensor, Tensor]:
+    """Class-wise greedy NMS of pairs sorted by score: bool (B,M) kept, bool (B,) settled.
+
+    Greedy NMS is the one solution of "kept = valid and no better kept box of the class overlaps". Iterated from
+    `valid`, it is reached once a round changes nothing; the longest chain of suppressions bounds the rounds.
+    """
+    M = boxes_xyxy.shape[1]
+    order = torch.arange(M, dtype=torch.float32, device=boxes_xyxy.device)
+    better = order.unsqueeze(0) < order.unsqueeze(1)  # [i, j]: j comes before i
+    same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
+    overlaps = iou(boxes_xyxy.unsqueeze(2), boxes_xyxy.unsqueeze(1)) > iou_threshold
+    beats_BMM = (overlaps & same_class & better).float()
+    start = valid.float().unsqueeze(-1)
+    before = keep = start
+    for _ in range(rounds):
+        before, keep = keep, torch.where(torch.bmm(beats_BMM, keep) > 0.5, 0.0, start)
+    return keep.squeeze(-1) > 0.5, (keep == before).flatten(1).all(dim=1)
+
+
+def _best_of_levels(best_BA: Tensor, grid: Grid, nms_pre: int) -> Tensor:
+    """The nms_pre best anchors of each level that has more. -> bool (B,A)"""
+    parts = []
+    for start, (rows, columns) in zip(grid.starts, grid.shapes_hw, strict=True):
+        level = best_BA[:, start : start + rows * columns]
+        if rows * columns > nms_pre:
+            last = level.topk(nms_pre, dim=1).values[:, -1:]
+            parts.append(level >= last)
+        else:
+            parts.append(torch.ones_like(level, dtype=torch.bool))
+    return torch.cat(parts, dim=1)
