@@ -1,0 +1,368 @@
+"""gin files and bindings -> `RunConfig`. The only file that knows gin.
+
+gin-config parses, holds and evaluates the bindings. What it lacks is checked here before it sees them: names (with a
+did-you-mean), types against the dataclasses of `gfl.settings`, undefined and unused macros, includes relative to the
+including file. A user's mistake is an `InputError` that names the binding and its place.
+
+    files, bindings, text --_parse--> _Bindings {name: value, place} --_check--> gin --> RunConfig, config text
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import importlib.resources
+import importlib.util  # gin-config 0.5.0 uses importlib.util without importing it
+import tokenize
+import types
+import typing
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from gfl.errors import InputError
+from gfl.settings import RunConfig
+
+BASE = "base.gin"  # all knobs and their wiring; read before anything else
+COMMAND_LINE = "--gin_bindings"
+REQUIRED = "gin.REQUIRED"  # gin's constant for "the user must give this"
+
+
+class ParsedRun(typing.NamedTuple):
+    """What a run is made of."""
+
+    run: RunConfig
+    config_text: str  # self-contained gin text of every binding, knobs kept; `read_text` rebuilds the run from it
+    operative_text: str  # the same with every default that was used
+    unused: tuple[str, ...]  # "NAME = value (file:line)" of macros in files that no setting uses
+
+
+class _Macro(typing.NamedTuple):
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+class _Reference(typing.NamedTuple):
+    name: str  # 'resnet.ResNetConfig'
+    called: bool
+
+    def __repr__(self) -> str:
+        return f"@{self.name}{'()' if self.called else ''}"
+
+
+class _Binding(typing.NamedTuple):
+    value: object
+    source: str  # a file, COMMAND_LINE, or the name of a text
+    line: int
+
+    @property
+    def place(self) -> str:
+        return self.source if self.source == COMMAND_LINE else f"{self.source}:{self.line}"
+
+
+_Bindings = dict[str, _Binding]  # 'EPOCHS' (a macro) or 'settings.RunConfig.epochs' (a field); later ones win
+
+
+# ---- public
+
+
+def read_run(gin_files: Sequence[str | Path], bindings: Sequence[str] = ()) -> ParsedRun:
+    """Read the run files in order, then the bindings of the command line; what comes later wins.
+
+    Raises InputError for a missing file, wrong syntax, an unknown name, a wrong type or value, and a knob given on
+    the command line that nothing uses.
+    """
+    found, seen = _base()
+    for name in gin_files:
+        _read_file(find_gin_file(name), found, seen)
+    return _build(found, seen, bindings)
+
+
+def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
+    """Read a `config_text` again, as stored in a checkpoint, with further bindings. Raises InputError as `read_run`."""
+    found, seen = _base()
+    _read_text(text, "stored config", Path(), found, seen)
+    return _build(found, seen, bindings)
+
+
+def from_text(text: str) -> RunConfig:
+    """Rebuild the run of a `config_text` or `operative_text`."""
+    return read_text(text).run
+
+
+def run_files() -> tuple[str, ...]:
+    """Names of the run files that come with the project."""
+    return tuple(sorted(path.name for path in config_folder().glob("*.gin") if path.name != BASE))
+
+
+def find_gin_file(name: str | Path, folder: Path = Path()) -> Path:
+    """The file `name` in `folder`, or else among the project's own. Raises InputError, listing those, when missing."""
+    for path in (folder / name, config_folder() / name):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"gin file '{name}' does not exist; expected a path, or one of the project's own: {', '.join(run_files())}"
+    )
+
+
+def config_folder(package: Path = Path(__file__).parent) -> Path:
+    """The folder of the project's .gin files: gin/ beside the package, or in a wheel the package data gfl.configs."""
+    beside = package.parent / "gin"
+    if (beside / BASE).is_file():
+        return beside
+    try:
+        packaged = Path(str(importlib.resources.files("gfl.configs").joinpath(BASE)))
+    except ModuleNotFoundError:
+        packaged = Path()
+    if packaged.is_file():
+        return packaged.parent
+    raise InputError(f"{BASE} is neither in {beside} nor in the package gfl.configs; install the project again")
+
+
+def load_gin() -> types.ModuleType:
+    """The module of gin-config. Raises InputError when it is missing, or hidden by a folder gin/ of run files."""
+    mend = "install it with `pip install gin-config`"
+    try:
+        gin = importlib.import_module("gin")
+    except ImportError as error:
+        raise InputError(f"gin-config is missing ({error}); {mend}") from error
+    if hasattr(gin, "parse_config"):
+        return gin
+    if file := getattr(gin, "__file__", None):
+        raise InputError(f"gin-config is hidden by {file}; remove that file, a folder of .gin files needs none")
+    # A folder gin/ without __init__.py on sys.path is imported as an empty namespace package.
+    raise InputError(f"gin-config is missing ({', '.join(gin.__path__)} was found in its place); {mend}")
+
+
+# ---- reading: text -> _Bindings
+
+
+def _base() -> tuple[_Bindings, set[Path]]:
+    """The bindings of base.gin, and the files read so far."""
+    found: _Bindings = {}
+    seen: set[Path] = set()
+    _read_file(config_folder() / BASE, found, seen)
+    return found, seen
+
+
+def _read_file(path: Path, found: _Bindings, seen: set[Path]) -> None:
+    """Add the bindings of a file to `found`."""
+    seen.add(path.resolve())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"gin file '{path}' cannot be read ({error}); expected a UTF-8 text file") from error
+    _read_text(text, str(path), path.parent, found, seen)
+
+
+def _read_text(text: str, source: str, folder: Path, found: _Bindings, seen: set[Path]) -> None:
+    """Add the bindings of a text to `found`; its includes are looked up in `folder`."""
+    parser = load_gin().config_parser
+    for statement in _parse(text, source):
+        if isinstance(statement, parser.IncludeStatement):
+            path = find_gin_file(statement.filename, folder)
+            if path.resolve() not in seen:  # included twice, it would undo the bindings since the first time
+                _read_file(path, found, seen)
+        elif isinstance(statement, parser.ImportStatement):
+            _check_import(statement.module, f"{source}:{statement.location.line_num}")
+        elif isinstance(statement, parser.BindingStatement):
+            binding = _Binding(statement.value, source, statement.location.line_num)
+            name = _full_name(statement.scope, statement.selector, statement.arg_name, binding.place)
+            found[name] = binding._replace(value=_settle(statement.value, binding.place))
+
+
+class _Delegate:
+    """Tells gin's parser what to make of `%NAME` and `@name()`."""
+
+    def macro(self, name: str) -> _Macro:
+        return _Macro(name)
+
+    def configurable_reference(self, name: str, evaluate: bool) -> _Reference:
+        return _Reference(name, evaluate)
+
+
+def _parse(text: str, source: str) -> list[object]:
+    """gin's statements in `text`; raises InputError with file and line where gin cannot read it."""
+    try:
+        return list(load_gin().config_parser.ConfigParser(text, _Delegate()))
+    except SyntaxError as error:
+        line, reason = error.lineno or 1, error.msg
+    except tokenize.TokenError as error:
+        line, reason = error.args[1][0], error.args[0]
+    lines = text.splitlines()
+    line = min(line, len(lines))  # an open bracket is noticed past the last line
+    got = lines[line - 1].strip()
+    reason = reason.strip().splitlines()[-1].strip().rstrip(".")  # gin puts Python's own complaint in front
+    raise InputError(
+        f"{_Binding(None, source, line).place}: {got}: {reason}; expected NAME = value, with text in quotes"
+    )
+
+
+def _check_import(module: str, place: str) -> None:
+    """Refuse what a config (of a stranger's checkpoint, say) has no reason to import."""
+    if module not in {"__gin__.dynamic_registration", *(cls.__module__ for cls in _setting_classes().values())}:
+        raise InputError(f"{place}: import of {module}; only settings can be bound, remove the import")
+
+
+@functools.cache
+def _setting_classes() -> dict[str, type]:
+    """'settings.RunConfig' -> RunConfig, and so on for every dataclass that its fields hold."""
+    found: dict[str, type] = {}
+    waiting: list[object] = [RunConfig]
+    while waiting:
+        kind = waiting.pop()
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            found[f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"] = kind
+            waiting += typing.get_type_hints(kind).values()
+        waiting += typing.get_args(kind)
+    return found
+
+
+def _full_name(scope: str, selector: str, field: str, place: str) -> str:
+    """The name of what a statement binds: a macro's own, or module.Class.field."""
+    if not field:
+        return f"{scope}/{selector}" if scope else selector
+    if scope:
+        raise InputError(f"{place}: {scope}/{selector}.{field} has a scope, which no setting knows; remove '{scope}/'")
+    setting = _full_class_name(selector, place)
+    fields = [field.name for field in dataclasses.fields(_setting_classes()[setting])]
+    if field not in fields:
+        raise InputError(f"{place}: {selector} has no field {field}; {_nearest(field, fields)}")
+    return f"{setting}.{field}"
+
+
+def _full_class_name(selector: str, place: str) -> str:
+    """module.Class for Class, module.Class or package.module.Class."""
+    for name, cls in _setting_classes().items():
+        if f".{cls.__module__}.{cls.__name__}".endswith(f".{selector}"):
+            return name
+    names = [cls.__name__ for cls in _setting_classes().values()]
+    raise InputError(f"{place}: {selector} is no setting; {_nearest(selector.rpartition('.')[2], names)}")
+
+
+def _settle(value: object, place: str) -> object:
+    """Lists as tuples (settings are frozen), references with their full names."""
+    if isinstance(value, _Reference):
+        return value._replace(name=_full_class_name(value.name, place))
+    if isinstance(value, _Macro):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(_settle(item, place) for item in value)
+    return value
+
+
+# ---- checking: macros and types
+
+
+def _check(bindings: _Bindings) -> tuple[str, ...]:
+    """Check the macros and types of all bindings; returns the unused macros of the files."""
+    used: set[str] = set()
+    for name, binding in bindings.items():
+        if "." in name:
+            _check_type(name, _resolve(binding.value, (name,), bindings, used), bindings)
+    base = str(config_folder() / BASE)
+    unused = {name: each for name, each in bindings.items() if "." not in name and name not in used}
+    for name, binding in unused.items():
+        if binding.source == COMMAND_LINE:
+            raise InputError(_unused_knob(name, binding, used))
+    return tuple(f"{name} = {each.value!r} ({each.place})" for name, each in unused.items() if each.source != base)
+
+
+def _check_type(name: str, value: object, bindings: _Bindings) -> None:
+    """Check the resolved value of the field `name` against its annotation; names the knob, if it has one."""
+    setting, _, field = name.rpartition(".")
+    expected = typing.get_type_hints(_setting_classes()[setting])[field]
+    if not _fits(value, expected):
+        bound = bindings[name].value
+        knob = bound.name if isinstance(bound, _Macro) else name
+        given = bindings[knob].place
+        raise InputError(f"{knob.partition('.')[2] or knob} = {value!r}: expected {_spell(expected)} ({given})")
+
+
+def _resolve(value: object, trail: tuple[str, ...], bindings: _Bindings, used: set[str]) -> object:
+    """The value with its macros replaced; their names are added to `used`. `trail`: the names on the way here."""
+    if isinstance(value, tuple) and not isinstance(value, (_Macro, _Reference)):
+        return tuple(_resolve(item, trail, bindings, used) for item in value)
+    if not isinstance(value, _Macro):
+        return value
+    place, name = bindings[trail[-1]].place, value.name
+    if name == REQUIRED:
+        raise InputError(f'{trail[-1]} is required ({place}); give --gin_bindings "{trail[-1]} = ..."')
+    if name in trail:
+        raise InputError(f"{place}: %{name} is defined by itself; give {name} a value")
+    if name not in bindings:
+        knobs = [known for known in bindings if "." not in known]
+        raise InputError(f"{place}: %{name} is not defined; {_nearest(name, knobs)}")
+    used.add(name)
+    return _resolve(bindings[name].value, (*trail, name), bindings, used)
+
+
+def _fits(value: object, expected: object) -> bool:
+    """Whether a value may stand where the annotation `expected` does: as mypy has it, but a bool is no number."""
+    origin, args = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return value in args
+    if isinstance(value, _Reference):
+        return value.called and _setting_classes()[value.name] is expected
+    if origin is tuple:
+        kinds = (args[0],) * len(value) if isinstance(value, tuple) and args[-1] is Ellipsis else args
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else typing.cast(type, expected))
+
+
+def _spell(expected: object) -> str:
+    """An annotation in words: 'int', 'int | tuple[int, int]'."""
+    if isinstance(expected, type) and not typing.get_args(expected):
+        return expected.__name__
+    return str(expected).replace("typing.", "")
+
+
+def _unused_knob(name: str, binding: _Binding, used: Collection[str]) -> str:
+    """What is wrong with a macro of the command line that nothing uses."""
+    given = f"{COMMAND_LINE} '{name} = {binding.value!r}'"
+    if name in _base()[0]:
+        return f"{given} changes nothing, because a run file binds its setting directly; remove one of the two"
+    return f"{name} is no knob ({given}); {_nearest(name, used)}"
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    """'did you mean NAME?' for the one of `names` that is near in any case of letters, or else all of them."""
+    by_lower = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"did you mean {by_lower[near[0]]}?" if near else f"expected one of {', '.join(sorted(names))}"
+
+
+# ---- building: gin evaluates
+
+
+def _build(found: _Bindings, seen: set[Path], bindings: Sequence[str]) -> ParsedRun:
+    """Add the bindings of the command line, check all and let gin make the run of them."""
+    for binding in bindings:
+        _read_text(binding, COMMAND_LINE, Path(), found, seen)
+    unused = _check(found)
+    gin = load_gin()
+    gin.clear_config()
+    try:
+        gin.parse_config(_one_text(found))
+        run: RunConfig = gin.get_configurable(RunConfig)()
+        return ParsedRun(run, gin.config_str(), gin.operative_config_str(), unused)
+    except ValueError as error:  # of a __post_init__; gin appends the call in which it was raised
+        raise InputError(str(error).split("\n  In call to configurable")[0]) from error
+    finally:
+        gin.clear_config()  # gin's state is global: leave none behind
+
+
+def _one_text(bindings: _Bindings) -> str:
+    """All bindings as one gin text with dynamic registration."""
+    modules = sorted({cls.__module__.rpartition(".")[::2] for cls in _setting_classes().values()})
+    lines = ["from __gin__ import dynamic_registration"]
+    lines += [f"from {package} import {module}" for package, module in modules]
+    lines += [f"{name} = {binding.value!r}" for name, binding in bindings.items()]
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""The settings of a run, as frozen dataclasses with the paper's R50 recipe as defaults.
+
+`gin/*.gin` binds these and nothing else; Python callers get the same defaults without gin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gfl.model.detector import DetectorConfig
+
+Canvas = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and how they become canvases."""
+
+    root: str | None = "data/coco"  # COCO layout; the four paths below win over it
+    train_json: str | None = None
+    train_images: str | None = None
+    val_json: str | None = None
+    val_images: str | None = None
+    short_side: int | tuple[int, int] = 800  # a number, or (low, high) for multi-scale training
+    long_side: int = 1333  # no side of a resized picture exceeds it
+    eval_short_side: int | None = None  # None: short_side, or its upper end
+    canvases: str | tuple[Canvas, ...] = "auto"  # 'auto' (at most four), 'own', or a list of (H, W)
+    max_boxes: str | int = "auto"  # 'auto': the data set's maximum, rounded up
+    flip: float = 0.5  # probability of a horizontal flip
+    flip_vertical: float = 0.0
+    brightness: float = 0.0  # photometric jitter: factor uniform in 1 +- this
+    contrast: float = 0.0
+    keep_empty: bool = False  # train on pictures without boxes too
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.root is None and None in (self.train_json, self.train_images):
+            raise ValueError(
+                "DATA_ROOT=None: expected a folder in COCO layout; give DATA_ROOT, "
+                "or TRAIN_JSON, TRAIN_IMAGES, VAL_JSON and VAL_IMAGES"
+            )
+        sides = self.short_side if isinstance(self.short_side, tuple) else (self.short_side, self.short_side)
+        if len(sides) != 2 or not 32 <= sides[0] <= sides[1]:
+            raise ValueError(f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high")
+        if self.long_side < sides[1]:
+            raise ValueError(
+                f"LONG_SIDE={self.long_side}: expected at least SHORT_SIDE={self.short_side}; raise LONG_SIDE"
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule; the defaults are the paper's 1x recipe."""
+
+    optimizer: str = "sgd"  # 'sgd' | 'adamw'
+    lr: float = 0.01  # for 16 images a step; scaled linearly to batch_size
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_vectors: bool = True  # also decay biases and norms, as the reference does
+    schedule: str = "steps"  # 'steps' | 'cosine'
+    decay_epochs: tuple[int, ...] = (8, 11)  # 'steps': divide lr by 10 after so many epochs
+    final_lr: float = 0.0  # 'cosine': share of the base lr at the end
+    warmup_steps: int = 500
+    warmup_start: float = 0.001  # share of the base lr at step 0
+    clip: float = 0.0  # maximum gradient norm; 0 = off
+    ema: float = 0.0  # decay of the averaged weights; 0 = off
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "cosine"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name.upper()}={getattr(self, name)!r}: expected one of {allowed}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run: what is trained, on what, how long, with which device and precision."""
+
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch_size: int = 16  # images an optimiser step, over all devices and accumulation
+    accumulate: int = 1
+    epochs: int = 12
+    max_steps: int = 0  # 0 = all
+    seed: int = 0
+    checkpoint: str | None = None  # a file, 'torchvision', or None
+    device: str = "auto"  # 'auto' | 'cpu' | 'cuda' | 'npu'
+    precision: str = "fp32"  # 'fp32' | 'o1' | 'bf16'
+    loss_scale: float | str = 128.0  # or 'dynamic'; only 'o1' uses it
+    apex: bool = False
+    compile: bool = False
+    eval_every: int = 1  # epochs; 0 = never
+    save_every: int = 0  # steps between last.pt; 0 = each epoch
+    log_every: int = 20  # steps between two copies of the metrics to the host
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.accumulate:
+            raise ValueError(
+                f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"
+            )
+        if self.device not in ("auto", "cpu", "cuda", "npu"):
+            raise ValueError(f"DEVICE={self.device!r}: expected 'auto', 'cpu', 'cuda' or 'npu'")
+        if self.precision not in ("fp32", "o1", "bf16"):
+            raise ValueError(f"PRECISION={self.precision!r}: expected 'fp32', 'o1' or 'bf16'")

@@ -1,0 +1,393 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gfl
+from gfl import config
+from gfl.config import ParsedRun, config_folder, find_gin_file, from_text, read_run, read_text, run_files
+from gfl.errors import InputError
+from gfl.settings import DataConfig, OptimConfig, RunConfig
+
+ROOT = Path(config.__file__).resolve().parents[1]
+
+# What finetune.gin asks the user for.
+NEEDED = {"finetune.gin": ("DATA_ROOT = 'mine'", "CHECKPOINT = 'coco.pth'")}
+
+# A value for every public knob (none of them any run file's), and the field it must arrive in.
+KNOBS: dict[str, tuple[object, str]] = {
+    "DATA_ROOT": ("mine", "data.root"),
+    "TRAIN_JSON": ("a.json", "data.train_json"),
+    "TRAIN_IMAGES": ("a", "data.train_images"),
+    "VAL_JSON": ("b.json", "data.val_json"),
+    "VAL_IMAGES": ("b", "data.val_images"),
+    "KEEP_EMPTY": (True, "data.keep_empty"),
+    "WORKERS": (7, "data.workers"),
+    "MAX_BOXES": (99, "data.max_boxes"),
+    "SHORT_SIDE": ((96, 111), "data.short_side"),
+    "LONG_SIDE": (1777, "data.long_side"),
+    "EVAL_SHORT_SIDE": (123, "data.eval_short_side"),
+    "CANVASES": (((96, 128), (128, 96)), "data.canvases"),
+    "FLIP": (0.25, "data.flip"),
+    "FLIP_VERTICAL": (0.125, "data.flip_vertical"),
+    "BRIGHTNESS": (0.11, "data.brightness"),
+    "CONTRAST": (0.12, "data.contrast"),
+    "OPTIMIZER": ("adamw", "optim.optimizer"),
+    "LR": (0.123, "optim.lr"),
+    "MOMENTUM": (0.5, "optim.momentum"),
+    "WEIGHT_DECAY": (0.77, "optim.weight_decay"),
+    "DECAY_VECTORS": (False, "optim.decay_vectors"),
+    "SCHEDULE": ("cosine", "optim.schedule"),
+    "DECAY_EPOCHS": ((3, 5), "optim.decay_epochs"),
+    "FINAL_LR": (0.33, "optim.final_lr"),
+    "WARMUP_STEPS": (33, "optim.warmup_steps"),
+    "WARMUP_START": (0.44, "optim.warmup_start"),
+    "CLIP": (1.5, "optim.clip"),
+    "EMA": (0.999, "optim.ema"),
+    "BATCH_SIZE": (6, "batch_size"),
+    "ACCUMULATE": (2, "accumulate"),
+    "EPOCHS": (31, "epochs"),
+    "MAX_STEPS": (17, "max_steps"),
+    "SEED": (5, "seed"),
+    "CHECKPOINT": ("w.pt", "checkpoint"),
+    "DEVICE": ("cpu", "device"),
+    "PRECISION": ("bf16", "precision"),
+    "LOSS_SCALE": ("dynamic", "loss_scale"),
+    "APEX": (True, "apex"),
+    "COMPILE": (True, "compile"),
+    "EVAL_EVERY": (13, "eval_every"),
+    "SAVE_EVERY": (14, "save_every"),
+    "LOG_EVERY": (15, "log_every"),
+}
+
+
+def read(name: str | Path = "r50.gin", *bindings: str) -> ParsedRun:
+    return read_run([name], [*NEEDED.get(str(name), ()), *bindings])
+
+
+def refusal(*bindings: str) -> str:
+    with pytest.raises(InputError) as caught:
+        read_run(["r50.gin"], bindings)
+    return str(caught.value)
+
+
+def value_of(run: RunConfig, path: str) -> object:
+    value: object = run
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ---- run files
+
+
+def test_without_files_a_run_has_the_defaults_of_the_dataclasses() -> None:
+    assert read_run([]).run == RunConfig()
+
+
+@pytest.mark.parametrize(
+    "name", ["r50.gin", "r50_ms2x.gin", "r101_ms2x.gin", "demo.gin", "scratch_small.gin", "finetune.gin"]
+)
+def test_every_run_file_takes_every_knob(name: str) -> None:
+    run = read(name, *(f"{knob} = {value!r}" for knob, (value, _) in KNOBS.items())).run
+    assert {knob: value_of(run, path) for knob, (_, path) in KNOBS.items()} == {
+        knob: value for knob, (value, _) in KNOBS.items()
+    }
+
+
+def test_every_field_of_the_run_the_data_and_the_optimiser_has_a_knob() -> None:
+    fields = {field.name for field in dataclasses.fields(RunConfig)} - {"detector", "data", "optim"}
+    fields |= {f"data.{field.name}" for field in dataclasses.fields(DataConfig)}
+    fields |= {f"optim.{field.name}" for field in dataclasses.fields(OptimConfig)}
+    assert {path for _, path in KNOBS.values()} == fields
+
+
+def test_every_knob_but_the_plainest_is_explained_in_base_gin() -> None:
+    lines = dict(re.findall(r"^([A-Z_]+) = (.*)$", (config_folder() / "base.gin").read_text(), re.MULTILINE))
+    assert set(lines) == set(KNOBS)
+    assert {knob for knob, line in lines.items() if "#" not in line} == {"SEED", "WEIGHT_DECAY"}
+
+
+def test_r50_is_the_1x_recipe_from_imagenet_weights() -> None:
+    assert read("r50.gin").run == RunConfig(checkpoint="torchvision")
+
+
+def test_r101_ms2x_is_r50_ms2x_with_another_depth() -> None:
+    run, r50 = read("r101_ms2x.gin").run, read("r50_ms2x.gin").run
+    assert (r50.epochs, r50.optim.decay_epochs, r50.data.short_side) == (24, (16, 22), (480, 960))
+    backbone = dataclasses.replace(r50.detector.backbone, depth=101)
+    assert run == dataclasses.replace(r50, detector=dataclasses.replace(r50.detector, backbone=backbone))
+
+
+def test_the_demo_is_the_small_model_on_generated_pictures() -> None:
+    run = read("demo.gin").run
+    assert run.data.root == "synthetic"
+    assert run.detector == read("scratch_small.gin").run.detector
+    assert (run.detector.backbone.norm, run.detector.head.background_channel) == ("gn", False)
+
+
+def test_run_files_use_all_they_bind() -> None:
+    assert {name: read(name).unused for name in run_files()} == dict.fromkeys(run_files(), ())
+
+
+def test_plain_gin_reads_the_run_files_too() -> None:
+    code = "import importlib.util, gin; gin.parse_config_file('r50_ms2x.gin'); from gfl.settings import RunConfig; "
+    code += "assert gin.get_configurable(RunConfig)().data.short_side == (480, 960)"
+    subprocess.run([sys.executable, "-c", code], cwd=config_folder(), env=environment(ROOT), check=True)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "missing"), [(("CHECKPOINT = 'a.pth'",), "DATA_ROOT"), (("DATA_ROOT = 'mine'",), "CHECKPOINT")]
+)
+def test_finetune_says_which_binding_it_lacks(bindings: tuple[str, ...], missing: str) -> None:
+    with pytest.raises(InputError, match=f"{missing}.*give"):
+        read_run(["finetune.gin"], bindings)
+
+
+def test_finetune_after_a_run_file_keeps_that_model() -> None:
+    run = read_run(["scratch_small.gin", "finetune.gin"], NEEDED["finetune.gin"]).run
+    assert run.detector == read("scratch_small.gin").run.detector
+    assert (run.optim.optimizer, run.optim.lr) == ("sgd", 0.0025)
+
+
+# ---- order, state, round trip
+
+
+def test_later_files_and_bindings_win(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.gin", "include 'r50.gin'\nEPOCHS = 3\nLR = 0.5\n")
+    run = read_run(["r50_ms2x.gin", mine], ["LR = 0.25", "LR = 0.125"]).run
+    assert (run.epochs, run.optim.lr) == (3, 0.125)
+    assert run.data.short_side == (480, 960)  # a second include of r50.gin undoes nothing
+
+
+def test_one_reading_leaves_nothing_to_the_next() -> None:
+    before = read("r50.gin")
+    read("demo.gin", "EPOCHS = 99")
+    with pytest.raises(InputError):
+        read("r50.gin", "EPOCHS = 0.5")
+    assert read("r50.gin") == before
+
+
+@pytest.mark.parametrize("name", ["r50_ms2x.gin", "r101_ms2x.gin", "demo.gin", "finetune.gin"])
+def test_stored_texts_give_the_same_run_again(name: str) -> None:
+    parsed = read(name, "CANVASES = [[96, 128], [128, 96]]", "PredictConfig.nms_iou = 0.5")
+    assert read_text(parsed.config_text)[:3] == parsed[:3]
+    assert from_text(parsed.operative_text) == parsed.run
+    assert "\nEPOCHS = " in parsed.config_text  # knobs stay visible
+    assert "include" not in parsed.config_text
+    assert "head.HeadConfig.topk = 4" in parsed.operative_text  # a default that no file binds
+
+
+def test_a_stored_text_takes_further_bindings() -> None:
+    stored = read("demo.gin").config_text
+    again = read_text(stored, ["DetectorConfig.num_classes = 3"])
+    assert again.run.detector.num_classes == 3
+    assert from_text(again.config_text) == again.run
+
+
+def test_a_stored_text_imports_no_other_module() -> None:
+    with pytest.raises(InputError, match="import of antigravity"):
+        from_text("import antigravity\n")
+
+
+# ---- values
+
+
+def test_an_int_is_a_float_and_a_list_is_a_tuple() -> None:
+    run = read("r50.gin", "LR = 1", "SHORT_SIDE = [480, 960]").run
+    assert (run.optim.lr, run.data.short_side) == (1, (480, 960))
+
+
+def test_a_knob_may_be_defined_by_another() -> None:
+    assert read("r50.gin", "HALF = 0.5", "FLIP = %HALF", "FLIP_VERTICAL = %HALF").run.data.flip_vertical == 0.5
+
+
+def test_a_block_binds_several_fields() -> None:
+    assert read("r50.gin", "OptimConfig:\n  momentum = 0.5\n").run.optim.momentum == 0.5
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("EPOCHS = 'ten'", "EPOCHS = 'ten': expected int"),
+        ("EPOCHS = 1.5", "EPOCHS = 1.5: expected int"),
+        ("EPOCHS = True", "EPOCHS = True: expected int"),
+        ("EPOCHS = None", "EPOCHS = None: expected int"),
+        ("EPOCHS = @ResNetConfig()", "EPOCHS = @resnet.ResNetConfig(): expected int"),
+        ("LR = True", "LR = True: expected float"),
+        ("LR = '0.1'", "LR = '0.1': expected float"),
+        ("COMPILE = 1", "COMPILE = 1: expected bool"),
+        ("LOSS_SCALE = None", "LOSS_SCALE = None: expected float | str"),
+        ("DECAY_EPOCHS = 8", "DECAY_EPOCHS = 8: expected tuple[int, ...]"),
+        ("DECAY_EPOCHS = (8, '11')", "DECAY_EPOCHS = (8, '11'): expected tuple[int, ...]"),
+        ("SHORT_SIDE = (1, 2, 3)", "SHORT_SIDE = (1, 2, 3): expected int | tuple[int, int]"),
+        ("CANVASES = (800, 1344)", "CANVASES = (800, 1344): expected str | tuple[tuple[int, int], ...]"),
+        ("OptimConfig.momentum = 'x'", "OptimConfig.momentum = 'x': expected float"),
+        ("RunConfig.data = 3", "RunConfig.data = 3: expected DataConfig"),
+        ("RunConfig.data = @DataConfig", "RunConfig.data = @settings.DataConfig: expected DataConfig"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_its_knob(binding: str, said: str) -> None:
+    assert refusal(binding) == f"{said} (--gin_bindings)"
+
+
+def test_a_dataclass_speaks_for_itself() -> None:
+    assert refusal("OPTIMIZER = 'lion'") == "OPTIMIZER='lion': expected one of ('sgd', 'adamw')"
+    assert refusal("HeadConfig.topk = 99").startswith("topk=99: expected 1..17")
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("BACH_SIZE = 4", "BACH_SIZE is no knob (--gin_bindings 'BACH_SIZE = 4'); did you mean BATCH_SIZE?"),
+        ("batch_size = 4", "batch_size is no knob (--gin_bindings 'batch_size = 4'); did you mean BATCH_SIZE?"),
+        ("OptimConfig.momentun = 0", "--gin_bindings: OptimConfig has no field momentun; did you mean momentum?"),
+        ("OptinConfig.momentum = 0", "--gin_bindings: OptinConfig is no setting; did you mean OptimConfig?"),
+        ("FLIP = %HALV", "--gin_bindings: %HALV is not defined; expected one of ACCUMULATE, "),
+        ("FLIP = %EPOCH", "--gin_bindings: %EPOCH is not defined; did you mean EPOCHS?"),
+        ("FLIP = %FLIP", "--gin_bindings: %FLIP is defined by itself; "),
+        ("fast/OptimConfig.lr = 1", "--gin_bindings: fast/OptimConfig.lr has a scope, "),
+        ("import os", "--gin_bindings:1: import of os; "),
+        (
+            "DATA_ROOT = /data",
+            "--gin_bindings: DATA_ROOT = /data: Unable to parse value; expected NAME = value, with text in",
+        ),
+        (
+            "DEVICE = cpu",
+            "--gin_bindings: DEVICE = cpu: Failed to parse token 'cpu'; expected NAME = value, with text in",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told_in_one_line(binding: str, said: str) -> None:
+    message = refusal(binding)
+    assert message.startswith(said)
+    assert "\n" not in message
+
+
+def test_a_knob_that_a_direct_binding_overrules_is_refused() -> None:
+    assert "changes nothing" in refusal("RunConfig.batch_size = 8", "BATCH_SIZE = 4")
+
+
+def test_what_a_file_binds_in_vain_is_reported_with_its_line(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.gin", "EPOCHS = 3\nBACH_SIZE = 4\nRunConfig.seed = 3\n")
+    assert read(mine).unused == (f"BACH_SIZE = 4 ({mine}:2)",)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("EPOCHS = 3\nLR == 2\n", ":2: LR == 2: "), ("LR 2\n", ":1: LR 2: "), ("A = (1,\n", ":1: A = (1,: ")],
+)
+def test_wrong_syntax_is_told_with_file_and_line(tmp_path: Path, text: str, place: str) -> None:
+    mine = write(tmp_path / "mine.gin", text)
+    with pytest.raises(InputError, match=re.escape(f"{mine}{place}")):
+        read(mine)
+
+
+# ---- files
+
+
+def test_a_file_is_included_from_beside_the_including_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "deep" / "sizes.gin", "SHORT_SIDE = 333")
+    write(tmp_path / "sizes.gin", "SHORT_SIDE = 444")
+    mine = write(tmp_path / "deep" / "mine.gin", "include 'r50.gin'\ninclude 'sizes.gin'\n")
+    monkeypatch.chdir(tmp_path)
+    assert read(mine).run.data.short_side == 333
+    assert read("deep/mine.gin").run.data.short_side == 333
+
+
+def test_a_bare_name_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read("demo.gin").run.data.root == "synthetic"
+    write(tmp_path / "demo.gin", "EPOCHS = 77")
+    assert read("demo.gin").run.epochs == 77  # the user's own file comes first
+
+
+def test_a_missing_file_is_answered_with_the_run_files() -> None:
+    with pytest.raises(InputError, match=r"'r49\.gin' does not exist; .*demo\.gin.*r50\.gin"):
+        find_gin_file("r49.gin")
+    assert "base.gin" not in run_files()
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    binary = tmp_path / "best.pt"
+    binary.write_bytes(b"\x80\x02")
+    with pytest.raises(InputError, match="cannot be read"):
+        read(binary)
+
+
+def test_run_files_of_a_wheel_are_found_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "gfl"
+    with pytest.raises(InputError, match="install the project again"):
+        config_folder(installed)
+    write(installed / "configs" / "base.gin", "")
+    monkeypatch.setattr(gfl, "__path__", [*gfl.__path__, str(installed)])
+    assert config_folder(installed) == installed / "configs"
+    sys.modules.pop("gfl.configs")
+
+
+# ---- gin-config itself
+
+
+def environment(*path: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+
+
+# config.py needs of gfl.settings only RunConfig here; a stand-in keeps torch out of the subprocess.
+ASK_FOR_GIN = """
+import sys, types
+sys.modules["gfl.settings"] = types.SimpleNamespace(RunConfig=object)
+if sys.argv[1] == "without gin-config":
+    sys.path = [path for path in sys.path if not path.endswith("-packages")]
+from gfl.config import load_gin
+from gfl.errors import InputError
+try:
+    print(load_gin().__name__)
+except InputError as error:
+    print(error)
+"""
+
+
+def ask_for_gin(cwd: Path, gin_config: str) -> str:
+    """What `load_gin` answers in a program started in `cwd`, which comes first on its sys.path."""
+    command = [sys.executable, "-c", ASK_FOR_GIN, gin_config]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(cwd, ROOT), check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_gin_config_is_found_beside_a_folder_of_run_files() -> None:
+    assert ask_for_gin(ROOT, "with gin-config") == "gin\n"
+
+
+def test_a_missing_gin_config_is_not_mistaken_for_the_folder_of_run_files(tmp_path: Path) -> None:
+    (tmp_path / "gin").mkdir()
+    answer = ask_for_gin(tmp_path, "without gin-config")
+    assert answer.startswith(f"gin-config is missing ({tmp_path / 'gin'}")
+    assert "pip install gin-config" in answer
+
+
+def test_a_missing_gin_config_is_told_without_any_folder() -> None:
+    code = ASK_FOR_GIN.replace("from gfl.config", "sys.modules['gin'] = None\nfrom gfl.config", 1)
+    command = [sys.executable, "-c", code, "with gin-config"]
+    answer = subprocess.run(command, env=environment(ROOT), check=True, capture_output=True, text=True).stdout
+    assert answer.startswith("gin-config is missing (")
+
+
+def test_a_package_that_hides_gin_config_is_named(tmp_path: Path) -> None:
+    hiding = write(tmp_path / "gin" / "__init__.py", "")
+    assert ask_for_gin(tmp_path, "with gin-config").startswith(f"gin-config is hidden by {hiding}; remove that file")
