@@ -1,0 +1,184 @@
+"""Canvases: the few static input sizes of a run, chosen to waste the fewest pixels.
+
+numpy only: training, evaluation, export and `infer/` share this file. Sizes are (height, width) in px of the resized
+picture. Letters: N sizes, U different sizes, C candidate canvases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.errors import InputError
+
+Canvas = tuple[int, int]  # height, width
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+MULTIPLE = 32  # as the reference pads; every stride up to P5 divides it
+PAIR_SEARCH_LIMIT = 30_000_000  # C * C * U below which two canvases are exchanged at a time (about a second)
+
+
+def own_canvas(height: int, width: int) -> Canvas:
+    """The smallest canvas that holds one picture: each side rounded up to a multiple of 32."""
+    return round_up(height), round_up(width)
+
+
+def round_up(side: int) -> int:
+    """The side in px, rounded up to a multiple of 32."""
+    return -(-side // MULTIPLE) * MULTIPLE
+
+
+def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
+    """The canvases, different ones only, by area; raises InputError where a side is not a positive multiple of 32."""
+    for height, width in canvases:
+        if min(height, width) < MULTIPLE or height % MULTIPLE or width % MULTIPLE:
+            nearest = own_canvas(max(height, 1), max(width, 1))
+            raise InputError(
+                f"got the canvas {(height, width)}, expected (H, W) in positive multiples of {MULTIPLE}; use {nearest}"
+            )
+    if not canvases:
+        raise InputError("got no canvas, expected at least one (H, W); set CANVASES to 'auto' or to a list of (H, W)")
+    return tuple(sorted(set(canvases), key=lambda canvas: (canvas[0] * canvas[1], canvas)))
+
+
+def pick_canvases(sizes_hw: Ints, canvases: Sequence[Canvas]) -> Ints:
+    """(N,2) sizes -> (N,) position of the smallest canvas that holds each, -1 where none does."""
+    order = sorted(range(len(canvases)), key=lambda i: (canvases[i][0] * canvases[i][1], canvases[i]))
+    sides = np.asarray([canvases[i] for i in order], dtype=np.int64).reshape(-1, 2)
+    fits = fits_in(sizes_hw, sides)
+    first = np.asarray(order, dtype=np.int64)[fits.argmax(axis=1)]
+    return np.where(fits.any(axis=1), first, -1)
+
+
+def fits_in(sizes_hw: Ints, canvases_hw: Ints) -> NDArray[np.bool_]:
+    """(N,2), (C,2) -> (N,C): whether each size fits each canvas."""
+    heights = sizes_hw[:, None, 0] <= canvases_hw[None, :, 0]
+    widths = sizes_hw[:, None, 1] <= canvases_hw[None, :, 1]
+    return np.asarray(heights & widths, dtype=np.bool_)
+
+
+def pick_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> Canvas:
+    """The smallest canvas that holds a resized picture; raises InputError where none does."""
+    index = int(pick_canvases(np.array([[height, width]], dtype=np.int64), canvases)[0])
+    if index < 0:
+        raise InputError(
+            f"got a resized picture of {height}x{width}, expected one that fits a canvas of {list(canvases)}; "
+            f"add {own_canvas(height, width)} to CANVASES, set it to 'auto', or lower SHORT_SIDE or LONG_SIDE"
+        )
+    return canvases[index]
+
+
+def fit_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> tuple[Canvas, tuple[int, int]]:
+    """The canvas that shrinks a resized picture least, and the picture's (height, width) in it.
+
+    A picture that fits keeps its size and takes the smallest canvas that holds it; of canvases that shrink it
+    equally, the smallest.
+    """
+
+    def preference(canvas: Canvas) -> tuple[float, int, Canvas]:
+        return -shrink_factor(height, width, canvas), canvas[0] * canvas[1], canvas
+
+    best = min(canvases, key=preference)
+    factor = shrink_factor(height, width, best)
+    size_hw = max(1, min(best[0], int(height * factor + 0.5))), max(1, min(best[1], int(width * factor + 0.5)))
+    return best, size_hw
+
+
+def shrink_factor(height: int, width: int, canvas: Canvas) -> float:
+    """The largest factor, at most 1, by which a picture fits the canvas."""
+    return min(1.0, canvas[0] / height, canvas[1] / width)
+
+
+def real_share(sizes_hw: Ints, canvases: Sequence[Canvas], counts: Ints | None = None) -> float:
+    """Share of the canvases' pixels that are picture: (N,2) sizes, each in the smallest canvas that holds it."""
+    weights = np.ones(len(sizes_hw), np.int64) if counts is None else counts
+    sides = np.asarray(canvases, dtype=np.int64)[pick_canvases(sizes_hw, canvases)]
+    return float((sizes_hw.prod(axis=1) * weights).sum() / (sides.prod(axis=1) * weights).sum())
+
+
+def choose_canvases(
+    sizes_hw: Sequence[tuple[int, int]] | Ints, most: int = 4, counts: Sequence[int] | Ints | None = None
+) -> tuple[Canvas, ...]:
+    """At most `most` canvases that hold every size with the fewest canvas pixels in all, by area.
+
+    sizes_hw (N,2) resized heights and widths in px, counts (N,) pictures of each size (one each by default). A greedy
+    start, then exchanges of one canvas, and of two where that is affordable, until none saves a pixel.
+    Raises InputError without sizes.
+    """
+    if len(sizes_hw) == 0:
+        raise InputError("got no picture sizes to choose canvases from, expected at least one picture; check the data")
+    rounded: Ints = -(-np.asarray(sizes_hw, dtype=np.int64) // MULTIPLE) * MULTIPLE
+    weights = np.ones(len(rounded)) if counts is None else np.asarray(counts, dtype=np.float64)
+    sizes, index = np.unique(rounded, axis=0, return_inverse=True)
+    weights = np.bincount(index.reshape(-1), weights=weights).astype(
+        np.float64
+    )  # reshape: numpy 2.0 alone returns (N,1)
+    sizes, weights = sizes[weights > 0], weights[weights > 0]
+    candidates = candidate_canvases(sizes)
+    costs = cost_of_candidates(sizes, candidates)
+    chosen = grow(costs, weights, most, start=[len(candidates) - 1])
+    chosen = exchange(costs, weights, chosen, together=1)
+    if len(chosen) > 1 and len(candidates) ** 2 * len(sizes) <= PAIR_SEARCH_LIMIT:
+        chosen = exchange(costs, weights, chosen, together=2)
+    used = np.unique(np.asarray(chosen)[costs[chosen].argmin(axis=0)])
+    return check_canvases([(int(h), int(w)) for h, w in candidates[used]])
+
+
+def candidate_canvases(sizes: Ints) -> Ints:
+    """(U,2) sizes -> (C,2) canvases that are the bounding box of what they hold; the one that holds all is last."""
+    heights, widths = np.unique(sizes[:, 0]), np.unique(sizes[:, 1])
+    pairs: Ints = np.stack(np.meshgrid(heights, widths, indexing="ij"), axis=-1).reshape(-1, 2)
+    fits_UC = fits_in(sizes, pairs)
+    held = np.where(fits_UC[:, :, None], sizes[:, None, :], 0).max(axis=0)
+    bounding: Ints = pairs[(held[:, 0] == pairs[:, 0]) & (held[:, 1] == pairs[:, 1])]
+    return bounding
+
+
+def cost_of_candidates(sizes: Ints, candidates: Ints) -> Floats:
+    """(C,U) canvas pixels a picture of each size takes in each candidate; infinite where it does not fit."""
+    return np.where(fits_in(sizes, candidates).T, candidates.prod(axis=1)[:, None], np.inf).astype(np.float64)
+
+
+def grow(costs: Floats, weights: Floats, most: int, start: list[int]) -> list[int]:
+    """Add the candidate that saves most, one at a time, until `most` are chosen or none saves anything."""
+    chosen = list(start)
+    while len(chosen) < most:
+        best_U = costs[chosen].min(axis=0)
+        totals = np.minimum(costs, best_U) @ weights
+        if totals.min() >= best_U @ weights:
+            break
+        chosen.append(int(totals.argmin()))
+    return chosen
+
+
+def exchange(costs: Floats, weights: Floats, chosen: list[int], together: int) -> list[int]:
+    """Replace `together` (1 or 2) canvases by the best others, again and again while that saves pixels."""
+    total = costs[chosen].min(axis=0) @ weights
+    improved = True
+    while improved:
+        improved = False
+        for leave in combinations(range(len(chosen)), together):
+            kept = [index for place, index in enumerate(chosen) if place not in leave]
+            new_total, new = best_addition(costs, weights, kept, together)
+            if new_total < total:
+                total, chosen, improved = new_total, kept + new, True
+                break
+    return chosen
+
+
+def best_addition(costs: Floats, weights: Floats, kept: list[int], together: int) -> tuple[float, list[int]]:
+    """The one or two candidates that go best with those kept, and the total pixels then."""
+    kept_U = costs[kept].min(axis=0) if kept else np.full(costs.shape[1], np.inf)
+    if together == 1:
+        totals = np.minimum(costs, kept_U) @ weights
+        return float(totals.min()), [int(totals.argmin())]
+    best, pair = np.inf, [0, 0]
+    for first in range(len(costs)):
+        totals = np.minimum(costs[first:], np.minimum(costs[first], kept_U)) @ weights
+        if totals.min() < best:
+            best, pair = float(totals.min()), [first, first + int(totals.argmin())]
+    return best, pair

@@ -1,0 +1,319 @@
+"""An epoch's batches, as a pure function of (data, settings, seed, epoch): which pictures, how large, on which canvas.
+
+numpy only, no reading and no state: a run resumes by skipping batches, and a worker adds no randomness of its own.
+A blank is a place without a picture: it fills the last batch of a canvas and counts in no loss.
+Letters: N pictures, C canvases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.data.canvas import (
+    Canvas,
+    Ints,
+    check_canvases,
+    choose_canvases,
+    fit_canvas,
+    own_canvas,
+    pick_canvases,
+)
+from gfl.data.coco import CocoData, Picture
+from gfl.data.transforms import resized_sizes
+from gfl.errors import InputError
+from gfl.settings import DataConfig
+
+BLANK = -1  # Place.picture where there is none
+SHORT, FLIP, FLIP_VERTICAL, BRIGHTNESS, CONTRAST = range(5)  # columns of the draws; a new one goes at the end
+MOST_OPEN = 8  # canvases with leftovers up to which every choice of open ones is tried (2 ** 8)
+
+
+class Place(NamedTuple):
+    """One picture of a batch and how it is changed; everything that chance decides is decided here."""
+
+    picture: int  # position in CocoData.pictures, or BLANK
+    size_hw: tuple[int, int] = (0, 0)  # resized, px
+    flip: bool = False
+    flip_vertical: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+class BatchPlan(NamedTuple):
+    """One batch of one rank."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nothing needs; position among the epoch's batches
+    canvas: Canvas
+    places: tuple[Place, ...]
+
+
+def uniform_draws(seed: int, epoch: int, image_ids: Ints, columns: int) -> NDArray[np.float64]:
+    """(N, columns) uniform in [0, 1): a picture's row depends on seed, epoch and its own id, on nothing else.
+
+    SplitMix64 (Steele et al. 2014) on the whole set at once: a generator object a picture takes seconds on COCO.
+    """
+    key = np.random.SeedSequence((seed, epoch)).generate_state(2, np.uint64)
+    row = mix(mix(image_ids.astype(np.uint64) + key[0]) + key[1])
+    step = np.arange(1, columns + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio
+    return (mix(row[:, None] + step[None, :]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser: each input bit changes each output bit with probability 1/2."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def short_side_range(cfg: DataConfig) -> tuple[int, int]:
+    """The lowest and the highest short side of training."""
+    return cfg.short_side if isinstance(cfg.short_side, tuple) else (cfg.short_side, cfg.short_side)
+
+
+def eval_short_side(cfg: DataConfig) -> int:
+    """The short side of evaluation and inference."""
+    return short_side_range(cfg)[1] if cfg.eval_short_side is None else cfg.eval_short_side
+
+
+def sizes_of(pictures: Sequence[Picture]) -> Ints:
+    """(N,2) original heights and widths."""
+    return np.array([(picture.height, picture.width) for picture in pictures], dtype=np.int64).reshape(-1, 2)
+
+
+def canvases_for(
+    train: CocoData | None, cfg: DataConfig, *, val: CocoData | None = None, most: int = 4
+) -> tuple[Canvas, ...] | None:
+    """The run's canvases by area, or None where each picture has its own (CANVASES = 'own').
+
+    'auto' chooses at most `most` that hold every picture of `train` at every short side it may draw and of `val` at
+    evaluation's; a list is checked and returned. Raises InputError for anything else, and without pictures.
+    """
+    if not isinstance(cfg.canvases, str):
+        return check_canvases(cfg.canvases)
+    if cfg.canvases == "own":
+        return None
+    if cfg.canvases != "auto":
+        raise InputError(
+            f"got CANVASES = {cfg.canvases!r}, expected 'auto', 'own' or a list of (H, W) in multiples of 32"
+        )
+    low, high = short_side_range(cfg)
+    # Sides are rounded up to 32, so one short side stands for 32 of them; the highest makes the largest pictures.
+    drawn = list(range(high, low - 1, -32))
+    shares = [(train, short, 1.0 / len(drawn)) for short in drawn] + [(val, eval_short_side(cfg), 1.0)]
+    sizes, counts = [], []
+    for data, short, share in shares:
+        if data is not None and data.pictures:
+            different, count = np.unique(sizes_of(data.pictures), axis=0, return_counts=True)
+            sizes.append(resized_sizes(different, short, cfg.long_side))
+            counts.append(count * share)
+    if not sizes:
+        raise InputError(
+            "got no pictures to choose canvases from, expected at least one; check TRAIN_JSON and VAL_JSON"
+        )
+    return choose_canvases(np.concatenate(sizes), most, np.concatenate(counts))
+
+
+def train_plan(
+    pictures: Sequence[Picture],
+    cfg: DataConfig,
+    canvases: Sequence[Canvas] | None,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start_batch: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[BatchPlan, ...]:
+    """The batches of one rank in one epoch, from `start_batch` on; every picture comes once over all ranks.
+
+    batch_size is pictures a batch and rank. All ranks see the same number of batches and the same canvases in the same
+    order; rank r has every world-th place of the global batch, so the blanks spread over the ranks.
+    Raises InputError without pictures and where a picture at its largest short side fits no canvas.
+    """
+    check_split(batch_size, rank, world)
+    if not pictures:
+        raise InputError(
+            "got no pictures to train on, expected at least one with a box; check TRAIN_JSON or KEEP_EMPTY"
+        )
+    check_fits(pictures, cfg, canvases)
+    places, sizes_hw = draw_places(pictures, cfg, seed, epoch)
+    # 3 words against the 2 of the draws, whose missing third counts as 0: the streams differ.
+    generator = np.random.default_rng((seed, epoch, 1))
+    order = generator.permutation(len(places))
+    batches = fill_batches(order, sizes_hw, canvases, batch_size * world, move_up=True)
+    batches = [batches[i] for i in generator.permutation(len(batches))]
+    return deal(batches, places, epoch, start_batch, rank, world)
+
+
+def eval_plan(
+    pictures: Sequence[Picture],
+    cfg: DataConfig,
+    canvases: Sequence[Canvas] | None,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[BatchPlan, ...]:
+    """Every picture once, by canvas and then in the data set's order; as `train_plan` over ranks.
+
+    Each picture is on the canvas that shrinks it least, whatever its neighbours: its scores do not depend on them.
+    """
+    check_split(batch_size, rank, world)
+    sizes_hw = resized_sizes(sizes_of(pictures), eval_short_side(cfg), cfg.long_side)
+    if canvases is not None and len(pictures):
+        for row in np.flatnonzero(pick_canvases(sizes_hw, canvases) < 0):
+            sizes_hw[row] = fit_canvas(int(sizes_hw[row, 0]), int(sizes_hw[row, 1]), canvases)[1]
+    places = [Place(i, (height, width)) for i, (height, width) in enumerate(sizes_hw.tolist())]
+    batches = fill_batches(np.arange(len(places)), sizes_hw, canvases, batch_size * world, move_up=False)
+    return deal(batches, places, 0, 0, rank, world)
+
+
+def check_fits(pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[Canvas] | None) -> None:
+    """Raise InputError naming a picture that at its largest fits no canvas of training."""
+    if canvases is None or not pictures:
+        return
+    sizes_hw = resized_sizes(sizes_of(pictures), short_side_range(cfg)[1], cfg.long_side)
+    outside = np.flatnonzero(pick_canvases(sizes_hw, canvases) < 0)
+    if len(outside):
+        height, width = sizes_hw[outside[0]].tolist()
+        raise InputError(
+            f"got {pictures[outside[0]].file_name} and {len(outside) - 1} more pictures that fit no canvas of "
+            f"{list(canvases)}, expected one that holds {height}x{width}; add {own_canvas(height, width)} to CANVASES, "
+            "set it to 'auto', or lower SHORT_SIDE or LONG_SIDE"
+        )
+
+
+def check_split(batch_size: int, rank: int, world: int) -> None:
+    """Raise ValueError for a batch or a rank that cannot be."""
+    if batch_size < 1 or not 0 <= rank < world:
+        raise ValueError(
+            f"batch_size={batch_size}, rank={rank}, world={world}: expected batch_size >= 1, 0 <= rank < world"
+        )
+
+
+def draw_places(pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: int) -> tuple[list[Place], Ints]:
+    """Each picture's place in the epoch, and its (N,2) resized size."""
+    ids = np.array([picture.id for picture in pictures], dtype=np.int64)
+    draws = uniform_draws(seed, epoch, ids, columns=5)
+    low, high = short_side_range(cfg)
+    short_sides = low + (draws[:, SHORT] * (high - low + 1)).astype(np.int64)
+    sizes_hw = resized_sizes(sizes_of(pictures), short_sides, cfg.long_side)
+    flips = (draws[:, FLIP] < cfg.flip).tolist()
+    vertical = (draws[:, FLIP_VERTICAL] < cfg.flip_vertical).tolist()
+    brightness = (1 + cfg.brightness * (2 * draws[:, BRIGHTNESS] - 1)).tolist()
+    contrast = (1 + cfg.contrast * (2 * draws[:, CONTRAST] - 1)).tolist()
+    sizes = [(height, width) for height, width in sizes_hw.tolist()]
+    rows = zip(range(len(pictures)), sizes, flips, vertical, brightness, contrast, strict=True)
+    return [Place(*row) for row in rows], sizes_hw
+
+
+def fill_batches(
+    order: Ints, sizes_hw: Ints, canvases: Sequence[Canvas] | None, batch_size: int, move_up: bool
+) -> list[tuple[Canvas, list[int]]]:
+    """Pictures in the given order -> batches of one canvas each, filled with BLANK; canvases by area.
+
+    With move_up, pictures left over from full batches may go to another canvas's last batch that holds them.
+    """
+    groups = group_by_canvas(order, sizes_hw, canvases)
+    batches: list[tuple[Canvas, list[int]]] = []
+    left: dict[Canvas, list[int]] = {}
+    for canvas, members in groups.items():
+        full = len(members) - len(members) % batch_size
+        batches += [(canvas, members[i : i + batch_size]) for i in range(0, full, batch_size)]
+        if len(members) > full:
+            left[canvas] = members[full:]
+    if move_up and canvases is not None:
+        left = join_leftovers(left, sizes_hw, batch_size)
+    batches += [(canvas, members + [BLANK] * (batch_size - len(members))) for canvas, members in left.items()]
+    return sorted(batches, key=lambda batch: (batch[0][0] * batch[0][1], batch[0]))  # stable: full batches first
+
+
+def group_by_canvas(order: Ints, sizes_hw: Ints, canvases: Sequence[Canvas] | None) -> dict[Canvas, list[int]]:
+    """Each canvas's pictures in the given order, canvases in the order of their first picture."""
+    groups: dict[Canvas, list[int]] = {}
+    if canvases is None:
+        homes = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
+    else:
+        homes = [canvases[position] for position in pick_canvases(sizes_hw, canvases)]
+    for picture in order.tolist():
+        groups.setdefault(homes[picture], []).append(picture)
+    return groups
+
+
+def join_leftovers(left: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> dict[Canvas, list[int]]:
+    """Move leftovers into other canvases' last batches where that costs the fewest canvas pixels.
+
+    left: fewer than batch_size pictures a canvas. Every choice of the canvases that keep their last batch is tried.
+    """
+    if len(left) > MOST_OPEN:
+        return left
+    best, best_cost = left, sum(height * width for height, width in left)
+    for keep in product((True, False), repeat=len(left)):
+        opened = {canvas: list(members) for (canvas, members), kept in zip(left.items(), keep, strict=True) if kept}
+        cost = sum(height * width for height, width in opened)
+        if cost < best_cost:
+            movers = chain.from_iterable(members for canvas, members in left.items() if canvas not in opened)
+            if place_movers(list(movers), opened, sizes_hw, batch_size):
+                best, best_cost = opened, cost
+    return best
+
+
+def place_movers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> bool:
+    """Put each mover into an open canvas that holds it, in place; False where one finds no room."""
+
+    def homes(picture: int) -> list[Canvas]:
+        height, width = sizes_hw[picture]
+        return [canvas for canvas in opened if height <= canvas[0] and width <= canvas[1]]
+
+    for picture in sorted(movers, key=lambda picture: len(homes(picture))):  # those with the least choice first
+        free = [canvas for canvas in homes(picture) if len(opened[canvas]) < batch_size]
+        if not free:
+            return False
+        opened[max(free, key=lambda canvas: batch_size - len(opened[canvas]))].append(picture)
+    return True
+
+
+def deal(
+    batches: list[tuple[Canvas, list[int]]], places: list[Place], epoch: int, start: int, rank: int, world: int
+) -> tuple[BatchPlan, ...]:
+    """Every world-th place of each global batch from `start` on, for one rank."""
+    plans = []
+    for index, (canvas, members) in enumerate(batches[start:], start):
+        mine = tuple(Place(BLANK) if i == BLANK else places[i] for i in members[rank::world])
+        plans.append(BatchPlan(epoch, index, canvas, mine))
+    return tuple(plans)
+
+
+def box_slots(data: CocoData, max_boxes: str | int) -> int:
+    """Box slots a picture: 'auto' is the data set's maximum rounded up to a multiple of 8, at least 8.
+
+    Raises InputError where a picture has more boxes than the number given: no box is ever cut.
+    """
+    most = max(data.pictures, key=lambda picture: len(picture.boxes_xyxy), default=None)
+    needed = 0 if most is None else len(most.boxes_xyxy)
+    if isinstance(max_boxes, str):
+        if max_boxes != "auto":
+            raise InputError(f"got MAX_BOXES = {max_boxes!r}, expected 'auto' or a number; use 'auto'")
+        return max(8, -(-needed // 8) * 8)
+    if most is not None and needed > max_boxes:
+        raise InputError(
+            f"got MAX_BOXES = {max_boxes}, expected at least {needed}, the boxes of {most.file_name}; "
+            f"raise MAX_BOXES to {needed} or set it to 'auto'"
+        )
+    return max(1, max_boxes)
+
+
+def ignored_slots(data: CocoData) -> int:
+    """Crowd slots a picture: the data set's maximum rounded up to a multiple of 4; 1 where there is none.
+
+    Never 0: reductions over an empty axis are an error in torch and in ONNX.
+    """
+    needed = max((len(picture.ignored_xyxy) for picture in data.pictures), default=0)
+    return max(1, -(-needed // 4) * 4)

@@ -1,0 +1,138 @@
+"""Canvases hold every picture and waste the fewest pixels."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gfl.data import canvas
+from gfl.data.transforms import resized_sizes
+from gfl.errors import InputError
+
+SIDES = st.integers(1, 200)
+SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=12)
+
+
+def canvas_pixels(sizes_hw: list[tuple[int, int]], canvases: tuple[canvas.Canvas, ...]) -> int:
+    """Pixels of the canvases that the sizes land on, the slow way."""
+    chosen = (canvas.pick_canvas(height, width, canvases) for height, width in sizes_hw)
+    return sum(height * width for height, width in chosen)
+
+
+def coco_tiny_sizes(test_data: Path, split: str) -> canvas.Ints:
+    rows = json.loads((test_data / f"coco_tiny/annotations/instances_{split}2017.json").read_text())["images"]
+    return resized_sizes(np.array([(row["height"], row["width"]) for row in rows], dtype=np.int64), 800, 1333)
+
+
+@given(SIDES, SIDES)
+def test_own_canvas_is_the_next_multiple_of_32(height: int, width: int) -> None:
+    for side, own in zip((height, width), canvas.own_canvas(height, width), strict=True):
+        assert own % 32 == 0
+        assert side <= own < side + 32
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.integers(1, 4))
+def test_chosen_canvases_hold_every_size(sizes_hw: list[tuple[int, int]], most: int) -> None:
+    chosen = canvas.choose_canvases(sizes_hw, most)
+    assert 1 <= len(chosen) <= most
+    assert all(height % 32 == width % 32 == 0 for height, width in chosen)
+    assert (canvas.pick_canvases(np.array(sizes_hw), chosen) >= 0).all()
+    assert chosen == tuple(sorted(chosen, key=lambda size: (size[0] * size[1], size)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=7))
+def test_two_canvases_are_the_best_two(sizes_hw: list[tuple[int, int]]) -> None:
+    sides = sorted({canvas.round_up(side) for size in sizes_hw for side in size})
+    pairs = combinations([(height, width) for height in sides for width in sides], 2)
+    holding = (pair for pair in pairs if (canvas.pick_canvases(np.array(sizes_hw), pair) >= 0).all())
+    single = canvas_pixels(sizes_hw, canvas.choose_canvases(sizes_hw, 1))
+    best = min((canvas_pixels(sizes_hw, pair) for pair in holding), default=single)
+    assert canvas_pixels(sizes_hw, canvas.choose_canvases(sizes_hw, 2)) == min(best, single)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIZES)
+def test_counts_equal_repetition_and_order_is_nothing(sizes_hw: list[tuple[int, int]]) -> None:
+    repeated = sizes_hw[:1] * 5 + sizes_hw
+    counts = [6] + [1] * (len(sizes_hw) - 1)
+    chosen = canvas.choose_canvases(repeated)
+    assert canvas.choose_canvases(sizes_hw, counts=counts) == chosen
+    assert canvas.choose_canvases(repeated[::-1]) == chosen
+
+
+def test_one_size_needs_one_canvas() -> None:
+    assert canvas.choose_canvases([(240, 320)] * 5) == ((256, 320),)
+
+
+def test_a_size_that_nobody_has_does_not_count() -> None:
+    assert canvas.choose_canvases([(240, 320), (900, 900)], counts=[3, 0]) == ((256, 320),)
+
+
+def test_many_sizes_are_chosen_from_in_a_moment() -> None:
+    sizes_hw = np.random.default_rng(0).integers(200, 1344, (20_000, 2))
+    chosen = canvas.choose_canvases(sizes_hw)
+    assert len(chosen) == 4
+    assert canvas.real_share(sizes_hw, chosen) > canvas.real_share(sizes_hw, canvas.choose_canvases(sizes_hw, 3))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_four_canvases_hold_coco_with_little_waste(test_data: Path, split: str) -> None:
+    sizes_hw = coco_tiny_sizes(test_data, split)
+    chosen = canvas.choose_canvases(sizes_hw)
+    assert len(chosen) <= 4
+    assert canvas.real_share(sizes_hw, chosen) >= 0.92
+    pixels = canvas_pixels([(h, w) for h, w in sizes_hw.tolist()], chosen)
+    own = sum(np.prod(canvas.own_canvas(h, w)) for h, w in sizes_hw.tolist())
+    # Half of 1344x1344 is out of reach: the pictures alone are 0.497 and 0.501 of it, on canvases of their own 0.507.
+    assert pixels <= 0.54 * 1344 * 1344 * len(sizes_hw)
+    assert pixels <= 1.06 * own
+
+
+def test_the_smallest_canvas_that_holds_a_picture_is_picked() -> None:
+    canvases = ((800, 1344), (1344, 800), (800, 1088))
+    assert canvas.pick_canvas(800, 1067, canvases) == (800, 1088)
+    assert canvas.pick_canvas(800, 1088, canvases) == (800, 1088)
+    assert canvas.pick_canvas(800, 1089, canvases) == (800, 1344)
+    assert canvas.pick_canvas(801, 800, canvases) == (1344, 800)
+
+
+def test_a_picture_that_fits_nowhere_is_an_input_error_naming_a_canvas_that_would_do() -> None:
+    with pytest.raises(InputError, match=r"900x1000.*\(928, 1024\)"):
+        canvas.pick_canvas(900, 1000, ((800, 1344),))
+    assert canvas.pick_canvases(np.array([[900, 1000], [5, 5]]), ((800, 1344),)).tolist() == [-1, 0]
+
+
+def test_a_picture_that_fits_keeps_its_size() -> None:
+    assert canvas.fit_canvas(800, 1067, ((800, 1344), (800, 1088))) == ((800, 1088), (800, 1067))
+
+
+def test_a_portrait_goes_to_the_canvas_that_shrinks_it_least() -> None:
+    assert canvas.fit_canvas(1067, 800, ((800, 1088), (1024, 800))) == ((1024, 800), (1024, 768))
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_a_fitted_picture_is_on_its_canvas(height: int, width: int) -> None:
+    (canvas_h, canvas_w), (new_h, new_w) = canvas.fit_canvas(height, width, ((256, 512), (512, 256), (320, 320)))
+    assert 1 <= new_h <= canvas_h
+    assert 1 <= new_w <= canvas_w
+    assert new_h <= height
+    assert new_w <= width
+
+
+@pytest.mark.parametrize("canvases", [(), ((800, 1333),), ((0, 32),), ((-32, 32),)])
+def test_canvases_that_cannot_be_are_input_errors(canvases: tuple[canvas.Canvas, ...]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        canvas.check_canvases(canvases)
+
+
+def test_no_sizes_are_an_input_error() -> None:
+    with pytest.raises(InputError, match="no picture sizes"):
+        canvas.choose_canvases([])
