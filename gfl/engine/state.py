@@ -1,0 +1,126 @@
+"""The state of a run and the one function with effects: a training step updates it in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfl.engine.module import DetectorModule
+from gfl.engine.optim import LossScale, make_optimiser
+from gfl.model.structures import Batch
+from gfl.settings import OptimConfig, RunConfig
+
+
+@dataclass
+class Cursor:
+    """Where the run is: `batch` batches of `epoch` are done, `step` optimiser steps in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+@dataclass
+class TrainState:
+    """Everything a step changes. `state_tree` is its content, and a checkpoint is that tree."""
+
+    module: DetectorModule
+    optimiser: torch.optim.Optimizer
+    loss_scale: LossScale | None
+    ema: dict[str, Tensor]  # averaged trainable leaves; empty when EMA is off
+    cursor: Cursor
+
+
+def make_state(module: DetectorModule, cfg: RunConfig) -> TrainState:
+    """A state at step 0."""
+    parameters = list(module.parameters())
+    scaled = cfg.precision == "o1"
+    device = parameters[0].device
+    ema = {path: p.detach().clone() for path, p in module.named_parameters()} if cfg.optim.ema else {}
+    return TrainState(
+        module,
+        make_optimiser(cfg.optim, parameters),
+        LossScale(cfg.loss_scale, device) if scaled else None,
+        ema,
+        Cursor(),
+    )
+
+
+def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimConfig) -> dict[str, Tensor]:
+    """One optimiser step on the mean loss of some batches, in place; metrics stay on the device (scalars).
+
+    A step whose gradients are not finite under a loss scale changes neither parameters, momentum nor EMA.
+    """
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    totals: dict[str, Tensor] = {}
+    for batch in batches:
+        total, metrics = state.module(batch)
+        for name, value in {"loss": total.detach(), **metrics}.items():
+            totals[name] = totals.get(name, 0.0) + value / len(batches)
+        total = total / len(batches)
+        (total if state.loss_scale is None else total * state.loss_scale.scale).backward()
+    parameters = list(state.module.parameters())
+    if state.loss_scale is not None:
+        state.loss_scale.unscale([p.grad for p in parameters if p.grad is not None])
+        state.optimiser.found_inf = state.loss_scale.found_inf  # type: ignore[attr-defined]  # read by fused kernels
+    if cfg.clip:
+        torch.nn.utils.clip_grad_norm_(parameters, cfg.clip)
+    state.optimiser.step()
+    state.optimiser.zero_grad(set_to_none=True)
+    _update_ema(state, cfg.ema)
+    if state.loss_scale is not None:
+        totals["skipped"] = state.loss_scale.skipped.clone()
+        state.loss_scale.update()
+    state.cursor.step += 1
+    return totals
+
+
+def averaged_leaves(state: TrainState) -> dict[str, Tensor]:
+    """All leaves, with the averaged ones in place of the trained ones: what is evaluated and shipped."""
+    return {**state.module.leaves(), **state.ema}
+
+
+def state_tree(state: TrainState) -> dict[str, object]:
+    """The state as plain containers of tensors and numbers, fit for torch.load(weights_only=True)."""
+    return {
+        "variables": {path: tensor.detach().contiguous() for path, tensor in state.module.leaves().items()},
+        "ema": {path: tensor.contiguous() for path, tensor in averaged_leaves(state).items()} if state.ema else {},
+        "optimiser": state.optimiser.state_dict(),
+        "loss_scale": state.loss_scale.state_dict() if state.loss_scale else {},
+        "cursor": vars(state.cursor).copy(),
+    }
+
+
+def restore(state: TrainState, tree: dict[str, object]) -> None:
+    """Put a `state_tree` back, in place."""
+    with torch.no_grad():
+        for name, target in (("variables", state.module.leaves()), ("ema", state.ema)):
+            saved = tree[name]
+            if not isinstance(saved, dict):
+                raise TypeError(f"checkpoint field {name!r} is {type(saved).__name__}, expected dict")
+            for path, tensor in target.items():
+                tensor.copy_(saved[path])
+    state.optimiser.load_state_dict(tree["optimiser"])  # type: ignore[arg-type]  # checked by torch itself
+    if state.loss_scale is not None:
+        state.loss_scale.load_state_dict(tree["loss_scale"])  # type: ignore[arg-type]  # tensors by name
+    state.cursor = Cursor(**tree["cursor"])  # type: ignore[arg-type]  # three integers by name
+
+
+def _update_ema(state: TrainState, decay: float) -> None:
+    """ema += (1 - decay) * (parameter - ema), with a warm-up of the decay; nothing on a skipped step."""
+    if not state.ema:
+        return
+    weight = 1.0 - decay * (1.0 - math.exp(-(state.cursor.step + 1) / 200.0))  # trust the early average little
+    averaged = list(state.ema.values())
+    current = [parameter.detach() for parameter in state.module.parameters()]
+    if state.loss_scale is None:
+        torch._foreach_lerp_(averaged, current, weight)
+    else:
+        share = weight * (1.0 - state.loss_scale.found_inf)
+        for average, parameter in zip(averaged, current, strict=True):
+            average.add_((parameter - average) * share)

@@ -1,0 +1,343 @@
+"""Weights from a file into a tree of variables: every format that `--checkpoint` takes.
+
+| file | how it is known | names |
+|---|---|---|
+| this project's .pt | a key `variables` | as they are; `ema` wins over `variables` |
+| the authors' and mmdetection's .pth | a key `state_dict` | as they are; class names from `meta` |
+| a bare state dict (.pth, .safetensors) | nothing but tensors | as they are |
+| torchvision's ResNet, in any of these | `conv1.weight` at the top | below `backbone.`, without `fc` |
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+import urllib.error
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gfl.errors import InputError
+from gfl.tensors.variables import Variables, flatten, unflatten
+
+FORMATS = "this project's .pt, mmdetection's .pth, torchvision's ResNet .pth or .safetensors"
+
+# torchvision's IMAGENET1K_V1 files, which mmdetection's recipes start from; the name ends in the file's SHA-256.
+TORCHVISION_URL = "https://download.pytorch.org/models/"
+TORCHVISION_FILES = {
+    18: "resnet18-f37072fd.pth",
+    34: "resnet34-b627a593.pth",
+    50: "resnet50-0676ba61.pth",
+    101: "resnet101-63fe2227.pth",
+}
+DOWNLOAD_TIMEOUT_S = 30.0  # without an answer for so long, there is no network
+
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+CONSTANTS = ("bbox_head.integral.project",)  # arange(reg_max + 1): ours is no variable
+COUNTER = ".num_batches_tracked"  # of batch norms whose statistics are frozen: nothing reads it
+CLASS_LAYER = "bbox_head.gfl_cls."
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """What a file of weights holds, under this project's names."""
+
+    path: Path
+    state: dict[str, Tensor]  # dotted path -> tensor, on the CPU, in the file's own dtypes
+    names: tuple[str, ...] | None = None  # of the classes, where the file has them
+    extra: Mapping[str, object] = field(default_factory=dict)  # the file's other top-level fields
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A leaf whose shape in the file is not that of the model."""
+
+    path: str
+    in_file: tuple[int, ...]
+    in_model: tuple[int, ...]
+
+    def __str__(self) -> str:
+        if self.in_file[1:] == self.in_model[1:] and self.in_file and self.in_model:
+            return f"{self.in_file[0]} -> {self.in_model[0]}"
+        return f"{self.in_file} -> {self.in_model}"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Where every leaf of the model, and every tensor of the file, ended up; dotted paths."""
+
+    kept: tuple[str, ...]  # taken from the file
+    reinitialised: tuple[Misfit, ...]  # in both, of another shape: the model's own values stay
+    missing: tuple[str, ...]  # in the model only: its own values stay
+    left_over: tuple[str, ...]  # in the file only
+
+    def table(self) -> str:
+        """The report as text, a line a group of leaves."""
+        rows = [(group, f"{count} kept") for group, count in grouped(self.kept, depth=1).items()]
+        rows += _misfit_rows(self.reinitialised)
+        rows += [
+            (group, f"{count} missing in the file, as initialised") for group, count in grouped(self.missing).items()
+        ]
+        rows += [(group, f"{count} left over, not in the model") for group, count in grouped(self.left_over).items()]
+        width = max((len(group) for group, _ in rows), default=0)
+        return "\n".join(f"{group:<{width}}  {what}" for group, what in rows)
+
+
+def grouped(paths: Iterable[str], depth: int = 2) -> Counter[str]:
+    """How many paths start with the same `depth` components, in the order they come."""
+    return Counter(group_of(path, depth) for path in paths)
+
+
+def group_of(path: str, depth: int = 2) -> str:
+    """The first `depth` components of a dotted path."""
+    return ".".join(path.split(".")[:depth])
+
+
+def _misfit_rows(misfits: tuple[Misfit, ...]) -> list[tuple[str, str]]:
+    """A row a leaf with both shapes; more than four in a group (another width, not another head) share one row."""
+    rows: list[tuple[str, str]] = []
+    for group, count in grouped(misfit.path for misfit in misfits).items():
+        if count > 4:
+            rows.append((group, f"{count} re-initialised (other shapes)"))
+        else:
+            members = [misfit for misfit in misfits if group_of(misfit.path) == group]
+            rows += [(misfit.path, f"re-initialised {misfit}") for misfit in members]
+    return rows
+
+
+def read_checkpoint(path: str | Path) -> CheckpointFile:
+    """Reads the weights of a file of any of the known formats, onto the CPU.
+
+    Raises InputError when the file is missing, damaged, or holds no weights. Nothing in it is executed: what is not
+    tensors and plain values is refused.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"checkpoint {path}: {what}; expected {FORMATS}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _sort_contents(path, _unpickle(path))
+
+
+def _read_safetensors(path: Path) -> CheckpointFile:
+    """A file of tensors by name; its metadata, plain strings, becomes `extra`."""
+    try:
+        state = load_file(path, device="cpu")
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return CheckpointFile(path, rename(state), extra=metadata)
+
+
+def _unpickle(path: Path) -> object:
+    """The contents of a file of torch.save."""
+    try:
+        contents: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes of unknown origin fail in the unpickler in any way they like
+        raise _unreadable(path, error) from error
+    return contents
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """The one sentence for a file that cannot be read; PyTorch's own runs over a page."""
+    if isinstance(error, PermissionError):
+        return InputError(f"checkpoint {path} cannot be opened ({error.strerror}): expected a file you may read")
+    foreign = re.search(r"Unsupported (?:global|class).*?([\w.]+\.\w+)", str(error))
+    if foreign is not None:
+        return InputError(
+            f"checkpoint {path} holds objects of {foreign.group(1)}, expected tensors and plain values only; "
+            "save its 'state_dict' and the class names in 'meta' alone and give that file"
+        )
+    return InputError(
+        f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, cut short or no file of "
+        f"weights; expected {FORMATS}; download or copy it again"
+    )
+
+
+def _sort_contents(path: Path, contents: object) -> CheckpointFile:
+    """Tells the formats of torch.save apart by their keys."""
+    if not isinstance(contents, Mapping):
+        raise InputError(f"checkpoint {path} holds a {type(contents).__name__}, expected {FORMATS}")
+    if "variables" in contents:
+        averaged = contents.get("ema") or {}
+        state = _tensors(path, contents["variables"]) | _tensors(path, averaged)
+        names = contents.get("names")
+    elif "state_dict" in contents:
+        state = _tensors(path, contents["state_dict"])
+        names = _mmdetection_names(contents.get("meta"))
+    else:
+        return CheckpointFile(path, rename(_tensors(path, contents)))
+    extra = {str(key): value for key, value in contents.items() if key not in ("variables", "ema", "state_dict")}
+    return CheckpointFile(path, rename(state), _names(names), extra)
+
+
+def _tensors(path: Path, table: object) -> dict[str, Tensor]:
+    """A state dict with its types checked."""
+    if not isinstance(table, Mapping):
+        raise InputError(f"checkpoint {path} holds a {type(table).__name__} for weights, expected names and tensors")
+    state: dict[str, Tensor] = {}
+    for name, value in table.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise InputError(
+                f"checkpoint {path} holds a {type(value).__name__} under {name!r}, expected a tensor, as in {FORMATS}"
+            )
+        state[name] = value
+    return state
+
+
+def _mmdetection_names(meta: object) -> object:
+    """The class names in an mmdetection checkpoint's meta: `CLASSES` in 2.x, `dataset_meta` in 3.x."""
+    if not isinstance(meta, Mapping):
+        return None
+    dataset = meta.get("dataset_meta")
+    nested = dataset if isinstance(dataset, Mapping) else {}
+    return meta.get("CLASSES") or nested.get("classes") or nested.get("CLASSES")
+
+
+def _names(names: object) -> tuple[str, ...] | None:
+    """Class names where there are some; a single string is one class, as mmdetection means it."""
+    if isinstance(names, str):
+        return (names,)
+    if isinstance(names, (list, tuple)) and names:
+        return tuple(str(name) for name in names)
+    return None
+
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of another program's state dict -> the paths of our variables.
+
+    Strips the prefix of a wrapper, puts torchvision's ResNet below `backbone.` and drops its classifier and the
+    integral's constant.
+    """
+    renamed = dict(state)
+    for wrapper in WRAPPERS:
+        if renamed and all(name.startswith(wrapper) for name in renamed):
+            renamed = {name.removeprefix(wrapper): tensor for name, tensor in renamed.items()}
+    if "conv1.weight" in renamed and "layer1.0.conv1.weight" in renamed:
+        renamed = {f"backbone.{name}": tensor for name, tensor in renamed.items() if not name.startswith("fc.")}
+    return {name: tensor for name, tensor in renamed.items() if name not in CONSTANTS}
+
+
+def fetch_torchvision(depth: int) -> CheckpointFile:
+    """Downloads torchvision's ImageNet weights (IMAGENET1K_V1) of a ResNet, or takes them from PyTorch's cache.
+
+    Raises InputError for a depth without such a file, without a network, and for a damaged download.
+    """
+    if depth not in TORCHVISION_FILES:
+        raise InputError(
+            f"CHECKPOINT = 'torchvision' with a ResNet of depth {depth}: expected one of {sorted(TORCHVISION_FILES)}; "
+            "give --checkpoint FILE or set CHECKPOINT = None"
+        )
+    name = TORCHVISION_FILES[depth]
+    url = TORCHVISION_URL + name
+    by_hand = f"download {url} yourself and give it as --checkpoint FILE"
+    try:
+        with _socket_timeout(DOWNLOAD_TIMEOUT_S):
+            contents: object = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", check_hash=True, weights_only=True
+            )
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise InputError(f"{name} cannot be downloaded ({reason}): expected a network; {by_hand}") from error
+    except Exception as error:  # a hash that differs, a full disk, a damaged file in the cache: the unpickler's too
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{name} cannot be loaded ({reason}): delete {cached} if it is there and try again, or {by_hand}"
+        ) from error
+    return CheckpointFile(Path(name), rename(_tensors(Path(name), contents)))
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torch.hub gives urlopen no timeout: behind a firewall that drops packets it would wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def fit(
+    variables: Variables,
+    state: Mapping[str, Tensor],
+    *,
+    require_all: bool = False,
+    source: str | Path = "the checkpoint",
+) -> tuple[Variables, LoadReport]:
+    """A tree like `variables` with the values of `state` wherever path and shape agree, and what became of the rest.
+
+    Values are copied into the dtype, device and memory format of the leaf they replace; leaves that stay are the
+    caller's own tensors. `source` names the file in errors.
+
+    Raises InputError when nothing fits; with `require_all` (evaluation, export) also when a leaf is missing or has
+    another shape, or when the file has weights that the model lacks: such a model is another one than was trained.
+    """
+    own = flatten(variables)
+    report = compare(own, state)
+    if not any(not path.endswith(COUNTER) for path in report.kept):
+        raise InputError(
+            f"{source} has none of the model's {len(own)} weights: got names like {_example(state)}, "
+            f"expected names and shapes like {_example(own)}; give a checkpoint of this architecture"
+        )
+    if require_all:
+        _refuse_gaps(report, source)
+    taken = set(report.kept)
+    fitted = {path: _copy_into(leaf, state[path]) if path in taken else leaf for path, leaf in own.items()}
+    return unflatten(fitted), report
+
+
+def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> LoadReport:
+    """Sorts the leaves of a model and the tensors of a file, in the model's order and in the file's."""
+    shared = [path for path in own if path in state]
+    return LoadReport(
+        kept=tuple(path for path in shared if own[path].shape == state[path].shape),
+        reinitialised=tuple(
+            Misfit(path, tuple(state[path].shape), tuple(own[path].shape))
+            for path in shared
+            if own[path].shape != state[path].shape
+        ),
+        missing=tuple(path for path in own if path not in state and not path.endswith(COUNTER)),
+        left_over=tuple(path for path in state if path not in own and not path.endswith(COUNTER)),
+    )
+
+
+def _copy_into(leaf: Tensor, value: Tensor) -> Tensor:
+    return torch.empty_like(leaf, requires_grad=False).copy_(value)
+
+
+def _example(state: Mapping[str, Tensor]) -> str:
+    """The first weight's name and shape, as text."""
+    return next((f"{path} {tuple(tensor.shape)}" for path, tensor in state.items()), "(none: it is empty)")
+
+
+def _refuse_gaps(report: LoadReport, source: str | Path) -> None:
+    """One sentence for the gravest way in which a file is not this model's; silent when it is."""
+    for misfit in report.reinitialised:
+        if misfit.path.startswith(CLASS_LAYER):
+            raise InputError(
+                f"{source} has {misfit.in_file[0]} class channels, expected {misfit.in_model[0]} for this data set: "
+                "give the annotations of the data set it was trained on, or finetune it first"
+            )
+    gaps = {
+        "of another shape": [f"{misfit.path} {misfit}" for misfit in report.reinitialised],
+        "missing in it": list(report.missing),
+        "that the model lacks": list(report.left_over),
+    }
+    found = [f"{len(paths)} {what} (first: {paths[0]})" for what, paths in gaps.items() if paths]
+    if found:
+        raise InputError(
+            f"{source} is not of this model: got weights {', '.join(found)}, expected all to fit; "
+            "give the configuration that it was trained with"
+        )

@@ -1,0 +1,79 @@
+"""An evaluation as plain text: aligned columns, in percent, as the papers print them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from gfl.report.coco_eval import Metrics
+
+_GAP = "  "
+
+
+def percent(share: float | None) -> str:
+    """0.532 -> '53.2'; '-' where there was nothing to find (None, or pycocotools' -1)."""
+    return "-" if share is None or share < 0 else f"{100 * share:.1f}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells -> lines: the first column flush left, the others flush right, each as wide as its widest cell."""
+    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell + " " * (width - text_width(cell)) if index == 0 else " " * (width - text_width(cell)) + cell
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(_GAP.join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def text_width(text: str) -> int:
+    """Terminal columns that a text takes: two for a wide (East Asian) character, none for a combining one."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def summary_table(metrics: Metrics) -> str:
+    """The twelve numbers in two pairs of lines: AP by overlap and size, AR by detections an image and size."""
+    overlap = ["", "all", "IoU .50", "IoU .75", "small", "medium", "large"]
+    limits = ["", "1/image", "10/image", "100/image", "small", "medium", "large"]
+    average_precision = (metrics.AP, metrics.AP50, metrics.AP75, metrics.APs, metrics.APm, metrics.APl)
+    average_recall = (metrics.AR1, metrics.AR10, metrics.AR100, metrics.ARs, metrics.ARm, metrics.ARl)
+    rows = [overlap, ["AP", *map(percent, average_precision)], limits, ["AR", *map(percent, average_recall)]]
+    return aligned(rows)
+
+
+def per_class_table(per_class: Mapping[str, float | None], *, blocks: int | None = None) -> str:
+    """AP by class, the best first, classes without ground truth last.
+
+    blocks: how many pairs of columns stand side by side; None takes one for every 20 classes, at most four.
+    """
+    if not per_class:
+        return "no classes"
+    ranked = sorted(per_class.items(), key=lambda entry: (entry[1] is None, -(entry[1] or 0.0)))
+    blocks = blocks or min(4, 1 + (len(ranked) - 1) // 20)
+    height = -(-len(ranked) // blocks)
+    columns = [_class_column(ranked[start : start + height], height) for start in range(0, len(ranked), height)]
+    lines = [(_GAP * 2).join(parts).rstrip() for parts in zip(*columns, strict=True)]
+    absent = sum(value is None for value in per_class.values())
+    return "\n".join([*lines, *([f"- {absent} without ground truth, in no average"] if absent else [])])
+
+
+def _class_column(entries: Sequence[tuple[str, float | None]], height: int) -> list[str]:
+    """Lines of equal width: a header, the classes, blanks up to the height."""
+    rows = [["class", "AP"], *([name, percent(value)] for name, value in entries)]
+    lines = aligned(rows).split("\n")
+    return lines + [" " * text_width(lines[0])] * (height + 1 - len(lines))
+
+
+def evaluation_report(metrics: Metrics) -> str:
+    """What a person reads at the end of a run: the twelve numbers, the classes, how many images in how long."""
+    return "\n\n".join(
+        [
+            summary_table(metrics),
+            per_class_table(metrics.per_class),
+            f"{metrics.images:,} images evaluated in {metrics.seconds:.1f} s",
+        ]
+    )

@@ -1,0 +1,332 @@
+"""COCO's numbers: against pycocotools itself, on files as people have them, and as tables."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from gfl.errors import InputError
+from gfl.report.coco_eval import SUMMARY_NAMES, CocoResult, Metrics, evaluate_detections
+from gfl.report.tables import aligned, evaluation_report, per_class_table, summary_table
+
+BOXES = [[10.0, 10.0, 20.0, 20.0], [50.0, 40.0, 60.0, 50.0], [5.0, 60.0, 120.0, 110.0]]
+
+
+def write(path: Path, **changes: object) -> Path:
+    """Two pictures, two classes with boxes and one without; every optional key there."""
+    content: dict[str, object] = {
+        "info": {},
+        "images": [{"id": 7, "file_name": "a.jpg", "height": 200, "width": 200}, {"id": 9, "file_name": "b.jpg"}],
+        "annotations": [
+            {"id": index + 1, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3]}
+            | {"iscrowd": 0, "segmentation": []}
+            for index, (image, category, box) in enumerate(
+                [(7, 3, BOXES[0]), (7, 5, BOXES[1]), (9, 3, BOXES[2]), (9, 5, BOXES[0])]
+            )
+        ],
+        "categories": [{"id": 5, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 8, "name": "fox"}],
+    }
+    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+    return path
+
+
+def without(path: Path, *keys: str) -> Path:
+    """The file with keys taken from the file and from every annotation."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for holder in (content, *content["annotations"]):
+        for key in keys:
+            holder.pop(key, None)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def found(image_id: int, category_id: int, box: list[float], score: float = 0.9) -> CocoResult:
+    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+
+
+def perfect() -> list[CocoResult]:
+    return [found(7, 3, BOXES[0]), found(7, 5, BOXES[1]), found(9, 3, BOXES[2]), found(9, 5, BOXES[0])]
+
+
+def some() -> list[CocoResult]:
+    """One hit, one loose hit, one miss, one false alarm."""
+    return [
+        found(7, 3, BOXES[0], 0.8),
+        found(7, 5, [52.0, 46.0, 60.0, 50.0], 0.7),
+        found(9, 3, [0.0, 0.0, 9.0, 9.0], 0.9),
+    ]
+
+
+def plain_pycocotools(path: Path, detections: list[CocoResult]) -> list[float]:
+    """The twelve numbers as pycocotools' own demo computes them."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(detections)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(value) for value in evaluation.stats]
+
+
+@pytest.fixture(params=["pycocotools", "faster"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "faster":
+        pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is not installed")
+    return str(request.param)
+
+
+def numbers(metrics: Metrics) -> list[float]:
+    return list(metrics.summary().values())
+
+
+class Real(NamedTuple):
+    annotations: Path
+    detections: list[Any]
+    stats: list[float]  # as recorded
+    plain: list[float]  # as pycocotools' demo computes them here
+    metrics: dict[str, Metrics]  # by backend
+
+
+@pytest.fixture(scope="module")
+def real(test_data: Path, checkpoint_goldens: Path) -> Real:
+    """A trained model's detections on real pictures; evaluated once, it takes a second."""
+    annotations = test_data / "bccd" / "annotations" / "instances_val.json"
+    detections = json.loads((checkpoint_goldens / "detections.json").read_text(encoding="utf-8"))
+    stats = json.loads((checkpoint_goldens / "stats.json").read_text(encoding="utf-8"))
+    backends = ["pycocotools", *(["faster"] if find_spec("faster_coco_eval") else [])]
+    metrics = {name: evaluate_detections(annotations, detections, backend=name) for name in backends}
+    return Real(annotations, detections, stats, plain_pycocotools(annotations, detections), metrics)
+
+
+def test_real_detections_give_what_plain_pycocotools_gives(real: Real, backend: str) -> None:
+    metrics = real.metrics[backend]
+    # The faster backend sums in C++: the last bits may differ.
+    assert numbers(metrics) == pytest.approx(real.plain, abs=0 if backend == "pycocotools" else 1e-9, rel=0)
+    assert metrics.images == 87
+    assert list(metrics.per_class) == ["RBC", "WBC", "Platelets"]
+    present = [value for value in metrics.per_class.values() if value is not None]
+    assert sum(present) / len(present) == pytest.approx(metrics.AP, abs=1e-12)
+
+
+def test_real_detections_give_the_recorded_numbers(real: Real, backend: str) -> None:
+    # detections.json rounds boxes to 0.001 px and scores to six digits, the numbers were taken before: 7.5e-5 apart.
+    assert numbers(real.metrics[backend]) == pytest.approx(real.stats, abs=1e-4, rel=0)
+
+
+def test_unrounded_real_detections_give_the_recorded_numbers_closely(real: Real) -> None:
+    # The unrounded corners are in `segmentation`; the rounded scores leave 1.8e-7.
+    corners = [detection["segmentation"][0] for detection in real.detections]
+    unrounded: list[Any] = [
+        {**detection, "bbox": [c[0], c[1], c[4] - c[0], c[3] - c[1]]}
+        for detection, c in zip(real.detections, corners, strict=True)
+    ]
+    assert numbers(evaluate_detections(real.annotations, unrounded)) == pytest.approx(real.stats, abs=5e-7, rel=0)
+
+
+def test_both_backends_agree(real: Real) -> None:
+    if "faster" not in real.metrics:
+        pytest.skip("faster-coco-eval is not installed")
+    ours, faster = real.metrics["pycocotools"], real.metrics["faster"]
+    assert numbers(ours) == pytest.approx(numbers(faster), abs=1e-9, rel=0)
+    assert ours.per_class == pytest.approx(faster.per_class, abs=1e-9, rel=0)
+
+
+def test_a_small_case_gives_what_plain_pycocotools_gives(tmp_path: Path, backend: str) -> None:
+    path = write(tmp_path / "a.json")
+    metrics = evaluate_detections(path, some(), backend=backend)
+    assert numbers(metrics) == pytest.approx(plain_pycocotools(path, some()), abs=1e-9)
+
+
+def test_perfect_detections_give_one_and_a_class_without_boxes_none(tmp_path: Path, backend: str) -> None:
+    metrics = evaluate_detections(write(tmp_path / "a.json"), perfect(), backend=backend)
+    assert pytest.approx((1, 1, 1)) == (metrics.AP, metrics.AP50, metrics.AR100)
+    assert metrics.per_class == {"cat": pytest.approx(1), "dog": pytest.approx(1), "fox": None}
+    assert list(metrics.per_class) == ["cat", "dog", "fox"]  # by category id, not as the file lists them
+
+
+def test_no_detections_give_zeros(tmp_path: Path, backend: str) -> None:
+    metrics = evaluate_detections(write(tmp_path / "a.json"), [], backend=backend)
+    assert numbers(metrics) == [0.0] * 12  # there are small, medium and large boxes to find
+    assert metrics.per_class == {"cat": 0.0, "dog": 0.0, "fox": None}
+
+
+def test_no_ground_truth_gives_minus_ones_and_valid_json(tmp_path: Path, backend: str) -> None:
+    metrics = evaluate_detections(write(tmp_path / "a.json", annotations=[]), some(), backend=backend)
+    assert numbers(metrics) == [-1.0] * 12
+    content = json.loads(json.dumps(metrics.as_dict(), allow_nan=False))
+    assert list(content) == [*SUMMARY_NAMES, "per_class", "images", "seconds"]
+    assert content["per_class"] == {"cat": None, "dog": None, "fox": None}
+
+
+def test_optional_keys_may_be_missing(tmp_path: Path, backend: str) -> None:
+    complete = numbers(evaluate_detections(write(tmp_path / "a.json"), some(), backend=backend))
+    bare = without(write(tmp_path / "b.json"), "info", "area", "iscrowd", "segmentation", "id")
+    assert numbers(evaluate_detections(bare, some(), backend=backend)) == complete
+
+
+def test_an_annotation_of_id_zero_counts_like_any_other(tmp_path: Path, backend: str) -> None:
+    path = write(tmp_path / "a.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for index, annotation in enumerate(content["annotations"]):
+        annotation["id"] = index
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert plain_pycocotools(path, perfect())[0] < 1  # why the ids are renumbered
+    assert pytest.approx(1) == evaluate_detections(path, perfect(), backend=backend).AP
+
+
+def test_annotations_without_a_box_are_left_out(tmp_path: Path, backend: str) -> None:
+    path = write(tmp_path / "a.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"] += [{"id": 90, "image_id": 7, "category_id": 3, "bbox": []}]
+    content["annotations"] += [{"id": 91, "image_id": 7, "category_id": 3}]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert pytest.approx(1) == evaluate_detections(path, perfect(), backend=backend).AP
+
+
+def test_a_crowd_box_swallows_detections_without_counting(tmp_path: Path, backend: str) -> None:
+    path = write(tmp_path / "a.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    crowd = {"id": 50, "image_id": 7, "category_id": 3, "bbox": [100, 100, 90, 90], "area": 8100, "iscrowd": 1}
+    content["annotations"].append(crowd)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    extra = [found(7, 3, [110.0, 110.0, 20.0, 20.0], 0.99), found(7, 3, [140.0, 140.0, 20.0, 20.0], 0.98)]
+    assert pytest.approx(1) == evaluate_detections(path, perfect() + extra, backend=backend).AP
+
+
+def test_image_ids_choose_the_pictures(tmp_path: Path, backend: str) -> None:
+    path = write(tmp_path / "a.json")
+    first = evaluate_detections(path, some(), image_ids=[7], backend=backend)
+    assert first.images == 1
+    assert pytest.approx(1) == first.AP50  # the miss and the false alarm are on the other picture
+    assert evaluate_detections(path, some(), backend=backend).AP50 < 1
+
+
+def test_classes_of_one_name_stay_apart(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", categories=[{"id": 3, "name": "x"}, {"id": 5, "name": "x"}, {"id": 8}])
+    assert list(evaluate_detections(path, some(), backend="pycocotools").per_class) == ["x (3)", "x (5)", "8"]
+
+
+def test_nothing_is_printed_and_the_detections_stay_as_they_were(
+    tmp_path: Path, backend: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    detections = some()
+    evaluate_detections(write(tmp_path / "a.json"), detections, backend=backend)
+    assert detections == some()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_auto_takes_pycocotools_where_the_faster_one_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gfl.report.coco_eval.find_spec", lambda name: None)
+    path = write(tmp_path / "a.json")
+    assert numbers(evaluate_detections(path, some())) == plain_pycocotools(path, some())
+    with pytest.raises(InputError, match="pip install faster-coco-eval"):
+        evaluate_detections(path, some(), backend="faster")
+
+
+@pytest.mark.parametrize(
+    ("detection", "message"),
+    [
+        (found(1, 3, BOXES[0]), r"1 image id.* \(1\)"),
+        (found(7, 0, BOXES[0]), r"1 category id.* \(0\)"),
+        (found(7, 3, BOXES[0][:3]), "detection 0 has bbox"),
+        (found(7, 3, BOXES[0], float("nan")), "score nan"),
+        (found(7, 3, [float("inf"), 0, 1, 1]), "inf"),
+        ({"image_id": 7, "category_id": 3, "bbox": BOXES[0]}, "KeyError.*score"),
+    ],
+)
+def test_wrong_detections_are_told(tmp_path: Path, detection: CocoResult, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate_detections(write(tmp_path / "a.json"), [detection])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "no list of images and of annotations and of categories"),
+        ('{"images": [], "categories": []}', "no list of annotations"),
+        ('{"images": [{}], "categories": [], "annotations": []}', "lacks the key 'id'"),
+        ('{"images": [3], "categories": [], "annotations": []}', "cannot be read"),
+        ('{"images": [], "categories": [], "annotations": []}', "no picture"),
+        ('{"images": [], "categories": [], "annotations": [{"bbox": [1, 2]}]}', "cannot be read"),
+    ],
+)
+def test_wrong_annotation_files_are_told(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        evaluate_detections(path, [])
+
+
+def test_a_missing_file_unknown_image_ids_and_an_unknown_backend_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read"):
+        evaluate_detections(tmp_path / "none.json", [])
+    path = write(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"\[8\]"):
+        evaluate_detections(path, [], image_ids=[7, 8])
+    with pytest.raises(InputError, match="no picture"):
+        evaluate_detections(path, [], image_ids=[])
+    with pytest.raises(InputError, match="'quick'"):
+        evaluate_detections(path, [], backend="quick")
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def metrics_of(per_class: dict[str, float | None]) -> Metrics:
+    return Metrics(0.5321, 0.8402, 0.5873, -1.0, 0.3921, 1.0, 0.3, 0.4, 0.5, -1.0, 0.6, 0.7, per_class, 1234, 2.04)
+
+
+def test_the_summary_table_is_aligned_in_percent_with_a_dash_for_nothing_to_find() -> None:
+    assert summary_table(metrics_of({})).split("\n") == [
+        "        all   IoU .50    IoU .75  small  medium  large",
+        "AP     53.2      84.0       58.7      -    39.2  100.0",
+        "    1/image  10/image  100/image  small  medium  large",
+        "AR     30.0      40.0       50.0      -    60.0   70.0",
+    ]
+
+
+def test_the_class_table_ranks_classes_and_says_which_had_no_boxes() -> None:
+    assert per_class_table({"cat": 0.1, "fox": None, "dog": 0.35}).split("\n") == [
+        "class    AP",
+        "dog    35.0",
+        "cat    10.0",
+        "fox       -",
+        "- 1 without ground truth, in no average",
+    ]
+
+
+def test_many_classes_stand_in_blocks_and_none_is_lost() -> None:
+    table = per_class_table({f"c{index}": index / 100 for index in range(23)}, blocks=4)
+    lines = table.split("\n")
+    assert len(lines) == 1 + 6
+    assert sorted(word for word in table.split() if word[0] == "c" and word != "class") == sorted(
+        f"c{index}" for index in range(23)
+    )
+    assert lines[0].split() == ["class", "AP"] * 4
+
+
+@pytest.mark.parametrize("count", [1, 20, 21, 80, 81])
+def test_any_number_of_classes_has_a_table(count: int) -> None:
+    table = per_class_table({f"c{index}": 0.5 for index in range(count)})
+    assert table.count("50.0") == count
+
+
+def test_wide_characters_keep_columns_aligned() -> None:
+    assert aligned([["猫", "1"], ["fox!", "22"]]) == "猫     1\nfox!  22"
+
+
+def test_the_report_of_no_classes_still_reads() -> None:
+    assert evaluation_report(metrics_of({})).endswith("no classes\n\n1,234 images evaluated in 2.0 s")

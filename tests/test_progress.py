@@ -1,0 +1,203 @@
+"""The lines a run prints."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+
+from gfl.engine.progress import (
+    EpochProgress,
+    ProgressWriter,
+    bar,
+    class_shares,
+    counted,
+    duration,
+    epoch_line,
+    headline,
+    memory,
+    remaining_s,
+    short_number,
+    validation_line,
+)
+
+LAST = EpochProgress(1, 12, 150, 150, {"qfl": 0.41, "dfl": 0.29, "giou": 0.52}, 27.3, 0.03, 9_771_050_598, 2470.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal of some encoding."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        super().__init__()
+        self._encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # StringIO has none to set
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_head_lines_share_a_column_and_drop_empty_parts() -> None:
+    assert headline("data", "train 1,204", "", "val 150") == "data    train 1,204 | val 150"
+    assert headline("shapes", "800x1344") == "shapes  800x1344"
+
+
+def test_counts_agree_in_number() -> None:
+    assert [counted(1, "box", "boxes"), counted(8310, "box", "boxes"), counted(0, "image")] == [
+        "1 box",
+        "8,310 boxes",
+        "0 images",
+    ]
+
+
+def test_class_shares_rank_and_cut() -> None:
+    assert class_shares({"dog": 30, "cat": 61, "fox": 9}) == "3 classes (cat 61%, dog 30%, fox 9%)"
+    assert class_shares({"dog": 30, "cat": 61, "fox": 9}, most=1) == "3 classes (cat 61%, 2 more)"
+    assert class_shares({"dog": 0}) == "1 class (dog)"
+    assert class_shares({}) == "0 classes"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0, "0:00"), (7.4, "0:07"), (59.6, "1:00"), (2470, "41:10"), (3600, "1:00:00"), (7500, "2:05:00")),
+        *((266700, "3d 02:05"), (math.inf, "?"), (math.nan, "?")),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_memory_in_megabytes_below_one_gigabyte() -> None:
+    assert [memory(740 * 1024**2), memory(1024**3), memory(9_771_050_598)] == ["740 MB", "1.0 GB", "9.1 GB"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((0.412, ".41"), (0.0, ".00"), (-0.5, "-.50"), (0.996, "1.00"), (1.234, "1.23"), (10.06, "10.1")),
+        *((45.67, "45.7"), (1234.4, "1234"), (1e-5, "1e-05"), (3e7, "3e+07"), (math.nan, "nan"), (math.inf, "inf")),
+    ],
+)
+def test_losses_are_short(value: float, text: str) -> None:
+    assert short_number(value) == text
+
+
+def test_a_bar_is_full_at_the_end_only_and_stays_in_its_cells() -> None:
+    assert [bar(share, 4, full="#", empty=".") for share in (-1, 0, 0.5, 0.999, 1, 2)] == [
+        *("....", "....", "##..", "###.", "####", "####")
+    ]
+
+
+def test_the_time_to_go_follows_the_pace_so_far() -> None:
+    assert remaining_s(10, 40, 20.0) == 60.0
+    assert remaining_s(40, 40, 20.0) == 0.0
+    assert remaining_s(0, 40, 20.0) is None
+
+
+def test_the_epoch_line_reads_as_promised() -> None:
+    expected = "qfl .41 dfl .29 giou .52 | 27 img/s, data wait 3% | 9.1 GB | eta 41:10"
+    assert epoch_line(LAST, bar(1.0)) == f"epoch 1/12 ████████ 150/150 {expected}"
+    assert epoch_line(LAST) == f"epoch 1/12 150/150 {expected}"
+
+
+def test_the_epoch_line_leaves_out_what_is_unknown_and_keeps_its_width() -> None:
+    line = epoch_line(LAST._replace(step=9, losses={}, memory_bytes=None, eta_s=None, img_per_s=0.52, skipped=2))
+    assert line == "epoch 1/12   9/150 | 0.5 img/s, data wait 3% | 2 steps skipped"
+
+
+def test_the_validation_line_reads_as_promised() -> None:
+    metrics = {"AP": 0.182, "AP50": 0.34, "AP75": 0.171, "APs": 0.04, "APm": 0.152, "APl": 0.259, "AR1": 0.1}
+    line = "val   1/12 AP 18.2 AP50 34.0 AP75 17.1 S 4.0 M 15.2 L 25.9"
+    assert validation_line(1, 12, metrics, best="best.pt") == line + " | best -> best.pt"
+    assert validation_line(1, 12, {**metrics, "APs": -1.0}) == line.replace("S 4.0", "S -")
+
+
+def test_a_file_gets_plain_lines_every_so_often_and_at_the_end() -> None:
+    stream, clock = io.StringIO(), Clock()
+    writer = ProgressWriter(stream, plain_every_s=30, clock=clock)
+    for step in range(1, 101):
+        clock.now = float(step)
+        writer.update(LAST._replace(step=step, steps=100))
+    writer.close()
+    text = stream.getvalue()
+    assert "\r" not in text
+    assert "\x1b" not in text
+    assert [line.split()[2] for line in text.splitlines()] == ["30/100", "60/100", "90/100", "100/100"]
+
+
+def test_a_terminal_redraws_one_line_and_ends_it(wide: None) -> None:
+    stream, clock = Terminal(), Clock()
+    writer = ProgressWriter(stream, clock=clock)
+    for step in (75, 76, 150):  # the second comes too soon to be drawn
+        writer.update(LAST._replace(step=step))
+        clock.now += 0.05
+    writer.line("val   1/12")
+    first, second, *rest = stream.getvalue().split("\r")[1:]
+    assert rest == []
+    assert first.startswith("epoch 1/12 ████░░░░  75/150 ")
+    assert second == epoch_line(LAST, bar(1.0)) + "\x1b[K\nval   1/12\n"
+
+
+def test_a_line_below_an_open_bar_begins_on_a_line_of_its_own(wide: None) -> None:
+    stream = Terminal()
+    writer = ProgressWriter(stream)
+    writer.update(LAST._replace(step=3))
+    writer.line("saved")
+    writer.close()
+    assert stream.getvalue().endswith("\x1b[K\nsaved\n")
+
+
+def test_a_narrow_terminal_is_never_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    ProgressWriter(stream).update(LAST)
+    assert len(stream.getvalue().removeprefix("\r").removesuffix("\x1b[K\n")) == 39
+
+
+def test_a_terminal_without_block_characters_gets_ascii(wide: None) -> None:
+    stream = Terminal("ascii")
+    writer = ProgressWriter(stream)
+    writer.update(LAST._replace(step=75))
+    writer.line("猫")
+    assert "####.... " in stream.getvalue()
+    assert stream.getvalue().endswith("?\n")
+
+
+def test_a_broken_pipe_silences_the_writer_and_not_the_run() -> None:
+    writer = ProgressWriter(Broken())
+    writer.line("one")
+    writer.update(LAST)
+    closed = io.StringIO()
+    writer = ProgressWriter(closed)
+    closed.close()
+    writer.line("one")
+
+
+def test_no_stream_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    writer = ProgressWriter(None)
+    writer.line("one")
+    writer.update(LAST)
+    writer.close()
+    assert capfd.readouterr() == ("", "")
