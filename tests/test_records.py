@@ -17,17 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gfl.engine import records
-from gfl.engine.records import (
-    atomic_file,
-    cut_log,
-    cut_results,
-    environment,
-    git_commit,
-    open_run,
-    to_json,
-    write_atomic,
-)
+from gfl.engine import files, lock
+from gfl.engine.environment import environment, git_commit
+from gfl.engine.files import atomic_file, to_json, write_atomic
+from gfl.engine.records import cut_log, cut_results, open_run
 from gfl.errors import InputError
 
 NOON = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
@@ -57,7 +50,7 @@ def dead_pid() -> int:
 
 
 def owner(pid: int, host: str | None = None) -> str:
-    return f"{pid} {host or socket.gethostname()} {records._process_start(pid)}"
+    return f"{pid} {host or socket.gethostname()} {lock._process_start(pid)}"
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
@@ -271,20 +264,20 @@ def test_the_results_have_one_header_and_a_row_an_evaluation(tmp_path: Path) -> 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_log_on_a_full_disk_is_an_input_error() -> None:
     with pytest.raises(InputError, match="cannot write /dev/full: No space left on device"):
-        records._append(Path("/dev/full"), "{}\n")
+        files.append_text(Path("/dev/full"), "{}\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are of Unix")
 def test_a_line_that_does_not_fit_leaves_no_half_line(tmp_path: Path) -> None:
     program = (
         "import resource, signal; from pathlib import Path\n"
-        "from gfl.engine import records; from gfl.errors import InputError\n"
+        "from gfl.engine import files; from gfl.errors import InputError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\n"
-        "records._append(Path('log'), 'first line of 21 byte\\n')\n"
-        "try: records._append(Path('log'), 'this one does not fit\\n')\n"
+        "files.append_text(Path('log'), 'first line of 21 byte\\n')\n"
+        "try: files.append_text(Path('log'), 'this one does not fit\\n')\n"
         "except InputError as error: print(error)\n"
     )
-    root = Path(records.__file__).resolve().parents[2]
+    root = Path(files.__file__).resolve().parents[2]
     shown = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

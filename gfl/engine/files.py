@@ -1,0 +1,126 @@
+"""Writing so that nobody ever sees half a file: whole files are moved into place, lines are added in one piece."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from gfl.errors import InputError
+
+_MENDS = {
+    errno.ENOSPC: "free some space or write to another folder",
+    errno.EDQUOT: "free some of your quota or write to another folder",
+    errno.EACCES: "give a folder that you may write to",
+    errno.EPERM: "give a folder that you may write to",
+    errno.EROFS: "give a folder that you may write to",
+}
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary handle whose content becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises InputError, naming the path, where the file system refuses (no space, no permission, no such folder).
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with write_errors(path):
+            with open(unfinished, "wb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(unfinished, path)
+            _sync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()  # there only when the block failed
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there. Raises as `atomic_file`."""
+    with write_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file at once; text as UTF-8. Raises as `atomic_file`."""
+    with atomic_file(path) as handle:
+        handle.write(_encoded(content) if isinstance(content, str) else content)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # file names that are no Unicode hold lone surrogates
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: NaN and infinities become null; NumPy values, paths and tuples are converted."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False, default=_plain, ensure_ascii=False)
+    except ValueError:  # rare: copy the tree only when something in it is not finite
+        return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if value is None or isinstance(value, str | int):
+        return value
+    return _finite(_plain(value))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename outlive a power cut, where the system lets a folder be opened (Windows does not)."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an InputError that names the path and a way out."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a handle's OSError into a RuntimeError about file positions: look behind it.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        mend = _MENDS.get(cause.errno or 0, "check the path or give another folder")
+        raise InputError(f"cannot write {path}: {cause.strerror or cause}; {mend}") from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, all of it or nothing."""
+    with write_errors(path), open(path, "ab", buffering=0) as handle:
+        before = handle.seek(0, os.SEEK_END)
+        rest = memoryview(_encoded(text))
+        try:
+            while rest:  # a full disk may take a part and refuse the next
+                rest = rest[handle.write(rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                handle.truncate(before)
+            raise
