@@ -173,6 +173,8 @@ class PlannedLoader:
         pin_memory: bool = False,
         start_method: str | None = None,
     ) -> None:
+        if workers < 0:
+            raise InputError(f"got WORKERS = {workers}, expected 0 (read in the program itself) or more; raise it")
         self.work = PlannedWork(data.pictures)
         self.loader: DataLoader[LoadedBatch] = DataLoader(
             BatchBuilder(boxes, ignored),

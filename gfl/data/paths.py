@@ -33,7 +33,13 @@ def split_paths(cfg: DataConfig, split: str) -> SplitPaths:
         given, lacking = (f"{split}_json", f"{split}_images")[:: 1 if annotations else -1]
         raise InputError(f"got {given.upper()} without {lacking.upper()}, expected both or neither; give both")
     if cfg.root == "synthetic":
-        write_synthetic(SYNTHETIC, train=SYNTHETIC_TRAIN, val=SYNTHETIC_VAL)
+        try:
+            write_synthetic(SYNTHETIC, train=SYNTHETIC_TRAIN, val=SYNTHETIC_VAL)
+        except OSError as error:
+            raise InputError(
+                f"cannot write the generated pictures to {SYNTHETIC.resolve()}: {error.strerror}; free some space, or "
+                "start from a folder that you may write to"
+            ) from error
     root = SYNTHETIC if cfg.root == "synthetic" else Path(cfg.root or ".")
     for year in ("2017", ""):
         found = SplitPaths(root / "annotations" / f"instances_{split}{year}.json", root / f"{split}{year}")

@@ -23,12 +23,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def memory_gb(device: torch.device) -> float:
-    """Peak memory taken on the device so far, in GB; 0 where the device does not say."""
-    if device.type == "cpu":
-        return 0.0
-    module = torch.get_device_module(device)
-    return float(module.max_memory_allocated()) / 1e9
+def memory_bytes(device: torch.device) -> int | None:
+    """Peak memory taken on the device so far; None where the device does not say."""
+    return None if device.type == "cpu" else int(torch.get_device_module(device).max_memory_allocated())
 
 
 def synchronise(device: torch.device) -> None:

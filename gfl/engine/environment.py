@@ -19,7 +19,6 @@ _VARIABLES = re.compile(
 )
 
 
-
 def environment(command: Sequence[str]) -> dict[str, object]:
     """What it takes to tell two runs apart: the command, the code's commit, the machine, every package's version."""
     return {

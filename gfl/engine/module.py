@@ -1,11 +1,12 @@
-"""The one nn.Module: leaves of the variables tree as parameters under their own names, forward(batch) = the loss.
+"""The adapters to nn.Module: leaves of the variables tree under their own names, and a function bound to `forward`.
 
-DDP, torch.compile, fused optimisers and Apex work on modules; nothing else here does.
+DDP, torch.compile, fused optimisers, Apex and torch.export work on modules; nothing else here does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.structures import Batch
 from gfl.tensors.precision import FP32, Policy
 from gfl.tensors.variables import Variables, flatten, unflatten
+
+Loss: TypeAlias = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]  # of `DetectorModule.forward`
 
 
 class DetectorModule(nn.Module):
@@ -38,10 +41,14 @@ class DetectorModule(nn.Module):
             placed = tensor.detach().to(device, copy=True)
             if placed.ndim == 4:
                 placed = placed.contiguous(memory_format=self.memory_format)
-            self._register(path, placed, frozen=detector.is_frozen(path, cfg))
+            _register(self, path, placed, frozen=detector.is_frozen(path, cfg))
         self.device = device
         self.grids: dict[tuple[int, int], Grid] = {canvas: make_grid(canvas, device) for canvas in canvases}
-        self.constants = detector.freeze(self.variables(), cfg)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Compute the constants; again whenever other variables were put in place of the first."""
+        self.constants = detector.freeze(self.variables(), self.cfg)
 
     def variables(self) -> Variables:
         """The live tree: these tensors are the parameters and buffers themselves."""
@@ -59,14 +66,34 @@ class DetectorModule(nn.Module):
             self.grids[canvas] = make_grid(canvas, self.device)
         return detector.loss(prepared, batch, self.grids[canvas], self.cfg, self.reduce)
 
-    def _register(self, path: str, tensor: Tensor, *, frozen: bool) -> None:
-        *parents, name = path.split(".")
-        node: nn.Module = self
-        for parent in parents:
-            if not hasattr(node, parent):
-                node.add_module(parent, nn.Module())
-            node = node.get_submodule(parent)
-        if frozen:
-            node.register_buffer(name, tensor)
-        else:
-            node.register_parameter(name, nn.Parameter(tensor))
+
+def compiled(module: DetectorModule, backend: str = "inductor") -> Loss:
+    """The module's forward as one compiled graph a canvas; whatever would break the graph is an error."""
+    return torch.compile(module, backend=backend, fullgraph=True, dynamic=False)
+
+
+class FunctionModule(nn.Module):
+    """A pure function of a tree and some tensors, with the tree as buffers: what torch.export takes."""
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], tree: Variables) -> None:
+        super().__init__()
+        self.function = function
+        for path, tensor in flatten(tree).items():
+            _register(self, path, tensor.detach(), frozen=True)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """function(tree, *inputs)."""
+        return self.function(unflatten(dict(self.named_buffers())), *inputs)
+
+
+def _register(module: nn.Module, path: str, tensor: Tensor, *, frozen: bool) -> None:
+    """Put a tensor at its dotted path below the module: a buffer when frozen, else a parameter."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if not hasattr(module, parent):
+            module.add_module(parent, nn.Module())
+        module = module.get_submodule(parent)
+    if frozen:
+        module.register_buffer(name, tensor)
+    else:
+        module.register_parameter(name, nn.Parameter(tensor))

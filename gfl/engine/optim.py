@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from gfl.errors import InputError
 from gfl.settings import OptimConfig
 
 
@@ -27,6 +28,23 @@ def make_optimiser(cfg: OptimConfig, parameters: Iterable[Tensor]) -> torch.opti
     for parameter in parameters:
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, object]) -> None:
+    """Put an optimiser's saved state back; momentum and weight decay stay as they are now set.
+
+    Raises InputError when it is the state of another optimiser.
+    """
+    groups: list[dict[str, object]] = saved["param_groups"]  # type: ignore[assignment]  # as torch saved it
+    if [group.keys() for group in groups] != [group.keys() for group in optimiser.param_groups]:
+        raise InputError(
+            f"the run's last.pt holds the state of another optimiser than {type(optimiser).__name__}, which OPTIMIZER "
+            "names now; --resume goes on with the same one: take the change back, or start a run of its own"
+        )
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(saved)
+    for group, kept in zip(optimiser.param_groups, settings, strict=True):
+        group.update(kept)
 
 
 def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, progress: float) -> float:
@@ -51,7 +69,10 @@ class LossScale:
 
     def __init__(self, setting: float | str, device: torch.device) -> None:
         self.dynamic = setting == "dynamic"
-        self.scale = torch.full((), 65536.0 if isinstance(setting, str) else setting, device=device)
+        start = 65536.0 if self.dynamic else setting  # of the dynamic scale, as torch.amp and Apex
+        if isinstance(start, str) or not start > 0:
+            raise InputError(f"LOSS_SCALE = {setting!r}: expected 'dynamic' or a positive number, e.g. 128.0")
+        self.scale = torch.full((), start, device=device)
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
         self.found_inf = torch.zeros((), device=device)
         self.skipped = torch.zeros((), device=device)

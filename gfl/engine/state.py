@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gfl.engine.module import DetectorModule
-from gfl.engine.optim import LossScale, make_optimiser
+from gfl.engine.module import DetectorModule, Loss, compiled
+from gfl.engine.optim import LossScale, make_optimiser, restore_optimiser
+from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import OptimConfig, RunConfig
 
@@ -29,6 +30,7 @@ class TrainState:
     """Everything a step changes. `state_tree` is its content, and a checkpoint is that tree."""
 
     module: DetectorModule
+    forward: Loss  # the module, or its compiled form
     optimiser: torch.optim.Optimizer
     loss_scale: LossScale | None
     ema: dict[str, Tensor]  # averaged trainable leaves; empty when EMA is off
@@ -43,6 +45,7 @@ def make_state(module: DetectorModule, cfg: RunConfig) -> TrainState:
     ema = {path: p.detach().clone() for path, p in module.named_parameters()} if cfg.optim.ema else {}
     return TrainState(
         module,
+        compiled(module) if cfg.compile else module,
         make_optimiser(cfg.optim, parameters),
         LossScale(cfg.loss_scale, device) if scaled else None,
         ema,
@@ -59,11 +62,11 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
         group["lr"] = rate
     totals: dict[str, Tensor] = {}
     for batch in batches:
-        total, metrics = state.module(batch)
+        total, metrics = state.forward(batch)
         for name, value in {"loss": total.detach(), **metrics}.items():
             totals[name] = totals.get(name, 0.0) + value / len(batches)
         total = total / len(batches)
-        (total if state.loss_scale is None else total * state.loss_scale.scale).backward()
+        torch.autograd.backward(total if state.loss_scale is None else total * state.loss_scale.scale)
     parameters = list(state.module.parameters())
     if state.loss_scale is not None:
         state.loss_scale.unscale([p.grad for p in parameters if p.grad is not None])
@@ -73,8 +76,9 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
     state.optimiser.step()
     state.optimiser.zero_grad(set_to_none=True)
     _update_ema(state, cfg.ema)
+    totals["skipped"] = torch.zeros_like(totals["loss"])
     if state.loss_scale is not None:
-        totals["skipped"] = state.loss_scale.skipped.clone()
+        totals["skipped"] += state.loss_scale.skipped
         state.loss_scale.update()
     state.cursor.step += 1
     return totals
@@ -96,19 +100,34 @@ def state_tree(state: TrainState) -> dict[str, object]:
     }
 
 
-def restore(state: TrainState, tree: dict[str, object]) -> None:
-    """Put a `state_tree` back, in place."""
+def restore(state: TrainState, tree: Mapping[str, object]) -> None:
+    """Put a `state_tree` back, in place. Raises InputError when it is of another model, optimiser or EMA."""
     with torch.no_grad():
         for name, target in (("variables", state.module.leaves()), ("ema", state.ema)):
-            saved = tree[name]
-            if not isinstance(saved, dict):
-                raise TypeError(f"checkpoint field {name!r} is {type(saved).__name__}, expected dict")
+            saved = _saved_tensors(tree, name, target)
             for path, tensor in target.items():
                 tensor.copy_(saved[path])
-    state.optimiser.load_state_dict(tree["optimiser"])  # type: ignore[arg-type]  # checked by torch itself
-    if state.loss_scale is not None:
+    state.module.freeze()
+    restore_optimiser(state.optimiser, tree["optimiser"])  # type: ignore[arg-type]  # as torch saved it
+    if state.loss_scale is not None and tree["loss_scale"]:  # empty: the run had none so far
         state.loss_scale.load_state_dict(tree["loss_scale"])  # type: ignore[arg-type]  # tensors by name
     state.cursor = Cursor(**tree["cursor"])  # type: ignore[arg-type]  # three integers by name
+
+
+def _saved_tensors(tree: Mapping[str, object], name: str, target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint's field, which must have those of `target` in their shapes."""
+    saved = tree[name]
+    if not isinstance(saved, dict):
+        raise TypeError(f"checkpoint field {name!r} is {type(saved).__name__}, expected dict")
+    for path, tensor in target.items():
+        found = tuple(saved[path].shape) if path in saved else "nothing"
+        if found != tuple(tensor.shape):
+            raise InputError(
+                f"the run's last.pt has {found} as {name} {path}, expected {tuple(tensor.shape)}; --resume keeps "
+                "the model, the classes and EMA of the run: take back what changes them, or start a run of its own "
+                "with --checkpoint"
+            )
+    return saved
 
 
 def _update_ema(state: TrainState, decay: float) -> None:

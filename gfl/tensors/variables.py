@@ -67,4 +67,5 @@ def map_leaves(function: Callable[[Tensor], Tensor], tree: Variables) -> Variabl
 
 def generator_for(seed: int, path: str) -> torch.Generator:
     """A generator of its own for each leaf, so that adding a layer changes the numbers of no other."""
-    return torch.Generator().manual_seed((seed << 32) + zlib.crc32(path.encode()))
+    # The checksum starts from the seed: the CPU's generator reads the low 32 bits of its seed and no others.
+    return torch.Generator().manual_seed(zlib.crc32(path.encode(), seed))

@@ -1,0 +1,63 @@
+"""What a run says before its first step: what is trained, on what, in which shapes, from which weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from gfl import __version__
+from gfl.data.coco import CocoData
+from gfl.data.loader import TrainLoader
+from gfl.engine.device import describe
+from gfl.engine.module import DetectorModule
+from gfl.engine.progress import class_shares, counted, headline
+from gfl.settings import Canvas, RunConfig
+
+
+def head_lines(
+    cfg: RunConfig, module: DetectorModule, loader: TrainLoader, val: CocoData | None, origin: str
+) -> Iterator[str]:
+    """The lines, in order. origin: where the weights come from."""
+    yield first_line(cfg, module.device)
+    data = loader.data
+    boxes = Counter(dict.fromkeys(data.names, 0))
+    for picture in data.pictures:
+        boxes.update(data.names[label] for label in picture.labels.tolist())
+    total = counted(sum(boxes.values()), "box", "boxes")
+    yield headline(
+        "data",
+        f"train {counted(len(data.pictures), 'image')} {total} {class_shares(boxes)}",
+        f"{data.without_boxes} without boxes, {data.clipped_boxes} boxes clipped, {data.dropped_boxes} dropped",
+        f"val {counted(len(val.pictures), 'image')}" if val else "no validation",
+    )
+    yield headline("shapes", shapes_text(loader, loader.canvases), f"boxes padded to {loader.box_slots}")
+    parameters = sum(leaf.numel() for leaf in module.leaves().values() if leaf.is_floating_point())
+    depth = cfg.detector.backbone.depth
+    yield headline("model", f"R{depth}-FPN GFLV2 {parameters / 1e6:.2f} M parameters", origin)
+    optim = cfg.optim
+    yield headline(
+        "lr",
+        f"{optim.lr * cfg.batch_size / 16:g} ({optim.lr:g} for 16 images, scaled to {cfg.batch_size})",
+        f"{optim.optimizer}, {optim.schedule}",
+        f"{optim.warmup_steps} warm-up steps",
+        f"{cfg.max_steps} steps" if cfg.max_steps else f"{cfg.epochs} epochs",
+    )
+
+
+def first_line(cfg: RunConfig, device: torch.device) -> str:
+    """'GFLV2 0.1 | torch 2.13 | cpu, 2 threads | fp32 | seed 0'."""
+    precision = f"{cfg.precision}, loss scale {cfg.loss_scale}" if cfg.precision == "o1" else cfg.precision
+    return " | ".join(
+        (f"GFLV2 {__version__}", f"torch {torch.__version__}", describe(device), precision, f"seed {cfg.seed}")
+    )
+
+
+def shapes_text(loader: TrainLoader, canvases: Sequence[Canvas] | None) -> str:
+    """'800x1344 71%  1344x800 29%': the share of each canvas among an epoch's batches."""
+    if canvases is None:
+        return "each picture's own"
+    plan = loader.plan(0)
+    shares = Counter(f"{batch.canvas[0]}x{batch.canvas[1]}" for batch in plan)
+    return "  ".join(f"{name} {count / len(plan):.0%}" for name, count in shares.most_common())

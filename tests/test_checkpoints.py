@@ -1,0 +1,158 @@
+"""This project's .pt: written whole or not at all, enough by itself to rebuild the model, refused when foreign."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import BINDINGS, GIN_FILE, assert_equal_bits
+
+from gfl import __version__
+from gfl.config import ParsedRun, read_run
+from gfl.engine.checkpoints import load_trained, read_state, write_checkpoint
+from gfl.errors import InputError
+from gfl.model import detector
+from gfl.tensors.variables import Variables, flatten
+
+NAMES = ("cat", "dog", "fox")
+
+
+@pytest.fixture(scope="module")
+def parsed() -> ParsedRun:
+    return read_run([GIN_FILE], BINDINGS)
+
+
+def variables_of(parsed: ParsedRun, seed: int, classes: int = len(NAMES)) -> Variables:
+    return detector.init(replace(parsed.run.detector, num_classes=classes), seed)
+
+
+def write(path: Path, parsed: ParsedRun, *leave_out: str, **more: object) -> Path:
+    """A checkpoint like those of a run, without some of its fields."""
+    tree = {
+        "variables": flatten(variables_of(parsed, 1)),
+        "ema": {},
+        "optimiser": {},
+        "loss_scale": {},
+        "cursor": {"epoch": 1, "batch": 0, "step": 4},
+        "best": 0.5,
+        "config": parsed.config_text,
+        "names": list(NAMES),
+        "category_ids": [2, 3, 7],
+        "canvases": [[64, 96], [96, 64]],
+    }
+    write_checkpoint(path, {key: value for key, value in (tree | more).items() if key not in leave_out})
+    return path
+
+
+# ---- writing and reading ----
+
+
+def test_state_comes_back_with_the_version_that_wrote_it(tmp_path: Path, parsed: ParsedRun) -> None:
+    state = read_state(write(tmp_path / "last.pt", parsed))
+    assert state["gfl_version"] == __version__
+    assert state["cursor"] == {"epoch": 1, "batch": 0, "step": 4}
+    assert_equal_bits(state["variables"], flatten(variables_of(parsed, 1)))
+
+
+def test_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, parsed: ParsedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "last.pt", parsed)
+    before = path.read_bytes()
+
+    def full(tree: object, stream: object) -> None:
+        stream.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"last\.pt: No space left on device; free some space"):
+        write(path, parsed)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "missing"])
+def test_state_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "last.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"last\.pt cannot be read \(\w+\); give the last\.pt of a run"):
+        read_state(path)
+
+
+def test_checkpoint_cut_short_is_one_sentence(tmp_path: Path, parsed: ParsedRun) -> None:
+    path = write(tmp_path / "last.pt", parsed)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_state(path)
+    with pytest.raises(InputError, match="cut short"):
+        load_trained(path)
+
+
+@pytest.mark.parametrize("missing", ["cursor", "config", "variables", "optimiser"])
+def test_weights_without_a_run_cannot_be_gone_on_with(tmp_path: Path, parsed: ParsedRun, missing: str) -> None:
+    path = write(tmp_path / "last.pt", parsed, missing)
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        read_state(path)
+
+
+# ---- a trained model ----
+
+
+def test_model_is_rebuilt_from_the_file_alone(tmp_path: Path, parsed: ParsedRun) -> None:
+    model = load_trained(write(tmp_path / "best.pt", parsed))
+    assert model.run.detector.num_classes == 3
+    assert model.run.detector.backbone == parsed.run.detector.backbone
+    assert model.run.data == parsed.run.data
+    assert (model.names, model.category_ids) == (NAMES, (2, 3, 7))
+    assert model.canvases == ((64, 96), (96, 64))
+    assert_equal_bits(flatten(model.variables), flatten(variables_of(parsed, 1)))
+
+
+def test_averaged_weights_are_preferred(tmp_path: Path, parsed: ParsedRun) -> None:
+    averages = flatten(variables_of(parsed, 2))
+    model = load_trained(write(tmp_path / "best.pt", parsed, ema=averages))
+    assert_equal_bits(flatten(model.variables), averages)
+
+
+def test_model_of_a_run_with_a_canvas_a_picture_has_none(tmp_path: Path, parsed: ParsedRun) -> None:
+    assert load_trained(write(tmp_path / "best.pt", parsed, canvases=None)).canvases is None
+
+
+def test_bindings_change_the_settings_in_the_file(tmp_path: Path, parsed: ParsedRun) -> None:
+    bindings = ["postprocess.PredictConfig.nms_iou = 0.5", "SHORT_SIDE = 80"]
+    run = load_trained(write(tmp_path / "best.pt", parsed), bindings=bindings).run
+    assert (run.detector.predict.nms_iou, run.data.short_side) == (0.5, 80)
+
+
+def test_file_without_settings_needs_them(tmp_path: Path, parsed: ParsedRun) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": flatten(variables_of(parsed, 1)), "meta": {"CLASSES": NAMES}}, path)
+    with pytest.raises(InputError, match="does not say which model it is; give --gin_file"):
+        load_trained(path)
+    model = load_trained(path, parsed.run)
+    assert (model.names, model.category_ids, model.canvases) == (NAMES, (1, 2, 3), None)
+
+
+def test_file_without_class_names_takes_those_of_the_data(tmp_path: Path, parsed: ParsedRun) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(flatten(variables_of(parsed, 1)), path)
+    with pytest.raises(InputError, match="does not name its classes; give --annotations"):
+        load_trained(path, parsed.run)
+    assert load_trained(path, parsed.run, NAMES).names == NAMES
+
+
+def test_settings_of_another_model_are_refused(tmp_path: Path, parsed: ParsedRun) -> None:
+    other = read_run([GIN_FILE], [*BINDINGS, "head.HeadConfig.convs = 2"]).run
+    with pytest.raises(InputError, match="is not of this model: got weights"):
+        load_trained(write(tmp_path / "best.pt", parsed), other)
+
+
+def test_class_count_that_contradicts_the_weights_is_refused(tmp_path: Path, parsed: ParsedRun) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(flatten(variables_of(parsed, 1)), path)
+    with pytest.raises(InputError, match="has 3 class channels, expected 2 for this data set"):
+        load_trained(path, parsed.run, NAMES[:2])

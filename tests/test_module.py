@@ -1,0 +1,125 @@
+"""The nn.Module: every leaf under its own name, forward = the loss, one graph for torch.compile."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import CANVAS, detector_config, make_batch
+
+from gfl.engine.module import DetectorModule, compiled
+from gfl.model import detector
+from gfl.model.anchors import make_grid
+from gfl.model.detector import DetectorConfig
+from gfl.tensors.precision import O1
+from gfl.tensors.variables import flatten, map_leaves
+
+CPU = torch.device("cpu")
+NORMS = ("gn", "frozen_bn")
+
+
+def module_of(cfg: DetectorConfig, seed: int = 0) -> DetectorModule:
+    return DetectorModule(detector.init(cfg, seed), cfg, [CANVAS], CPU)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_leaves_are_registered_under_their_own_names(norm: str) -> None:
+    cfg = detector_config(norm)
+    variables, module = flatten(detector.init(cfg)), module_of(cfg)
+    assert module.state_dict().keys() == variables.keys()
+    assert {path: tensor.shape for path, tensor in module.leaves().items()} == {
+        path: tensor.shape for path, tensor in variables.items()
+    }
+    assert all(torch.equal(module.leaves()[path], tensor) for path, tensor in variables.items())
+
+
+def test_frozen_leaves_are_buffers_and_the_others_parameters() -> None:
+    cfg = detector_config("frozen_bn")
+    module = module_of(cfg)
+    buffers = {path for path, _ in module.named_buffers()}
+    assert buffers == {path for path in module.leaves() if detector.is_frozen(path, cfg)}
+    assert {"backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "backbone.layer2.0.bn1.running_mean"} <= buffers
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_without_frozen_stages_everything_is_a_parameter() -> None:
+    assert list(module_of(detector_config("gn")).buffers()) == []
+
+
+def test_variables_are_the_parameters_themselves() -> None:
+    module = module_of(detector_config())
+    live = flatten(module.variables())
+    assert all(live[path] is parameter for path, parameter in module.named_parameters())
+
+
+def test_module_shares_no_memory_with_the_variables_it_was_made_of() -> None:
+    cfg = detector_config()
+    variables = detector.init(cfg)
+    module = DetectorModule(variables, cfg, [CANVAS], CPU)
+    with torch.no_grad():
+        for tensor in flatten(variables).values():
+            tensor.fill_(7.0)
+    assert not any((leaf == 7.0).all() for leaf in module.leaves().values())
+
+
+def test_filters_lie_channels_last_on_the_cpu() -> None:
+    weight = module_of(detector_config()).leaves()["backbone.layer2.0.conv1.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_forward_is_the_pure_loss(norm: str) -> None:
+    cfg = detector_config(norm)
+    variables, batch = detector.init(cfg), make_batch()
+    total, parts = module_of(cfg)(batch)
+    prepared = detector.prepare(variables, detector.freeze(variables, cfg))
+    expected, expected_parts = detector.loss(prepared, batch, make_grid(CANVAS), cfg)
+    torch.testing.assert_close(total, expected)  # another memory format: other kernels
+    torch.testing.assert_close(parts, expected_parts)
+
+
+def test_forward_computes_in_the_dtype_of_the_policy() -> None:
+    cfg = detector_config()
+    variables = map_leaves(lambda leaf: leaf.clone(), detector.init(cfg))
+    half = DetectorModule(variables, cfg, [CANVAS], CPU, O1)(make_batch())[0]
+    full = module_of(cfg)(make_batch())[0]
+    assert half.dtype == torch.float32
+    assert 0 < (half - full).abs() < 0.05 * full
+
+
+def test_canvas_met_for_the_first_time_gets_its_grid() -> None:
+    cfg = detector_config()
+    module = DetectorModule(detector.init(cfg), cfg, [], CPU)
+    module(make_batch())
+    assert list(module.grids) == [CANVAS]
+
+
+def test_normalisers_go_through_reduce() -> None:
+    """Twice the normalisers over all ranks: half the loss."""
+    cfg = detector_config()
+    doubled = DetectorModule(detector.init(cfg), cfg, [CANVAS], CPU, reduce=lambda normalisers: normalisers * 2)
+    torch.testing.assert_close(2 * doubled(make_batch())[0], module_of(cfg)(make_batch())[0])
+
+
+def test_constants_follow_the_weights_put_in_place_of_the_first() -> None:
+    cfg = detector_config("frozen_bn")
+    module, other = module_of(cfg), module_of(cfg, seed=1)
+    module.load_state_dict(other.state_dict())
+    assert not torch.equal(module(make_batch())[0], other(make_batch())[0])
+    module.freeze()
+    assert torch.equal(module(make_batch())[0], other(make_batch())[0])
+
+
+def test_compiled_forward_is_one_graph_with_the_same_loss_and_gradients() -> None:
+    cfg = detector_config("frozen_bn")
+    module, batch = module_of(cfg), make_batch()
+    expected, _ = module(batch)
+    expected.backward()
+    gradients = [parameter.grad for parameter in module.parameters()]
+    module.zero_grad()
+    torch._dynamo.reset()
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    total, _ = compiled(module, backend="aot_eager")(batch)  # a graph that breaks would raise
+    total.backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 1
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close([parameter.grad for parameter in module.parameters()], gradients)

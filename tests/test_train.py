@@ -1,0 +1,403 @@
+"""`python -m gfl.train`: what a run leaves behind, exact resume, finetuning, precisions, the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from tiny import STEPS_AN_EPOCH, assert_equal_bits, log_lines, run_training, train_arguments
+
+from gfl import train
+from gfl.config import from_text, read_run
+from gfl.data import paths
+from gfl.engine.checkpoints import load_trained, read_state
+from gfl.engine.weights import read_checkpoint
+
+FILES = {
+    "config.gin",
+    "operative.gin",
+    "env.json",
+    "log.jsonl",
+    "results.csv",
+    "last.pt",
+    "best.pt",
+    "val_detections.json",
+    "metrics.json",
+}
+STEP_FIELDS = {
+    "step",
+    "epoch",
+    "loss",
+    "qfl",
+    "dfl",
+    "giou",
+    "lr",
+    "img_per_s",
+    "data_wait",
+    "skipped",
+    "canvas",
+}
+SPEEDS = {"img_per_s", "data_wait"}
+SUMMARY = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+EPOCHS = 2
+# Two epochs of four steps; a checkpoint after steps 2, 4 (the first epoch's end), 6 and 8.
+LONG_RUN = (f"EPOCHS = {EPOCHS}", "SAVE_EVERY = 2", "EMA = 0.9", tiny.SEES_EVERYTHING)
+
+
+class Killed(BaseException):
+    """What no run catches."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_data(tmp_path_factory.mktemp("train") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped."""
+    return run_training(data, tmp_path_factory.mktemp("train") / "whole", *LONG_RUN)
+
+
+def fails_at(call: int, function: Callable[..., object]) -> Callable[..., object]:
+    """The function, but its call of that number (from 1) ends the run; calls for best.pt are not counted."""
+    calls = iter(range(1, 1000))
+
+    def failing(*arguments: object, **options: object) -> object:
+        if "best.pt" not in arguments and next(calls) == call:
+            raise Killed
+        return function(*arguments, **options)
+
+    return failing
+
+
+def without_speeds(run: Path) -> list[dict[str, object]]:
+    return [{key: value for key, value in line.items() if key not in SPEEDS} for line in log_lines(run)]
+
+
+def resume(workdir: Path, *bindings: str) -> int:
+    return train.main(["--resume", "--workdir", str(workdir), *(["--gin_bindings", *bindings] if bindings else [])])
+
+
+# ---- what a run leaves behind ----
+
+
+def test_folder_holds_the_promised_files_and_no_others(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir()} == FILES
+
+
+def test_log_has_a_line_a_step_with_the_promised_fields(whole: Path) -> None:
+    lines = [line for line in log_lines(whole) if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, EPOCHS * STEPS_AN_EPOCH + 1))
+    assert [line["epoch"] for line in lines] == [0] * STEPS_AN_EPOCH + [1] * STEPS_AN_EPOCH
+    for line in lines:
+        assert line.keys() == STEP_FIELDS
+        assert line["loss"] == pytest.approx(line["qfl"] + line["dfl"] + line["giou"], rel=1e-5)  # type: ignore[operator]
+        assert 0 <= float(str(line["data_wait"])) <= 1
+        assert line["canvas"] in ("64x96", "96x64")
+        assert line["skipped"] == 0
+
+
+def test_log_has_a_line_an_evaluation(whole: Path) -> None:
+    lines = [line for line in log_lines(whole) if "AP" in line]
+    assert [list(line) for line in lines] == [["step", "epoch", *SUMMARY]] * EPOCHS
+    assert [(line["step"], line["epoch"]) for line in lines] == [(4, 1), (8, 2)]
+
+
+def test_results_have_a_row_an_evaluation_equal_to_the_log(whole: Path) -> None:
+    with open(whole / "results.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    logged = [line for line in log_lines(whole) if "AP" in line]
+    assert [{key: float(value) for key, value in row.items()} for row in rows] == logged
+
+
+def test_metrics_are_those_of_the_last_evaluation(whole: Path) -> None:
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert list(metrics) == [*SUMMARY, "per_class", "images", "seconds"]
+    assert list(metrics["per_class"]) == ["circle", "square", "triangle", "star", "ring"]
+    assert metrics["images"] == tiny.VAL_PICTURES
+    last = log_lines(whole)[-1]
+    assert {name: metrics[name] for name in SUMMARY} == {name: last[name] for name in SUMMARY}
+
+
+def test_detections_are_coco_results_with_the_categories_of_the_data(whole: Path) -> None:
+    results = json.loads((whole / "val_detections.json").read_text())
+    assert {tuple(result) for result in results} == {("image_id", "category_id", "bbox", "score")}
+    assert {result["image_id"] for result in results} == {1, 2, 3}
+    assert {result["category_id"] for result in results} <= {1, 2, 3, 5, 8}
+
+
+def test_configs_rebuild_the_run(whole: Path, data: Path) -> None:
+    bindings = [f"DATA_ROOT = {str(data)!r}", *tiny.BINDINGS, *LONG_RUN]
+    expected = read_run([tiny.GIN_FILE], bindings).run
+    assert from_text((whole / "config.gin").read_text()) == expected
+    assert from_text((whole / "operative.gin").read_text()) == expected
+
+
+def test_environment_names_the_command_and_the_device(whole: Path) -> None:
+    environment = json.loads((whole / "env.json").read_text())
+    assert environment["command"][:3] == ["python -m gfl.train", "--gin_file", tiny.GIN_FILE]
+    assert environment["device"].startswith("cpu")
+    assert environment["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_checkpoints_hold_the_whole_model(whole: Path, name: str) -> None:
+    model = load_trained(whole / name)
+    assert model.names == ("circle", "square", "triangle", "star", "ring")
+    assert model.category_ids == (1, 2, 3, 5, 8)
+    assert model.canvases == ((64, 96), (96, 64))
+    assert model.run.detector.num_classes == 5
+
+
+def test_averaged_weights_are_what_is_shipped(whole: Path) -> None:
+    saved = read_state(whole / "last.pt")
+    assert_equal_bits(read_checkpoint(whole / "last.pt").state, saved["ema"])
+    assert not torch.equal(*(saved[name]["bbox_head.gfl_reg.weight"] for name in ("ema", "variables")))  # type: ignore[index]
+
+
+def test_best_is_the_checkpoint_of_the_highest_ap(whole: Path) -> None:
+    evaluations = [line for line in log_lines(whole) if "AP" in line]
+    best = max(evaluations, key=lambda line: float(str(line["AP"])))  # the first of equals
+    saved = read_state(whole / "best.pt")
+    assert saved["cursor"]["step"] == best["step"]  # type: ignore[index]
+    assert saved["best"] == best["AP"]
+
+
+def test_learning_rates_of_the_log_are_warm_up_and_cosine(whole: Path) -> None:
+    cfg = from_text((whole / "config.gin").read_text()).optim
+    rates = [float(str(line["lr"])) for line in log_lines(whole) if "lr" in line]
+    full = cfg.lr * tiny.BATCH / 16
+    assert rates[0] == pytest.approx(full * cfg.warmup_start)
+    assert rates[4] == pytest.approx(full * (cfg.final_lr + (1 - cfg.final_lr) / 2))  # half-way
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+# ---- exact resume ----
+
+
+@pytest.mark.parametrize("step", [4, 5, 8], ids=["mid_epoch", "epoch_end", "last_step"])
+def test_killed_run_goes_on_as_if_it_had_never_stopped(
+    step: int, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in that step, it goes on from step 2, 4 or 6."""
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", fails_at(step, train.step))
+        with pytest.raises(Killed):
+            train.main(train_arguments(data, tmp_path / "run", *LONG_RUN))
+    assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == (step - 1) // 2 * 2  # type: ignore[index]
+    assert resume(tmp_path / "run") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(("function", "call", "step"), [("validate", 1, 4), ("save", 2, 4), ("save", 4, 8)])
+def test_run_killed_around_an_evaluation_repeats_no_line_of_it(
+    function: str, call: int, step: int, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it; or after its lines were written and before the checkpoint that knows of them."""
+    with monkeypatch.context() as patch:
+        patch.setattr(train, function, fails_at(call, getattr(train, function)))
+        with pytest.raises(Killed):
+            train.main(train_arguments(data, tmp_path / "run", *LONG_RUN))
+    assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == step - 2  # type: ignore[index]
+    assert resume(tmp_path / "run") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+def assert_same_runs(run: Path, whole: Path) -> None:
+    """Equal checkpoints, bit for bit, and equal records but for the speeds."""
+    for name in ("last.pt", "best.pt"):
+        one, other = read_state(run / name), read_state(whole / name)
+        assert_equal_bits(one, other)
+        assert (one["cursor"], one["best"]) == (other["cursor"], other["best"])
+    assert without_speeds(run) == without_speeds(whole)
+    assert (run / "results.csv").read_text() == (whole / "results.csv").read_text()
+    assert (run / "val_detections.json").read_text() == (whole / "val_detections.json").read_text()
+    assert {path.name for path in run.iterdir()} == FILES
+
+
+def test_interrupted_run_says_how_to_go_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validate", interrupted)
+        assert train.main(train_arguments(data, tmp_path / "run")) == 130
+    assert "go on with --resume --workdir" in capsys.readouterr().err
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: (whole / name).read_bytes() for name in ("log.jsonl", "results.csv", "last.pt")}
+    assert resume(whole) == 0
+    assert {name: (whole / name).read_bytes() for name in before} == before
+    assert "resumed at step 8" in capsys.readouterr().out
+
+
+def test_resumed_run_takes_further_bindings(data: Path, tmp_path: Path) -> None:
+    run = run_training(data, tmp_path / "run")
+    assert resume(run, "EPOCHS = 2") == 0
+    assert [line["step"] for line in log_lines(run) if "loss" in line] == list(range(1, 9))
+    assert from_text((run / "config.gin").read_text()).epochs == 2
+
+
+def test_resumed_run_keeps_its_weights_whatever_it_started_from(data: Path, tmp_path: Path) -> None:
+    """The stem and the first stage are folded once, when the run begins: from the run's weights, not from new ones."""
+    frozen = ("resnet.ResNetConfig.norm = 'frozen_bn'", "resnet.ResNetConfig.frozen_stages = 1", "SEED = 5")
+    straight = run_training(data, tmp_path / "straight", *frozen, "EPOCHS = 2", "SCHEDULE = 'steps'")
+    run = run_training(data, tmp_path / "run", *frozen, "SCHEDULE = 'steps'")
+    assert resume(run, "EPOCHS = 2") == 0
+    assert_equal_bits(read_state(run / "last.pt"), read_state(straight / "last.pt"))
+
+
+# ---- where a run starts from ----
+
+
+def test_finetuning_tells_what_was_reinitialised(
+    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tiny.write_data(tmp_path / "data")
+    for split in ("train", "val"):
+        tiny.change_annotations(other, keep_two_classes, split)
+    run = run_training(other, tmp_path / "run", "MAX_STEPS = 1", flags=["--checkpoint", str(whole / "best.pt")])
+    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("model"))
+    assert "re-initialised gfl_cls.weight (5 -> 2), gfl_cls.bias (5 -> 2)" in said
+    assert "best.pt: " in said
+    assert load_trained(run / "last.pt").names == ("circle", "square")
+
+
+def keep_two_classes(content: dict[str, list[dict[str, object]]]) -> None:
+    content["categories"] = content["categories"][:2]
+    content["annotations"] = [each for each in content["annotations"] if each["category_id"] in (1, 2)]
+
+
+def test_run_starts_from_the_averaged_weights_of_its_checkpoint(data: Path, whole: Path, tmp_path: Path) -> None:
+    """And the flag wins over the knob."""
+    flags = ["--checkpoint", str(whole / "last.pt")]
+    run = run_training(data, tmp_path / "run", "LR = 0.0", "MAX_STEPS = 1", "CHECKPOINT = 'nowhere.pth'", flags=flags)
+    assert_equal_bits(read_state(run / "last.pt")["variables"], read_state(whole / "last.pt")["ema"])
+
+
+def test_same_seed_gives_the_same_run_and_another_one_another(data: Path, tmp_path: Path) -> None:
+    runs = [
+        run_training(data, tmp_path / name, f"SEED = {seed}", "EVAL_EVERY = 0")
+        for name, seed in zip("abc", (3, 3, 4), strict=True)
+    ]
+    assert without_speeds(runs[0]) == without_speeds(runs[1])
+    assert without_speeds(runs[0]) != without_speeds(runs[2])
+
+
+# ---- the knobs of a run ----
+
+
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        ("CANVASES = 'own'",),
+        ("CANVASES = ((96, 96),)",),
+        ("SHORT_SIDE = (48, 64)",),
+        ("PRECISION = 'bf16'",),
+        ("PRECISION = 'o1'", "LOSS_SCALE = 'dynamic'"),
+        ("PRECISION = 'o1'", "OPTIMIZER = 'sgd'", "EMA = 0.9"),
+        ("WORKERS = 1",),
+    ],
+    ids=["own", "list", "multi_scale", "bf16", "o1_dynamic", "o1_sgd", "worker"],
+)
+def test_two_steps_have_finite_losses(bindings: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+    run = run_training(data, tmp_path / "run", "MAX_STEPS = 2", *bindings)
+    losses = [line["loss"] for line in log_lines(run) if "loss" in line]
+    assert len(losses) == 2
+    assert all(isinstance(loss, float) and 0 < loss < 10 for loss in losses)  # null where not finite
+    assert load_trained(run / "last.pt").canvases == (None if "own" in bindings[0] else read_canvases(run))
+
+
+def read_canvases(run: Path) -> tuple[tuple[int, int], ...]:
+    return tuple((height, width) for height, width in read_state(run / "last.pt")["canvases"])  # type: ignore[attr-defined]
+
+
+def test_accumulating_steps_over_several_batches(data: Path, tmp_path: Path) -> None:
+    run = run_training(data, tmp_path / "run", "BATCH_SIZE = 4", "ACCUMULATE = 2")
+    lines = [line for line in log_lines(run) if "loss" in line]
+    assert [line["step"] for line in lines] == [1, 2]  # four batches of two
+    assert read_state(run / "last.pt")["cursor"] == {"epoch": 1, "batch": 0, "step": 2}
+
+
+def test_run_without_evaluation_needs_no_validation_data(data: Path, tmp_path: Path) -> None:
+    paths_of_train = (f"TRAIN_JSON = {str(tiny.annotations(data))!r}", f"TRAIN_IMAGES = {str(data / 'train2017')!r}")
+    run = run_training(data, tmp_path / "run", "DATA_ROOT = None", *paths_of_train, "EVAL_EVERY = 0", "MAX_STEPS = 1")
+    assert {path.name for path in run.iterdir()} == FILES - {
+        "best.pt",
+        "results.csv",
+        "metrics.json",
+        "val_detections.json",
+    }
+
+
+def test_evaluation_comes_every_so_many_epochs_and_at_the_end(data: Path, tmp_path: Path) -> None:
+    run = run_training(data, tmp_path / "run", "EPOCHS = 3", "EVAL_EVERY = 2")
+    assert [line["epoch"] for line in log_lines(run) if "AP" in line] == [2, 3]
+
+
+def test_log_is_the_same_however_seldom_it_is_written(data: Path, tmp_path: Path) -> None:
+    often, seldom = (
+        run_training(data, tmp_path / str(every), f"LOG_EVERY = {every}", "EVAL_EVERY = 0") for every in (1, 3)
+    )
+    assert without_speeds(often) == without_speeds(seldom)
+
+
+def test_generated_data_is_the_embedded_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "SYNTHETIC_TRAIN", 2)
+    monkeypatch.setattr(paths, "SYNTHETIC_VAL", 1)
+    run = run_training(Path("synthetic"), Path("run"), "MAX_STEPS = 1")
+    assert load_trained(run / "last.pt").names == ("circle", "square", "triangle", "star", "ring")
+    assert (tmp_path / "data" / "synthetic" / "train2017").is_dir()
+
+
+# ---- the command line ----
+
+
+def test_head_tells_data_shapes_model_rate_and_folder(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_training(data, tmp_path / "run", "MAX_STEPS = 1", "EVAL_EVERY = 0")
+    head = capsys.readouterr().out.splitlines()[:6]
+    assert [line.split()[0] for line in head] == ["GFLV2", "data", "shapes", "model", "lr", "run"]
+    assert "train 6 images" in head[1]
+    assert "no validation" in head[1]
+    assert "64x96 75%  96x64 25%" in head[2]
+    assert "random weights, seed 0" in head[3]
+    assert "0.0005 (0.004 for 16 images, scaled to 2) | adamw, cosine" in head[4]
+    assert str(tmp_path / "run") in head[5]
+
+
+def test_run_without_workdir_is_named_after_its_config_and_the_time(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = train_arguments(data, Path("unused"), "MAX_STEPS = 1", "EVAL_EVERY = 0")
+    assert train.main([each for each in arguments if each not in ("--workdir", "unused")]) == 0
+    (folder,) = (tmp_path / "runs" / "base").iterdir()
+    assert (folder / "last.pt").is_file()
+
+
+def test_print_config_prints_and_makes_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(train_arguments(data, tmp_path / "run", "SEED = 9", flags=["--print_config"])) == 0
+    assert from_text(capsys.readouterr().out).seed == 9
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    for flag in ("gin_file", "gin_bindings", "workdir", "checkpoint", "resume", "print_config"):
+        assert f"--{flag}" in said
