@@ -64,5 +64,5 @@ def cells_inside(grid: Grid, padded_hw: Tensor) -> Tensor:
 
     int32 (B,2) height, width in pixels -> bool (B,A).
     """
-    sizes_B12 = padded_hw.float().flip(1).unsqueeze(1)  # (height, width) -> (x, y)
-    return (grid.centres_px < sizes_B12).all(dim=2)
+    sizes = padded_hw.float()
+    return (grid.centres_px[:, 0] < sizes[:, 1:]) & (grid.centres_px[:, 1] < sizes[:, :1])

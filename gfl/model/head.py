@@ -74,8 +74,8 @@ def apply(prepared: Variables, pyramid: tuple[Tensor, ...], cfg: HeadConfig) -> 
     """P3..P7 -> scores and edge logits of all anchors. GFLV2 section 3; the head is shared by the levels."""
     class_logits, edge_logits = [], []
     for level, feature in enumerate(pyramid):
-        cls_feature = _tower(child(prepared, "cls_convs"), feature, cfg)
-        reg_feature = _tower(child(prepared, "reg_convs"), feature, cfg)
+        cls_feature = _tower(prepared, "cls_convs", feature, cfg)
+        reg_feature = _tower(prepared, "reg_convs", feature, cfg)
         class_logits.append(_flat(conv(child(prepared, "gfl_cls"), cls_feature, padding=1)))
         # First door to float32: the edge logits, before the level's scale and everything that reads the distribution.
         logits = conv(child(prepared, "gfl_reg"), reg_feature, padding=1).float()
@@ -97,10 +97,10 @@ def dgqp(prepared: Variables, edge_logits: Tensor, cfg: HeadConfig) -> Tensor:
     return linear(child(prepared, "2"), hidden).float().sigmoid()
 
 
-def _tower(tower: Variables, x: Tensor, cfg: HeadConfig) -> Tensor:
+def _tower(prepared: Variables, name: str, x: Tensor, cfg: HeadConfig) -> Tensor:
     for i in range(cfg.convs):
-        x = conv(child(tower, f"{i}.conv"), x, padding=1)
-        x = F.relu(group_norm(child(tower, f"{i}.gn"), x, cfg.gn_groups))
+        x = conv(child(prepared, f"{name}.{i}.conv"), x, padding=1)
+        x = F.relu(group_norm(child(prepared, f"{name}.{i}.gn"), x, cfg.gn_groups))
     return x
 
 

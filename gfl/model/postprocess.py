@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class PredictConfig:
     def __post_init__(self) -> None:
         if self.candidates < self.max_detections:
             raise ValueError(f"candidates={self.candidates}: expected at least max_detections={self.max_detections}")
+        if not 0.0 <= self.score_threshold < 1.0:
+            raise ValueError(f"score_threshold={self.score_threshold}: expected 0 <= threshold < 1")
         if self.rounds < 1:
             raise ValueError(f"rounds={self.rounds}: expected at least 1")
 
@@ -64,39 +67,60 @@ def detect(
     index = best.indices.unsqueeze(-1).expand(-1, -1, 4)
     boxes = torch.where(filled.unsqueeze(-1), found.boxes_xyxy.gather(1, index), 0.0)
     edge_std = torch.where(filled.unsqueeze(-1), found.edge_std.gather(1, index), 0.0)
-    return Detections(boxes, best.values, labels, kept.int(), edge_std, complete.int())
+    detections = Detections(boxes, best.values, labels, kept.int(), edge_std, complete.int())
+    return _with_slots(detections, cfg.max_detections)
 
 
 def select_candidates(
     outputs: Outputs, image_sizes: Tensor, padded_hw: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig
 ) -> Candidates:
     """The M best pairs. Any of them has one of the M best anchors by best class, so two small top-k suffice."""
-    scores_BAK = outputs.scores if cfg.keep_background else outputs.scores[..., :num_classes]
-    if not cfg.keep_padding_cells:
-        scores_BAK = torch.where(cells_inside(grid, padded_hw).unsqueeze(-1), scores_BAK, 0.0)
+    classes = outputs.scores.shape[2] if cfg.keep_background else num_classes
+    scores_BAK = counted_scores(outputs, padded_hw, grid, classes, cfg)
     best_BA = scores_BAK.amax(dim=2)
     if cfg.nms_pre:
         inside = _best_of_levels(best_BA, grid, cfg.nms_pre)
         best_BA, scores_BAK = torch.where(inside, best_BA, 0.0), torch.where(inside.unsqueeze(-1), scores_BAK, 0.0)
     passing = (scores_BAK > cfg.score_threshold).float().sum(dim=(1, 2))
-    classes = scores_BAK.shape[2]
     anchors = best_BA.topk(min(cfg.candidates, best_BA.shape[1]), dim=1).indices
     pairs = scores_BAK.gather(1, anchors.unsqueeze(-1).expand(-1, -1, classes)).flatten(1)
     best = pairs.topk(min(cfg.candidates, pairs.shape[1]), dim=1)
-    row = torch.div(best.indices.int(), classes, rounding_mode="trunc")
-    labels = best.indices.int() - row * classes
+    # In float32, because exporters and NPUs divide integers by way of it; the half keeps every quotient off the
+    # integers, so that a division that rounds differently finds the same row.
+    place = best.indices.float()
+    row = torch.floor((place + 0.5) / classes)
+    labels = (place - row * classes).int()
     boxes, edge_std = decode(outputs.edge_logits, anchors, image_sizes, grid)
     index = row.long().unsqueeze(-1).expand(-1, -1, 4)
     return Candidates(boxes.gather(1, index), best.values, labels, edge_std.gather(1, index), passing)
+
+
+def counted_scores(outputs: Outputs, padded_hw: Tensor, grid: Grid, classes: int, cfg: PredictConfig) -> Tensor:
+    """Scores of the first `classes` channels, 0 in cells of the padding unless these are kept. -> (B,A,classes)"""
+    scores_BAK = outputs.scores[..., :classes]
+    if cfg.keep_padding_cells:
+        return scores_BAK
+    return torch.where(cells_inside(grid, padded_hw).unsqueeze(-1), scores_BAK, 0.0)
 
 
 def decode(edge_logits: Tensor, anchors: Tensor, image_sizes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Boxes clamped to the picture and edge spreads of chosen anchors. (B,A,E,R), int64 (B,M) -> two (B,M,4) px."""
     B, _, E, R = edge_logits.shape
     index = anchors.unsqueeze(-1).expand(B, anchors.shape[1], E * R)
-    mean, std = mean_and_std(rearrange(edge_logits.flatten(2).gather(1, index), "b m (e r) -> b m e r", e=E))
-    strides = grid.strides[anchors].unsqueeze(-1)
-    boxes = boxes_from_distances(grid.centres_px[anchors], mean * strides)
+    chosen = rearrange(edge_logits.flatten(2).gather(1, index), "b m (e r) -> b m e r", e=E)
+    return decode_at(chosen, grid.centres_px[anchors], grid.strides[anchors], image_sizes)
+
+
+def decode_all(edge_logits: Tensor, image_sizes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """`decode` of every anchor, in order. (B,A,E,R) -> two (B,A,4) px."""
+    return decode_at(edge_logits, grid.centres_px, grid.strides, image_sizes)
+
+
+def decode_at(edge_logits: Tensor, centres_px: Tensor, strides: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes clamped to the picture and edge spreads of (B,M,E,R) logits, for centres (..,M,2), strides (..,M) px."""
+    mean, std = mean_and_std(edge_logits)
+    strides = strides.unsqueeze(-1)
+    boxes = boxes_from_distances(centres_px, mean * strides)
     limits = image_sizes.float().flip(1).repeat(1, 2).unsqueeze(1)  # (B,1,4): w, h, w, h
     return torch.minimum(boxes.clamp_min(0.0), limits), std * strides
 
@@ -119,7 +143,21 @@ def suppress(
     before = keep = start
     for _ in range(rounds):
         before, keep = keep, torch.where(torch.bmm(beats_BMM, keep) > 0.5, 0.0, start)
-    return keep.squeeze(-1) > 0.5, (keep == before).flatten(1).all(dim=1)
+    changed = (keep - before).abs().flatten(1).amax(dim=1)
+    return keep.squeeze(-1) > 0.5, changed < 0.5
+
+
+def _with_slots(found: Detections, slots: int) -> Detections:
+    """Empty slots at the end where a small canvas has fewer pairs than there are slots."""
+    missing = slots - found.labels.shape[1]
+    if missing == 0:
+        return found
+    return found._replace(
+        boxes_xyxy=F.pad(found.boxes_xyxy, (0, 0, 0, missing)),
+        scores=F.pad(found.scores, (0, missing)),
+        labels=F.pad(found.labels, (0, missing), value=-1),
+        edge_std=F.pad(found.edge_std, (0, 0, 0, missing)),
+    )
 
 
 def _best_of_levels(best_BA: Tensor, grid: Grid, nms_pre: int) -> Tensor:
