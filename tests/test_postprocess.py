@@ -339,5 +339,5 @@ def test_a_small_canvas_fills_its_slots_with_empty_ones() -> None:
 
 
 def test_a_threshold_below_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="score_threshold=-0.1"):
+    with pytest.raises(ValueError, match=r"score_threshold=-0\.1"):
         PredictConfig(score_threshold=-0.1)
