@@ -1,4 +1,7 @@
-"""Evaluation on COCO data: `python -m gfl.evaluate --checkpoint best.pt --annotations val.json --images val/`."""
+"""Evaluation on COCO data: `python -m gfl.evaluate --checkpoint best.pt --annotations val.json --images val/`.
+
+With `--onnx best.onnx` in place of --checkpoint it is the exported file that is run, on ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,18 @@ import torch
 
 from gfl.config import read_run
 from gfl.data.coco import CocoData, read_coco
-from gfl.data.loader import LoadedBatch, canvases_for, eval_loader
+from gfl.data.loader import EvalLoader, LoadedBatch, canvases_for, eval_loader
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
-from gfl.engine.records import to_json, write_atomic
+from gfl.engine.files import make_folder, to_json, write_atomic
+from gfl.engine.onnx_model import DETECTION_NAMES, OnnxModel, open_exports
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.structures import Batch, Detections
 from gfl.report.coco_eval import CocoResult, Metrics, evaluate_detections
 from gfl.report.tables import evaluation_report
+from gfl.settings import DataConfig
 from gfl.tensors.variables import Variables, map_leaves
 
 Predict = Callable[[Batch], Detections]
@@ -41,6 +46,18 @@ def predictor(variables: Variables, cfg: detector.DetectorConfig, device: torch.
         images, sizes = batch.images.to(device), batch.image_sizes.to(device)
         with torch.inference_mode():
             return detector.predict(prepared, images, sizes, grids[canvas], cfg)
+
+    return predict
+
+
+def onnx_predictor(models: Sequence[OnnxModel]) -> Predict:
+    """`predictor` of exported files, a file a canvas."""
+    by_canvas = {model.description.size: model for model in models}
+
+    def predict(batch: Batch) -> Detections:
+        model = by_canvas[(batch.images.shape[2], batch.images.shape[3])]
+        found = model.run(batch.images.numpy(), batch.image_sizes.numpy())
+        return Detections(*(torch.from_numpy(found[name]) for name in DETECTION_NAMES))
 
     return predict
 
@@ -101,23 +118,50 @@ def check_classes(model_names: Sequence[str], data: CocoData) -> None:
         )
 
 
+def open_trained(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
+    """The model of --checkpoint, and the pictures at the sizes of its run."""
+    batch = 4 if arguments.batch is None else arguments.batch
+    settings = read_run(arguments.gin_file, arguments.gin_bindings).run if arguments.gin_file else None
+    model = load_trained(arguments.checkpoint, settings, data.names, bindings=arguments.gin_bindings)
+    check_classes(model.names, data)
+    canvases = model.canvases
+    if canvases is None or arguments.gin_file or arguments.gin_bindings:  # these may change sizes and CANVASES
+        canvases = canvases_for(None, model.run.data, val=data)
+    loader = eval_loader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
+    return predictor(model.variables, model.run.detector, choose_device(arguments.device)), loader
+
+
+def open_exported(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
+    """The file of --onnx, or the files of a folder; sizes, batch and resize rule are those that they carry."""
+    for flag, usual in (("gin_file", []), ("gin_bindings", []), ("batch", None), ("device", "auto")):
+        if getattr(arguments, flag) != usual:
+            raise InputError(f"got --{flag} with --onnx, whose file carries all settings; leave --{flag} out")
+    models = open_exports(arguments.onnx, threads=torch.get_num_threads())
+    about = models[0].description
+    if about.outputs != "detections":
+        raise InputError(f"{models[0].path} gives {about.outputs} outputs; export it with --outputs detections")
+    check_classes(about.names, data)
+    sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
+    canvases = [model.description.size for model in models]
+    return onnx_predictor(models), eval_loader(data, sizes, canvases, batch_size=about.batch)
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate one file on one data set, print the tables, write metrics.json and val_detections.json."""
+    if arguments.batch is not None and arguments.batch < 1:
+        raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture at a time; leave it out for 4")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
-    settings = read_run(arguments.gin_file, arguments.gin_bindings).run if arguments.gin_file else None
-    model = load_trained(arguments.checkpoint, settings, data.names)
-    check_classes(model.names, data)
-    device = choose_device(arguments.device)
-    canvases = model.canvases
-    if settings is not None or canvases is None:
-        canvases = canvases_for(None, model.run.data, val=data)
-    loader = eval_loader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=arguments.batch)
-    metrics, results, failed = evaluate(predictor(model.variables, model.run.detector, device), data, loader)
+    if arguments.onnx is None:
+        predict, loader = open_trained(arguments, data)
+        output = arguments.output or arguments.checkpoint.parent / "evaluation"
+    else:
+        predict, loader = open_exported(arguments, data)
+        output = arguments.output or arguments.onnx.parent / "evaluation_onnx"
+    make_folder(output)
+    metrics, results, failed = evaluate(predict, data, loader)
     print(evaluation_report(metrics))
     for reason in failed:
         print(f"without detections: {reason}", file=sys.stderr)
-    output = arguments.output or arguments.checkpoint.parent / "evaluation"
-    output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
     write_atomic(output / "val_detections.json", to_json(results))
     print(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
@@ -125,23 +169,26 @@ def run(arguments: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(prog="python -m gfl.evaluate", description=__doc__)
-    flags.add_argument(
-        "--checkpoint", type=Path, required=True, help="a .pt of this project, or a .pth with --gin_file"
-    )
+    source = flags.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", type=Path, help="a .pt of this project, or a .pth with --gin_file")
+    source.add_argument("--onnx", type=Path, help="what `python -m export.onnx` wrote: a file, or a folder of sizes")
     flags.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
     flags.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
-    flags.add_argument("--output", type=Path, help="folder to write to (default: evaluation/ beside the checkpoint)")
-    flags.add_argument("--gin_file", action="append", default=[], help="settings of a model whose file has none")
+    flags.add_argument(
+        "--output", type=Path, help="folder to write to (default: evaluation/ or evaluation_onnx/ beside the file)"
+    )
+    flags.add_argument("--gin_file", action="append", default=[], help="settings, instead of those in the file")
     flags.add_argument("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
-    flags.add_argument("--batch", type=int, default=4, help="pictures at a time (default 4)")
+    flags.add_argument("--batch", type=int, help="pictures at a time (default 4; an .onnx has its own)")
     flags.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu"))
     return flags
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the command line says; 0, or 2 on a user's mistake."""
     try:
-        run(parser().parse_args())
+        run(parser().parse_args(argv))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -320,6 +321,17 @@ def test_two_steps_have_finite_losses(bindings: tuple[str, ...], data: Path, tmp
 
 def read_canvases(run: Path) -> tuple[tuple[int, int], ...]:
     return tuple((height, width) for height, width in read_state(run / "last.pt")["canvases"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's default backend needs a C++ compiler")
+@pytest.mark.filterwarnings("default")  # the compiler's own are no concern of ours
+def test_compiled_run_has_the_losses_of_the_plain_one(data: Path, tmp_path: Path) -> None:
+    knobs = ("CANVASES = ((96, 96),)", "MAX_STEPS = 2", "EVAL_EVERY = 0")
+    plain = run_training(data, tmp_path / "plain", *knobs)
+    compiled = run_training(data, tmp_path / "compiled", *knobs, "COMPILE = True")
+    losses = [[line["loss"] for line in log_lines(run)] for run in (compiled, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)  # fused kernels round differently
 
 
 def test_accumulating_steps_over_several_batches(data: Path, tmp_path: Path) -> None:

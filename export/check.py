@@ -1,0 +1,95 @@
+"""What a written .onnx must be, so that ONNX Runtime and CANN take it: read from the file, not from the exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx
+import onnx.checker
+import onnx.shape_inference
+from onnx import TensorProto
+
+from export.operators import CANN_OPERATORS, INT64_OPERATORS
+from export.translate import IR_VERSION, OPSET
+
+DTYPES: dict[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.INT32: "int32",
+    TensorProto.INT64: "int64",  # constants, shapes and indices: see INT64_OPERATORS
+    TensorProto.UINT8: "uint8",
+    TensorProto.BOOL: "bool",
+}
+
+SHOWN = 5  # findings that a message holds
+
+
+class CheckError(Exception):
+    """An export that must not be used: what is wrong with it, in a sentence and up to five examples."""
+
+    def __init__(self, sentence: str, findings: Sequence[str]) -> None:
+        more = [f"... and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
+        super().__init__("\n  ".join([f"{sentence}:", *findings[:SHOWN], *more]))
+        self.findings = tuple(findings)
+
+
+def violations(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Every way in which a model breaks the rules of a static graph; empty when there is none.
+
+    The rules: opset and IR version, operators, no control flow, every tensor with a fixed shape, no float64, nothing
+    computed in int64, all weights inside the file.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return (f"not valid ONNX: {error}",)
+    return (*_versions(model), *_operators(model), *_tensors(inferred), *_weights(model))
+
+
+def _versions(model: onnx.ModelProto) -> Iterator[str]:
+    for opset in model.opset_import:
+        if opset.domain not in ("", "ai.onnx") or opset.version > OPSET:
+            yield f"opset {opset.domain or 'ai.onnx'} {opset.version}, expected ai.onnx {OPSET} or lower"
+    if model.ir_version > IR_VERSION:
+        yield f"IR version {model.ir_version}, expected {IR_VERSION} or lower"
+    if model.functions:
+        yield f"{len(model.functions)} functions of its own, expected none"
+
+
+def _operators(model: onnx.ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in CANN_OPERATORS:
+            yield f"operator {node.domain}{'.' if node.domain else ''}{node.op_type} ({node.name}): not of CANN's list"
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            yield f"operator {node.op_type} ({node.name}) holds a graph: control flow"
+
+
+def _tensors(inferred: onnx.ModelProto) -> Iterator[str]:
+    """Shapes and dtypes of everything that a node takes or makes."""
+    graph = inferred.graph
+    dtypes = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    fixed = set(dtypes)
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kind = value.type.tensor_type
+        dtypes[value.name] = kind.elem_type
+        if kind.HasField("shape") and all(size.HasField("dim_value") for size in kind.shape.dim):
+            fixed.add(value.name)
+    for name in (*(value.name for value in graph.input), *(name for node in graph.node for name in node.output)):
+        if name and name not in fixed:
+            yield f"{name} has no fixed shape"
+    for name, dtype in dtypes.items():
+        if dtype not in DTYPES:
+            yield f"{name} is {TensorProto.DataType.Name(dtype).lower()}, expected one of {', '.join(DTYPES.values())}"
+    for value in graph.output:
+        if dtypes[value.name] == TensorProto.INT64:
+            yield f"the output {value.name} is int64, expected int32"
+    for node in graph.node:
+        if node.op_type not in INT64_OPERATORS and any(dtypes.get(out) == TensorProto.INT64 for out in node.output):
+            yield f"operator {node.op_type} ({node.name}) computes in int64"
+
+
+def _weights(model: onnx.ModelProto) -> Iterator[str]:
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            yield f"{tensor.name} lies in another file"

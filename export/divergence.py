@@ -1,0 +1,151 @@
+"""Where an exported file and PyTorch part: intermediate tensors that both graphs name.
+
+The exporter keeps the names of a torch.export program for the values of the ONNX graph, so the two can be run side by
+side. Compared is what comes before the first choice by order (top-k): from there on two equally good candidates may
+stand in either order.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+
+from gfl.engine.onnx_model import Session, open_session
+
+TOLERANCE = 1e-3  # of a tensor's largest value; float32 and other kernels were seen to differ by 1e-4
+OVERVIEW = 16  # tensors that are compared where all is well
+STRETCH_BYTES = 256 << 20  # of tensors kept at a time: all of an R50's would take gigabytes
+
+
+class Parting(NamedTuple):
+    """The first tensor that differs."""
+
+    name: str
+    weight: str  # the weight that enters there; empty where none does
+    difference: float  # of its largest value
+    before: str  # the last compared tensor that agrees; empty where none does
+
+    def __str__(self) -> str:
+        weight = f" ({self.weight})" if self.weight else ""
+        before = f", up to {self.before} they agree" if self.before else ""
+        return f"the graphs part at {self.name}{weight}: {self.difference:.2g} of its largest value{before}"
+
+
+class SideBySide:
+    """A model and the program that it was translated from, run on the same inputs."""
+
+    def __init__(self, model: onnx.ModelProto, program: ExportedProgram, inputs: Mapping[str, NDArray[np.generic]]):
+        self.model, self.inputs = model, inputs
+        module = program.module()
+        if not isinstance(module, GraphModule):
+            raise TypeError(f"the program's module is a {type(module).__name__}, expected a GraphModule")
+        self.module = module
+        produced = {name: node for node in model.graph.node for name in node.output}
+        self.names = [name for name in before_choice(module) if name in produced]
+        self.sizes = {node.name: size_of(node) for node in module.graph.nodes if node.name in self.names}
+        weights = {tensor.name for tensor in model.graph.initializer}
+        self.weights = {
+            name: next((each for each in produced[name].input if each in weights and each.endswith(".weight")), "")
+            for name in self.names
+        }
+
+    def differences(self, names: Collection[str]) -> dict[str, float]:
+        """Largest difference of each tensor, as a share of its largest value in PyTorch."""
+        recorded = Recorder(self.module, names)
+        with torch.no_grad():
+            recorded.run(*(torch.from_numpy(array) for array in self.inputs.values()))
+        ours = self._run(list(recorded.values))
+        differences = {}
+        for name, value in recorded.values.items():
+            theirs = value.numpy().astype(np.float64)
+            scale = max(float(np.abs(theirs).max()), 1e-6)
+            found = float(np.abs(ours[name].astype(np.float64) - theirs).max()) / scale
+            differences[name] = found if found == found else float("inf")
+        return differences
+
+    def overview(self) -> dict[str, float]:
+        """`differences` of a few tensors, evenly spaced from the input to the head's outputs."""
+        return self.differences(spaced(self.names, OVERVIEW))
+
+    def first_parting(self) -> Parting | None:
+        """The first tensor beyond TOLERANCE in the order of computation; None where all compared ones agree."""
+        before = ""
+        for stretch in self.stretches():
+            for name, difference in self.differences(stretch).items():
+                if not difference <= TOLERANCE:
+                    return Parting(name, self.weights[name], difference, before)
+                before = name
+        return None
+
+    def stretches(self) -> Iterator[list[str]]:
+        """All names in order, cut so that the tensors of one stretch take at most STRETCH_BYTES."""
+        stretch: list[str] = []
+        size = 0
+        for name in self.names:
+            if stretch and size + self.sizes[name] > STRETCH_BYTES:
+                yield stretch
+                stretch, size = [], 0
+            stretch.append(name)
+            size += self.sizes[name]
+        if stretch:
+            yield stretch
+
+    def _run(self, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+        probed = onnx.ModelProto()
+        probed.CopyFrom(self.model)
+        own = {value.name for value in probed.graph.output}
+        probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
+        session: Session = open_session(probed.SerializeToString(), threads=torch.get_num_threads())
+        values = session.run(list(names), self.inputs)
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+
+class Recorder(Interpreter):
+    """Runs a graph and keeps the float tensors of some names."""
+
+    def __init__(self, module: GraphModule, names: Collection[str]) -> None:
+        super().__init__(module)
+        self.names = frozenset(names)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, node: Node) -> object:
+        """Run one node, and keep its result where it is wanted."""
+        value: object = super().run_node(node)
+        if node.name in self.names and isinstance(value, Tensor) and value.is_floating_point():
+            self.values[node.name] = value
+        return value
+
+
+def size_of(node: Node) -> int:
+    """Bytes of a node's result, by what the tracing knew of it."""
+    value = node.meta.get("val")
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+
+
+def before_choice(module: GraphModule) -> list[str]:
+    """Names of the operations before the first use of a top-k's indices, in order."""
+    names = []
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if node.target is operator.getitem and node.args[1] == 1 and node.users:
+            break
+        names.append(node.name)
+    return names
+
+
+def spaced(names: Sequence[str], count: int) -> list[str]:
+    """At most `count` names, evenly spaced, the last among them."""
+    if len(names) <= count:
+        return list(names)
+    step = len(names) / count
+    return [names[int((i + 1) * step) - 1] for i in range(count)]

@@ -1,0 +1,84 @@
+"""What is exported: `detector.predict` itself, or the parts of it that `--outputs` asks for, as a torch.export program.
+
+Shapes: B image, A anchor, K class, E=4 edges, R = reg_max + 1 bins, D detection slot; H, W the canvas.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from gfl.engine.module import FunctionModule
+from gfl.engine.onnx_model import DETECTION_NAMES
+from gfl.model import detector, postprocess
+from gfl.model.anchors import Grid, make_grid, padded_sizes
+from gfl.model.detector import DetectorConfig, Prepared
+from gfl.settings import Canvas
+from gfl.tensors.variables import Variables
+
+OUTPUTS = ("detections", "decoded", "raw")
+FIRST_LEVEL = 3  # P3
+
+Graph = Callable[[Variables, Tensor, Tensor], tuple[Tensor, ...]]
+
+
+class Exported(NamedTuple):
+    """A function of (prepared tree, images uint8 (B,3,H,W), image_sizes int32 (B,2)) and its outputs' names."""
+
+    function: Graph
+    output_names: tuple[str, ...]
+
+
+def graph_of(outputs: str, canvas: Canvas, cfg: DetectorConfig) -> Exported:
+    """The function for `--outputs`: 'detections', 'decoded' or 'raw'; ValueError for anything else."""
+    grid = make_grid(canvas)
+    if outputs == "detections":
+        return Exported(
+            lambda tree, images, sizes: tuple(detector.predict(Prepared(tree), images, sizes, grid, cfg)),
+            DETECTION_NAMES,
+        )
+    if outputs == "decoded":
+        return Exported(lambda tree, images, sizes: decoded(tree, images, sizes, grid, cfg), ("boxes", "scores"))
+    if outputs == "raw":
+        levels = [f"p{FIRST_LEVEL + i}" for i in range(len(grid.starts))]
+        names = [f"{part}_{level}" for part in ("scores", "edge_logits") for level in levels]
+        return Exported(lambda tree, images, sizes: raw(tree, images, sizes, grid, cfg), tuple(names))
+    raise ValueError(f"outputs={outputs!r}: expected one of {OUTPUTS}")
+
+
+def decoded(
+    tree: Variables, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: DetectorConfig
+) -> tuple[Tensor, Tensor]:
+    """Boxes (B,A,4) in canvas px and scores (B,A,K) of the foreground classes, before any choice among them."""
+    outputs = detector.forward(Prepared(tree), detector.normalise(images, image_sizes, cfg), cfg)
+    boxes, _ = postprocess.decode_all(outputs.edge_logits, image_sizes, grid)
+    return boxes, postprocess.counted_scores(outputs, padded_sizes(image_sizes), grid, cfg.num_classes, cfg.predict)
+
+
+def raw(tree: Variables, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: DetectorConfig) -> tuple[Tensor, ...]:
+    """The head's outputs a level, cells row-major: five scores (B,A,K), then five edge logits (B,A,E,R).
+
+    K counts the background channel where the head has one.
+    """
+    outputs = detector.forward(Prepared(tree), detector.normalise(images, image_sizes, cfg), cfg)
+    cells = [rows * columns for rows, columns in grid.shapes_hw]
+    return (*torch.split(outputs.scores, cells, dim=1), *torch.split(outputs.edge_logits, cells, dim=1))
+
+
+def trace(function: Callable[..., tuple[Tensor, ...]], tree: Variables, inputs: Sequence[Tensor]) -> ExportedProgram:
+    """A function of (tree, *inputs) as a static program; the tree's leaves become buffers under their own paths."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # torch.export deep-copies its own tree specs by way of copyreg: PyTorch's use of its own deprecated class.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        return torch.export.export(FunctionModule(function, tree), tuple(inputs), strict=False)
+
+
+def example_inputs(batch: int, canvas: Canvas) -> tuple[Tensor, Tensor]:
+    """Inputs of the exported shapes: black pictures that fill the canvas."""
+    images = torch.zeros((batch, 3, *canvas), dtype=torch.uint8)
+    return images, torch.tensor([canvas] * batch, dtype=torch.int32)

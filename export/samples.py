@@ -1,0 +1,81 @@
+"""Pictures that an export is checked on: the user's own, or generated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.data.canvas import fit_canvas
+from gfl.data.synthetic import draw_scene
+from gfl.data.transforms import Image, read_picture, resize, resized_size
+from gfl.errors import InputError
+from gfl.settings import Canvas
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas, so that padding occurs
+SMALLEST_DRAWN = 64  # px, the least that the generator draws
+
+
+class Sample(NamedTuple):
+    """A picture as the model gets it: resized, no larger than the canvas."""
+
+    name: str
+    image: Image  # uint8 (h,w,3) RGB
+
+
+class SampleBatch(NamedTuple):
+    """Samples on one canvas; places without a picture are blank, with size (0,0) and no name."""
+
+    names: tuple[str, ...]
+    images: NDArray[np.uint8]  # (B,3,H,W)
+    image_sizes: NDArray[np.int32]  # (B,2) height, width
+
+
+def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
+    """At most `count` pictures of a folder, spread evenly over its sorted names; InputError where there is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected one with pictures; check --images")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}); give --images a folder that does")
+    chosen = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
+    return tuple(files[i] for i in chosen)
+
+
+def read_samples(files: Sequence[Path], canvas: Canvas, short_side: int, long_side: int) -> list[Sample]:
+    """Read and resize pictures as evaluation does; InputError naming a file that cannot be read."""
+    samples = []
+    for path in files:
+        image = read_picture(path)
+        wanted = resized_size(image.shape[0], image.shape[1], short_side, long_side)
+        samples.append(Sample(path.name, resize(image, fit_canvas(*wanted, [canvas])[1])))
+    return samples
+
+
+def draw_samples(canvas: Canvas, count: int) -> list[Sample]:
+    """Generated pictures of several sizes, the first as large as the canvas; always the same ones."""
+    samples = []
+    for index in range(count):
+        shares = GENERATED_SHARES[index % len(GENERATED_SHARES)]
+        height, width = (max(SMALLEST_DRAWN, round(side * share)) for side, share in zip(canvas, shares, strict=True))
+        image = draw_scene(seed=0, split="val2017", index=index, size_hw=(height, width)).image
+        size_hw = fit_canvas(image.shape[0], image.shape[1], [canvas])[1]
+        samples.append(Sample(f"generated {index}", resize(image, size_hw)))
+    return samples
+
+
+def batches(samples: Sequence[Sample], canvas: Canvas, batch: int) -> Iterator[SampleBatch]:
+    """The samples in order, `batch` at a time, the last filled with blanks."""
+    for start in range(0, len(samples), batch):
+        chosen = samples[start : start + batch]
+        images = np.zeros((batch, 3, *canvas), np.uint8)
+        image_sizes = np.zeros((batch, 2), np.int32)
+        for place, sample in enumerate(chosen):
+            height, width = sample.image.shape[:2]
+            images[place, :, :height, :width] = sample.image.transpose(2, 0, 1)
+            image_sizes[place] = height, width
+        yield SampleBatch(tuple(sample.name for sample in chosen), images, image_sizes)

@@ -1,0 +1,104 @@
+"""A torch.export program -> an ONNX model that CANN's parser takes: opset 17, IR 10, one file."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch.export import ExportedProgram
+
+OPSET = 17  # the last that CANN's parser takes (ONNX 1.12)
+IR_VERSION = 10  # the last that runtimes of 2024 take
+TORCH_OPSET = 18  # what PyTorch's exporter writes; asked for less, its way down fails on constants and it keeps 18
+
+# What opset 18 changed in operators that exist in 17; everything else that a detector needs is the same in both.
+_REDUCTIONS = "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare"
+REDUCTIONS = frozenset(_REDUCTIONS.split())
+NEW_ATTRIBUTES: dict[str, dict[str, int | bytes]] = {
+    "Resize": {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"},
+    **{name: {"noop_with_empty_axes": 0} for name in REDUCTIONS},
+}
+
+
+class Translation(NamedTuple):
+    """A model, and the program whose names its values bear."""
+
+    model: onnx.ModelProto
+    program: ExportedProgram  # with composite operations taken apart as in the model
+
+
+def to_onnx(program: ExportedProgram, input_names: Sequence[str], output_names: Sequence[str]) -> Translation:
+    """Translate a static program; `export.check` says whether the outcome is what it should be."""
+    with _quiet():
+        translated = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=TORCH_OPSET,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            verbose=False,
+        )
+    if translated is None or translated.exported_program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = translated.model_proto
+    lower(model)
+    _tidy(model)
+    return Translation(model, translated.exported_program)
+
+
+def lower(model: onnx.ModelProto) -> None:
+    """Opset 18 -> 17, in place: axes of reductions become attributes, attributes that 18 brought are dropped.
+
+    An operator that is new in 18, or a new attribute that is in use, stays as it is: the check of the file finds it.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in REDUCTIONS and len(node.input) == 2 and node.input[1] in constants:
+            axes = numpy_helper.to_array(constants[node.input[1]])
+            node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
+            del node.input[1]
+        defaults = NEW_ATTRIBUTES.get(node.op_type, {})
+        kept = [
+            attribute
+            for attribute in node.attribute
+            if attribute.name not in defaults or onnx.helper.get_attribute_value(attribute) != defaults[attribute.name]
+        ]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(initializers)
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
+
+
+def _tidy(model: onnx.ModelProto) -> None:
+    """In place: without the exporter's notes, which name files of this machine, and at an IR version of old readers."""
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    graph = model.graph
+    graph.name, graph.doc_string = "gfl", ""
+    for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not installed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # torch.export deep-copies its own tree specs by way of copyreg: PyTorch's use of its own deprecated class.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,195 @@
+"""`python -m gfl.evaluate`: the AP of the run from its file alone, results in the data set's own terms."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from tiny import run_training
+
+from gfl import evaluate
+from gfl.data.coco import read_coco
+from gfl.engine.checkpoints import load_trained
+from gfl.engine.weights import read_checkpoint
+from gfl.evaluate import coco_results, predictor
+from gfl.model import detector
+from gfl.model.anchors import make_grid
+from gfl.model.structures import Detections
+from gfl.tensors.variables import flatten
+
+ROUNDING = 1e-4  # of boxes in px and of scores: weights from a file lie in memory in another order
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_data(tmp_path_factory.mktemp("evaluate") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run long enough to find something."""
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    return run_training(data, folder, "EPOCHS = 3", "EVAL_EVERY = 3", "EMA = 0.5", tiny.SEES_EVERYTHING)
+
+
+def arguments(checkpoint: Path, data: Path, *more: str) -> list[str]:
+    """Evaluate on the validation pictures, in batches as large as the run's."""
+    files = ["--annotations", str(tiny.annotations(data, "val")), "--images", str(data / "val2017")]
+    batches = ["--batch", str(tiny.BATCH), "--workers", "0", "--device", "cpu"]
+    return ["--checkpoint", str(checkpoint), *files, *batches, *more]
+
+
+def results_of(folder: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """What is in metrics.json but for the time it took, and in val_detections.json."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return {key: value for key, value in metrics.items() if key != "seconds"}, json.loads(
+        (folder / "val_detections.json").read_text()
+    )
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    (metrics, found), (expected_metrics, expected) = results_of(one), results_of(other)
+    assert expected
+    assert [each["image_id"] for each in found] == [each["image_id"] for each in expected]
+    for key in ("bbox", "score"):
+        np.testing.assert_allclose([each[key] for each in found], [each[key] for each in expected], atol=ROUNDING)
+    assert metrics == expected_metrics
+
+
+# ---- the program ----
+
+
+def test_last_checkpoint_gives_the_numbers_of_the_runs_last_evaluation(
+    trained: Path, data: Path, tmp_path: Path
+) -> None:
+    assert evaluate.main(arguments(trained / "last.pt", data, "--output", str(tmp_path / "deep" / "er"))) == 0
+    assert_same_results(tmp_path / "deep" / "er", trained)
+    assert {path.name for path in (tmp_path / "deep" / "er").iterdir()} == {"metrics.json", "val_detections.json"}
+
+
+def test_results_go_beside_the_checkpoint_and_are_told(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trained / "last.pt", tmp_path / "model.pt")
+    assert evaluate.main(arguments(tmp_path / "model.pt", data)) == 0
+    said = capsys.readouterr().out
+    assert str(tmp_path / "evaluation" / "metrics.json") in said
+    assert "IoU .50" in said
+    assert "3 images evaluated" in said
+    assert_same_results(tmp_path / "evaluation", trained)
+
+
+def test_plain_weights_need_the_settings_and_give_the_same(trained: Path, data: Path, tmp_path: Path) -> None:
+    state = read_checkpoint(trained / "last.pt").state
+    torch.save({"state_dict": state, "meta": {}}, tmp_path / "model.pth")
+    settings = ["--gin_file", tiny.GIN_FILE, "--gin_bindings", *tiny.BINDINGS, tiny.SEES_EVERYTHING]
+    assert evaluate.main(arguments(tmp_path / "model.pth", data, "--output", str(tmp_path), *settings)) == 0
+    assert_same_results(tmp_path, trained)
+
+
+def test_bindings_change_what_the_checkpoint_says(trained: Path, data: Path, tmp_path: Path) -> None:
+    changes = ["--gin_bindings", "postprocess.PredictConfig.max_detections = 7", "CANVASES = 'own'"]
+    assert evaluate.main(arguments(trained / "last.pt", data, "--output", str(tmp_path), *changes)) == 0
+    found = Counter(each["image_id"] for each in results_of(tmp_path)[1])
+    assert max(found.values()) == 7 < max(Counter(each["image_id"] for each in results_of(trained)[1]).values())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_detections_do_not_depend_on_the_batch(trained: Path, data: Path, tmp_path: Path, batch: int) -> None:
+    assert evaluate.main(arguments(trained / "last.pt", data, "--batch", str(batch), "--output", str(tmp_path))) == 0
+    assert_same_results(tmp_path, trained)
+
+
+def test_picture_that_cannot_be_read_counts_as_without_detections(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    missing, cut = sorted((copy / "val2017").iterdir())[:2]
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[:500])
+    assert evaluate.main(arguments(trained / "last.pt", copy, "--output", str(tmp_path))) == 0
+    said = capsys.readouterr().err
+    assert [line for line in said.splitlines() if line.startswith("without detections:")] == said.splitlines()
+    assert missing.name in said
+    assert f"truncated file {cut}" in said
+    metrics, found = results_of(tmp_path)
+    assert metrics["images"] == tiny.VAL_PICTURES
+    assert {each["image_id"] for each in found} == {3}
+
+
+def test_output_that_cannot_be_made_is_told_before_the_work(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("file", "file/below"):
+        said = tiny.refusal(
+            evaluate.main, arguments(trained / "last.pt", data, "--output", str(tmp_path / name)), capsys
+        )
+        assert f"cannot write {tmp_path / name}" in said
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--help"])
+    assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    for flag in (
+        "checkpoint",
+        "onnx",
+        "annotations",
+        "images",
+        "output",
+        "gin_file",
+        "gin_bindings",
+        "batch",
+        "workers",
+    ):
+        assert f"--{flag}" in said
+
+
+# ---- the parts ----
+
+
+def test_results_are_in_original_pixels_and_category_ids_without_blanks_and_background() -> None:
+    boxes = torch.tensor([[[10.0, 20.0, 30.0, 60.0]] * 3] * 2)
+    labels = torch.tensor([[1, 2, -1], [0, 0, 0]], dtype=torch.int32)  # 2 is the background of two classes
+    scores = torch.tensor([[0.75, 0.5, 0.0]] * 2)
+    count = torch.tensor([3, 3], dtype=torch.int32)
+    found = Detections(boxes, scores, labels, count, torch.zeros_like(boxes), torch.ones_like(count))
+    scales = np.array([[2.0, 0.5], [1.0, 1.0]], np.float32)  # height, then width
+    assert coco_results(found, [44, -1], scales, [3, 8]) == [
+        {"image_id": 44, "category_id": 8, "bbox": [20.0, 10.0, 40.0, 20.0], "score": 0.75}
+    ]
+
+
+def test_predictor_gives_what_the_pure_functions_give() -> None:
+    cfg = tiny.detector_config("frozen_bn")
+    variables, batch = detector.init(cfg), tiny.make_batch()
+    prepared = detector.prepare(variables, detector.freeze(variables, cfg))
+    expected = detector.predict(prepared, batch.images, batch.image_sizes, make_grid(tiny.CANVAS), cfg)
+    found = predictor(variables, cfg, torch.device("cpu"))(batch)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_predictor_keeps_the_weights_it_was_made_with() -> None:
+    """An evaluation in the middle of a run must neither see nor do anything to training."""
+    cfg = tiny.detector_config()
+    variables, batch = detector.init(cfg), tiny.make_batch()
+    predict = predictor(variables, cfg, torch.device("cpu"))
+    before = predict(batch)
+    assert not any(leaf.is_inference() for leaf in flatten(variables).values())
+    assert all(torch.equal(one, other) for one, other in zip(predict(batch), before, strict=True))
+
+
+def test_classes_are_compared_by_number(trained: Path, data: Path) -> None:
+    annotated = read_coco(tiny.annotations(data, "val"), data / "val2017", keep_empty=True)
+    evaluate.check_classes(load_trained(trained / "last.pt").names, annotated)
+    with pytest.raises(evaluate.InputError, match=r"has 5 classes \(circle, .*trained on 2 \(a, b"):
+        evaluate.check_classes(("a", "b"), annotated)

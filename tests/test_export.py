@@ -1,0 +1,788 @@
+"""The exported file, read back with the onnx package and run on ONNX Runtime, beside the PyTorch that it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import golden_cases
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from export import onnx as program
+from export import write
+from export.check import violations
+from export.divergence import SideBySide
+from export.graph import graph_of, trace
+from export.operators import CANN_OPERATORS
+from export.parity import Found, Parity, compare_detections, detections_of, judge, match
+from export.request import name_files, read_request
+from export.samples import draw_samples
+from export.translate import Translation, to_onnx
+from gfl import __version__, evaluate
+from gfl.config import read_run
+from gfl.data.coco import read_coco
+from gfl.engine.checkpoints import load_trained, write_checkpoint
+from gfl.engine.onnx_model import Arrays, Description, Thresholds, open_exports, open_onnx
+from gfl.errors import InputError
+from gfl.model import detector, postprocess
+from gfl.model.anchors import make_grid, padded_sizes
+from gfl.model.detector import DetectorConfig, Prepared
+from gfl.model.postprocess import PredictConfig
+from gfl.model.structures import Outputs
+from gfl.tensors.variables import Variables, flatten
+
+H, W = CANVAS = tiny.CANVAS
+NAMES = ("circle", "square", "triangle", "star", "ring")  # those of the generated data set
+CATEGORY_IDS = (1, 2, 3, 5, 8)
+BINDINGS = (*tiny.BINDINGS, "postprocess.PredictConfig.rounds = 4")  # fewer, for a smaller graph
+LIMITS = Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16)
+
+
+# ---- what the tests share ----
+
+
+def write_model(path: Path) -> Path:
+    """A checkpoint of the tiny model with the goldens' weights, whose scores spread widely."""
+    parsed = read_run([tiny.GIN_FILE], BINDINGS)
+    cfg = replace(parsed.run.detector, num_classes=len(NAMES))
+    tree: dict[str, object] = {
+        "variables": flatten(golden_cases.filled(detector.init(cfg))),
+        "config": parsed.config_text,
+        "names": list(NAMES),
+        "category_ids": list(CATEGORY_IDS),
+        "canvases": [[H, W], [W, H]],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(path, tree)
+    return path
+
+
+def export(*arguments: object) -> str:
+    """Run the program, which must end well; what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert program.main([str(argument) for argument in arguments]) == 0
+    return said.getvalue()
+
+
+def pictures(count: int = 2) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Noise: the first picture fills the canvas, the others leave some of it to the padding."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((count, 3, H, W), np.uint8)
+    sizes = np.array([(H, W) if i == 0 else (H - 30 - i, W - 41 - i) for i in range(count)], np.int32)
+    for image, (height, width) in zip(images, sizes, strict=True):
+        image[:, :height, :width] = rng.integers(0, 256, (3, height, width))
+    return images, sizes
+
+
+def dtype_and_shape(value: onnx.ValueInfoProto) -> tuple[str, tuple[int, ...]]:
+    kind = value.type.tensor_type
+    return helper.tensor_dtype_to_np_dtype(kind.elem_type).name, tuple(size.dim_value for size in kind.shape.dim)
+
+
+class Model(NamedTuple):
+    """The model that was exported."""
+
+    checkpoint: Path
+    cfg: DetectorConfig
+    prepared: Prepared
+
+    def run(self, outputs: str, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> Arrays:
+        """What PyTorch says, under the names of the file's outputs."""
+        graph = graph_of(outputs, (images.shape[2], images.shape[3]), self.cfg)
+        with torch.no_grad():
+            found = graph.function(self.prepared.tree, torch.from_numpy(images), torch.from_numpy(sizes))
+        return {name: tensor.numpy() for name, tensor in zip(graph.output_names, found, strict=True)}
+
+
+class Export(NamedTuple):
+    """A written file, what was printed, and what it was translated from."""
+
+    path: Path
+    said: str
+    translation: Translation
+    folder: tuple[str, ...]  # names of all that lay in its folder when it was done
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    checkpoint = write_model(tmp_path_factory.mktemp("run") / "best.pt")
+    loaded = load_trained(checkpoint)
+    cfg = loaded.run.detector
+    return Model(checkpoint, cfg, detector.prepare(loaded.variables, detector.freeze(loaded.variables, cfg)))
+
+
+@pytest.fixture(scope="module")
+def pair(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The tiny model for two pictures at a time, detections out."""
+    path = tmp_path_factory.mktemp("pair") / "pair.onnx"
+    seen: list[Translation] = []
+
+    def remember(*arguments: object) -> Translation:
+        seen.append(to_onnx(*arguments))  # type: ignore[arg-type]  # handed on as they are
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "to_onnx", remember)
+        said = export("--checkpoint", model.checkpoint, "--size", f"{H}x{W}", "--batch", 2, "--output", path)
+    return Export(path, said, seen[0], tuple(sorted(entry.name for entry in path.parent.iterdir())))
+
+
+@pytest.fixture(scope="module")
+def sizes_folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for one picture at a time, in both of the run's canvases."""
+    folder = tmp_path_factory.mktemp("sizes")
+    export("--checkpoint", model.checkpoint, "--output", folder, "--skip_parity")
+    return folder
+
+
+# ---- the file ----
+
+
+def test_file_is_a_static_graph_of_operators_that_cann_takes(pair: Export) -> None:
+    file = onnx.load(pair.path)
+    assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", 17)]
+    assert file.ir_version <= 10
+    assert {node.op_type for node in file.graph.node} <= CANN_OPERATORS
+    assert {node.domain for node in file.graph.node} <= {"", "ai.onnx"}
+    assert not file.functions
+    inferred = onnx.shape_inference.infer_shapes(file, strict_mode=True, data_prop=True).graph
+    values = {value.name: value for value in (*inferred.input, *inferred.value_info, *inferred.output)}
+    assert {name for node in inferred.node for name in node.output} <= values.keys()
+    assert all(size.HasField("dim_value") for v in values.values() for size in v.type.tensor_type.shape.dim)
+    dtypes = {v.type.tensor_type.elem_type for v in values.values()} | {t.data_type for t in inferred.initializer}
+    assert dtypes <= {getattr(TensorProto, name) for name in ("FLOAT", "INT32", "INT64", "UINT8", "BOOL")}
+    assert violations(file) == ()
+
+
+def test_file_takes_and_gives_what_is_promised(pair: Export) -> None:
+    graph = onnx.load(pair.path).graph
+    assert {value.name: dtype_and_shape(value) for value in graph.input} == {
+        "images": ("uint8", (2, 3, H, W)),
+        "image_sizes": ("int32", (2, 2)),
+    }
+    assert {value.name: dtype_and_shape(value) for value in graph.output} == {
+        "boxes": ("float32", (2, 100, 4)),
+        "scores": ("float32", (2, 100)),
+        "labels": ("int32", (2, 100)),
+        "count": ("int32", (2,)),
+        "edge_std": ("float32", (2, 100, 4)),
+        "complete": ("int32", (2,)),
+    }
+
+
+def test_file_describes_itself(pair: Export, model: Model) -> None:
+    metadata = {entry.key: entry.value for entry in onnx.load(pair.path).metadata_props}
+    assert json.loads(metadata["names"]) == list(NAMES)
+    assert json.loads(metadata["category_ids"]) == list(CATEGORY_IDS)
+    assert json.loads(metadata["size"]) == [H, W]
+    assert json.loads(metadata["mean"]) == list(model.cfg.mean)
+    assert json.loads(metadata["std"]) == list(model.cfg.std)
+    assert json.loads(metadata["thresholds"])["nms_iou"] == 0.6
+    assert (metadata["layout"], metadata["colour_order"]) == ("NCHW uint8", "RGB")
+    assert "zeros" in metadata["pad"]
+    assert "xyxy" in metadata["box_format"]
+    about = open_onnx(pair.path, threads=1).description
+    assert (about.version, about.outputs, about.precision, about.batch) == (__version__, "detections", "fp32", 2)
+    assert (about.short_side, about.long_side) == (64, 96)
+    assert read_run_text(about.config) == model.cfg
+    assert Description.from_metadata(about.to_metadata(), "here") == about
+
+
+def read_run_text(text: str) -> DetectorConfig:
+    from gfl.config import from_text
+
+    return replace(from_text(text).detector, num_classes=len(NAMES))
+
+
+def test_file_names_weights_by_their_paths_and_no_file_of_the_machine(pair: Export, model: Model) -> None:
+    names = {tensor.name for tensor in onnx.load(pair.path).graph.initializer}
+    convolutions = {
+        path for path, leaf in flatten(model.prepared.tree).items() if leaf.ndim == 4 and "reg_conf" not in path
+    }
+    assert convolutions <= names
+    assert str(Path(detector.__file__).parent).encode() not in pair.path.read_bytes()
+
+
+def test_one_file_and_its_report_are_all_that_is_left(pair: Export) -> None:
+    assert pair.folder == ("pair.onnx", "pair.parity.json")
+    report = json.loads(pair.path.with_suffix(".parity.json").read_text())
+    assert report["passed"]
+    assert report["matched"] > 20
+    assert len(report["pictures"]) == 4
+    assert report["largest"]["scores"] < 1e-5
+
+
+def test_export_ends_with_what_was_written_and_what_to_do_next(pair: Export) -> None:
+    for part in (str(pair.path), "opset 17", "uint8    2x3x64x96", "float32  2x100x4", "largest difference: scores"):
+        assert part in pair.said
+    assert f"next: python -m gfl.evaluate --onnx {pair.path}" in pair.said.splitlines()[-1]
+
+
+# ---- what it computes ----
+
+
+def test_detections_are_those_of_pytorch(pair: Export, model: Model) -> None:
+    images, sizes = pictures()
+    found = Parity()
+    ours = open_onnx(pair.path, threads=1).run(images, sizes)
+    compare_detections(found, ("full", "padded"), ours, model.run("detections", images, sizes), LIMITS)
+    assert found.failures == []
+    assert found.matched > 10
+    assert (found.largest["scores"], found.largest["boxes"]) < (1e-5, 5e-3)
+
+
+def test_a_batch_gives_what_its_pictures_give_alone(pair: Export, sizes_folder: Path) -> None:
+    images, sizes = pictures()
+    single = open_onnx(sizes_folder / f"best_{H}x{W}.onnx", threads=1)
+    together = open_onnx(pair.path, threads=1).run(images, sizes)
+    alone = [single.run(images[i : i + 1], sizes[i : i + 1]) for i in range(2)]
+    apart = {name: np.concatenate([part[name] for part in alone]) for name in together}
+    found = Parity()
+    compare_detections(found, ("first", "second"), together, apart, LIMITS)
+    assert (found.failures, found.excused) == ([], [])
+    assert found.matched == apart["count"].sum()
+
+
+def test_a_blank_finds_nothing_and_changes_no_neighbour(pair: Export) -> None:
+    images, sizes = pictures()
+    session = open_onnx(pair.path, threads=1)
+    both = session.run(images, sizes)
+    images[1], sizes[1] = 0, 0
+    with_blank = session.run(images, sizes)
+    assert with_blank["count"][1] == 0
+    assert (with_blank["labels"][1] == -1).all()
+    for name, array in both.items():
+        np.testing.assert_array_equal(array[0], with_blank[name][0])
+
+
+@pytest.mark.parametrize("outputs", ["decoded", "raw"])
+def test_other_outputs_are_those_of_pytorch(outputs: str, model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "part.onnx"
+    export(
+        "--checkpoint", model.checkpoint, "--size", f"{H}x{W}", "--outputs", outputs, "--output", path, "--samples", 1
+    )
+    images, sizes = pictures()
+    ours = open_onnx(path, threads=1).run(images[1:], sizes[1:])
+    theirs = model.run(outputs, images[1:], sizes[1:])
+    grid = make_grid(CANVAS)
+    if outputs == "decoded":
+        assert ours["boxes"].shape == (1, grid.num_anchors, 4)
+        assert ours["scores"].shape == (1, grid.num_anchors, len(NAMES))
+    else:
+        assert list(ours) == [f"{part}_p{level}" for part in ("scores", "edge_logits") for level in range(3, 8)]
+        assert ours["edge_logits_p4"].shape == (1, grid.shapes_hw[1][0] * grid.shapes_hw[1][1], 4, 17)
+    for name, array in ours.items():
+        difference = np.abs(array.astype(np.float64) - theirs[name].astype(np.float64))
+        assert difference.max() < (5e-3 if name == "boxes" else 1e-4)
+
+
+def test_decoded_scores_are_zero_outside_the_picture(model: Model) -> None:
+    images, _ = pictures(1)
+    found = model.run("decoded", images, np.array([[30, 40]], np.int32))
+    inside = (make_grid(CANVAS).centres_px < torch.tensor([64, 32])).all(dim=1).numpy()  # its own shape: 32 x 64
+    assert (found["scores"][0, ~inside] == 0).all()
+    assert (found["scores"][0, inside] > 0).all()
+    assert found["boxes"].min() >= 0
+    assert found["boxes"][0, :, 2:].max(axis=0).tolist() == [40.0, 30.0]
+
+
+# ---- the gate ----
+
+
+def damaged(translation: Translation, weight: str) -> Translation:
+    """The same graph with the first filter of one weight turned around."""
+    model = onnx.ModelProto()
+    model.CopyFrom(translation.model)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == weight)
+    values = numpy_helper.to_array(tensor).copy()
+    values[0] *= -2
+    tensor.CopyFrom(numpy_helper.from_array(values, weight))
+    return Translation(model, translation.program)
+
+
+@pytest.mark.parametrize(
+    "weight", ["backbone.layer3.0.conv2.weight", "neck.fpn_convs.1.conv.weight", "bbox_head.gfl_reg.weight"]
+)
+def test_graphs_part_where_a_weight_was_damaged(pair: Export, weight: str) -> None:
+    images, sizes = pictures()
+    inputs: dict[str, NDArray[np.generic]] = {"images": images, "image_sizes": sizes}
+    parting = SideBySide(*damaged(pair.translation, weight), inputs).first_parting()
+    assert parting is not None
+    assert parting.weight == weight
+    assert weight in str(parting)
+
+
+def test_equal_graphs_do_not_part(pair: Export) -> None:
+    images, sizes = pictures()
+    inside = SideBySide(*pair.translation, {"images": images, "image_sizes": sizes})
+    assert inside.first_parting() is None
+    assert max(inside.overview().values()) < 1e-4
+
+
+def test_a_file_that_differs_from_pytorch_is_not_left_behind(
+    pair: Export, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = damaged(pair.translation, "neck.fpn_convs.1.conv.weight")
+    monkeypatch.setattr(write, "trace", lambda *arguments: None)
+    monkeypatch.setattr(write, "to_onnx", lambda *arguments: broken)
+    path = tmp_path / "new" / "model.onnx"
+    flags = ["--checkpoint", str(model.checkpoint), "--size", f"{H}x{W}", "--batch", "2", "--output", str(path)]
+    assert program.main(flags) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("failed: ")
+    assert "the graphs part at" in said
+    assert "neck.fpn_convs.1.conv.weight" in said
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.parity.json"]
+    report = json.loads(path.with_suffix(".parity.json").read_text())
+    assert not report["passed"]
+    assert len(report["failures"]) > 1
+
+
+def tiny_graph(
+    operator: str, dtype: int = TensorProto.FLOAT, shape: Sequence[int | str] = (2, 3), opset: int = 17, ir: int = 8
+) -> onnx.ModelProto:
+    """One operator of one or two inputs."""
+    names = ["a", "b"] if operator in ("Add", "Mod") else ["a"]
+    inputs = [helper.make_tensor_value_info(name, dtype, shape) for name in names]
+    made = helper.make_node(operator, names, ["c"])
+    if operator == "NonZero":
+        output = helper.make_tensor_value_info("c", TensorProto.INT64, (2, "found"))
+    else:
+        output = helper.make_tensor_value_info("c", dtype, shape)
+    graph = helper.make_graph([made], "graph", inputs, [output])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
+
+
+@pytest.mark.parametrize(
+    ("model", "finding"),
+    [
+        (tiny_graph("Relu", opset=18), "opset ai.onnx 18"),
+        (tiny_graph("Relu", ir=11), "IR version 11"),
+        (tiny_graph("Relu", dtype=TensorProto.DOUBLE), "a is double"),
+        (tiny_graph("Relu", shape=("batch", 3)), "a has no fixed shape"),
+        (tiny_graph("NonZero"), "operator NonZero"),
+        (tiny_graph("NonZero"), "c has no fixed shape"),
+        (tiny_graph("Add", dtype=TensorProto.INT64), "computes in int64"),
+        (tiny_graph("Sinh", dtype=TensorProto.INT32), "not valid ONNX"),
+    ],
+)
+def test_check_finds_what_breaks_the_rules(model: onnx.ModelProto, finding: str) -> None:
+    assert any(finding in each for each in violations(model))
+
+
+def test_check_passes_a_plain_graph() -> None:
+    assert violations(tiny_graph("Relu")) == ()
+
+
+def found(*rows: tuple[float, int, tuple[float, float, float, float]]) -> Found:
+    """Detections from (score, label, box), best first."""
+    boxes = np.array([row[2] for row in rows], np.float64).reshape(-1, 4)
+    scores, labels = np.array([row[0] for row in rows], np.float64), np.array([row[1] for row in rows], np.int64)
+    return Found(boxes, scores, labels, np.ones_like(boxes))
+
+
+BOX = (10.0, 10.0, 50.0, 50.0)
+ELSEWHERE = (60.0, 10.0, 90.0, 50.0)
+
+
+def judged(a: Found, b: Found, limits: Thresholds = LIMITS) -> Parity:
+    """What is said of the detections that have no counterpart."""
+    parity, pairs = Parity(), match(a, b)
+    alone_a = [i for i in range(len(a.scores)) if i not in [pair[0] for pair in pairs]]
+    alone_b = [j for j in range(len(b.scores)) if j not in [pair[1] for pair in pairs]]
+    judge(parity, "picture", a, b, alone_a, alone_b, limits)
+    return parity
+
+
+@pytest.mark.parametrize(
+    ("extra", "limits", "excused"),
+    [
+        ((0.05005, 0, ELSEWHERE), LIMITS, True),  # near the threshold
+        ((0.3, 0, ELSEWHERE), LIMITS, False),
+        ((0.3, 0, (10.0, 10.0, 50.0, 34.0)), LIMITS, True),  # IoU 0.6 with BOX
+        ((0.3, 0, (10.0, 10.0, 50.0, 35.0)), LIMITS, False),  # 0.625
+        ((0.3, 1, (10.0, 10.0, 50.0, 34.0)), LIMITS, False),  # of another class
+        ((0.89995, 0, ELSEWHERE), replace(LIMITS, max_detections=1), True),  # near the last score kept
+    ],
+)
+def test_a_detection_of_one_side_is_excused_near_a_limit_only(
+    extra: tuple[float, int, tuple[float, float, float, float]], limits: Thresholds, excused: bool
+) -> None:
+    plain, more = found((0.9, 0, BOX)), found((0.9, 0, BOX), extra)
+    for a, b in ((plain, more), (more, plain)):
+        said = judged(a, b, limits)
+        assert (len(said.excused), len(said.failures)) == ((1, 0) if excused else (0, 1))
+
+
+def test_what_an_excused_detection_suppresses_is_excused_too() -> None:
+    first = (0.05 + 5e-5, 0, BOX)
+    kept_without_it = (0.4, 0, (12.0, 10.0, 52.0, 50.0))
+    said = judged(found(first), found(kept_without_it))
+    assert len(said.excused) == 2
+
+
+def test_matching_pairs_the_nearest_of_a_class() -> None:
+    a = found((0.9, 0, BOX), (0.8, 1, BOX), (0.7, 0, ELSEWHERE))
+    b = found((0.9, 1, BOX), (0.8, 0, BOX))
+    assert sorted(match(a, b)) == [(0, 1), (1, 0)]
+    assert match(found(), b) == match(b, found()) == []
+
+
+def outputs_of(boxes: Found) -> Arrays:
+    count = len(boxes.scores)
+    arrays: Arrays = {
+        "boxes": boxes.boxes[None],
+        "scores": boxes.scores[None],
+        "labels": boxes.labels[None],
+        "edge_std": boxes.edge_std[None],
+        "count": np.array([count]),
+        "complete": np.array([1]),
+    }
+    return arrays
+
+
+@pytest.mark.parametrize(
+    ("row", "agrees"),
+    [
+        ((0.90005, 0, (10.0, 10.0, 50.04, 50.0)), True),
+        ((0.9002, 0, BOX), False),
+        ((0.9, 0, (10.0, 10.0, 50.06, 50.0)), False),
+        ((float("nan"), 0, BOX), False),
+        ((0.9, 1, BOX), False),
+    ],
+)
+def test_a_pair_beyond_tolerance_is_a_failure(
+    row: tuple[float, int, tuple[float, float, float, float]], agrees: bool
+) -> None:
+    parity = Parity()
+    compare_detections(parity, ("picture",), outputs_of(found(row)), outputs_of(found((0.9, 0, BOX))), LIMITS)
+    assert (parity.failures == []) == agrees
+
+
+def test_a_file_that_claims_to_be_complete_wrongly_is_a_failure() -> None:
+    ours, theirs = outputs_of(found((0.9, 0, BOX))), outputs_of(found((0.9, 0, BOX)))
+    theirs["complete"] = np.array([0])
+    parity = Parity()
+    compare_detections(parity, ("picture",), ours, theirs, LIMITS)
+    assert len(parity.failures) == 1
+
+
+def test_generated_samples_fit_any_canvas_and_stay_the_same() -> None:
+    for canvas in ((32, 32), (64, 96), (320, 256)):
+        samples = draw_samples(canvas, 6)
+        assert samples[0].image.shape[:2] == canvas or min(canvas) < 64
+        assert all(sample.image.shape[0] <= canvas[0] and sample.image.shape[1] <= canvas[1] for sample in samples)
+        again = draw_samples(canvas, 6)
+        assert all(np.array_equal(a.image, b.image) for a, b in zip(samples, again, strict=True))
+
+
+# ---- the command line ----
+
+
+def test_without_flags_the_newest_run_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, newer = (write_model(tmp_path / f"runs/tiny/{name}/best.pt") for name in ("b", "a"))
+    os.utime(older, (1, 1))
+    monkeypatch.chdir(tmp_path)
+    request = read_request(program.parser().parse_args([]))
+    here = newer.relative_to(tmp_path)
+    assert request.checkpoint == here
+    folder = here.parent / "best_onnx"
+    assert request.files == {(H, W): folder / f"best_{H}x{W}.onnx", (W, H): folder / f"best_{W}x{H}.onnx"}
+    said = " ".join(request.notes)
+    for part in (str(here), f"{H}x{W}, {W}x{H}", str(folder)):
+        assert part in said
+
+
+def test_without_flags_and_without_a_run_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "runs/*/*/best.pt" in tiny.refusal(program.main, [], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--size", "100x200"], "(128, 224)"),
+        (["--size", "0x32"], "multiples of 32"),
+        (["--size", "64"], "HEIGHTxWIDTH"),
+        (["--size", "64x96", "--batch", "0"], "--batch 0"),
+        (["--size", "64x96", "32x32", "--output", "one.onnx"], "expected a folder"),
+        (["--size", "64x96", "--images", "nowhere"], "no such folder"),
+        (["--size", "64x96", "--annotations", "nowhere.json"], "no categories"),
+        (["--size", "64x96", "--checkpoint", "nowhere.pt"], "no such file"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_one_sentence(
+    flags: list[str],
+    part: str,
+    model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert part in tiny.refusal(program.main, ["--checkpoint", str(model.checkpoint), *flags], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_without_canvases_is_asked_for_sizes(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare.pth"
+    state = torch.load(model.checkpoint, weights_only=True)["variables"]
+    torch.save({"state_dict": state, "meta": {"CLASSES": NAMES}}, bare)
+    flags = ["--checkpoint", str(bare), "--gin_file", tiny.GIN_FILE, "--gin_bindings", *BINDINGS]
+    assert "--size 64x96 --size 96x64" in tiny.refusal(program.main, flags, capsys)
+
+
+def test_class_names_and_ids_come_from_annotations_when_asked(model: Model, tmp_path: Path) -> None:
+    categories = [{"id": 10 * i, "name": name.upper()} for i, name in reversed(list(enumerate(NAMES, start=1)))]
+    file = tmp_path / "classes.json"
+    file.write_text(json.dumps({"categories": categories}))
+    flags = ["--checkpoint", str(model.checkpoint), "--annotations", str(file)]
+    loaded = read_request(program.parser().parse_args(flags)).model
+    assert loaded.names == tuple(name.upper() for name in NAMES)
+    assert loaded.category_ids == (10, 20, 30, 40, 50)
+    file.write_text(json.dumps({"categories": categories[:2]}))
+    with pytest.raises(InputError, match="2 classes"):
+        read_request(program.parser().parse_args(flags))
+
+
+def test_output_is_a_file_for_one_size_and_a_folder_for_several() -> None:
+    best, sizes = Path("runs/best.pt"), [(64, 96), (96, 64)]
+    assert name_files(best, None, sizes[:1], "detections") == {(64, 96): Path("runs/best.onnx")}
+    assert name_files(best, None, sizes[:1], "raw") == {(64, 96): Path("runs/best_raw.onnx")}
+    assert name_files(best, Path("out"), sizes[:1], "detections") == {(64, 96): Path("out/best_64x96.onnx")}
+    assert [path.name for path in name_files(best, Path("out"), sizes, "decoded").values()] == [
+        "best_decoded_64x96.onnx",
+        "best_decoded_96x64.onnx",
+    ]
+
+
+def test_started_as_a_script_it_names_the_right_form(tmp_path: Path) -> None:
+    script = Path(program.__file__)
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "python -m export.onnx" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---- evaluation of the file ----
+
+
+def evaluated(source: Sequence[str], data: Path, output: Path) -> list[dict[str, float]]:
+    """The detections that an evaluation on the validation pictures writes, best first a picture."""
+    place = ["--annotations", str(data / "annotations" / "instances_val2017.json"), "--images", str(data / "val2017")]
+    assert evaluate.main([*source, *place, "--workers", "0", "--output", str(output)]) == 0
+    rows: list[dict[str, float]] = json.loads((output / "val_detections.json").read_text())
+    return sorted(rows, key=lambda row: (row["image_id"], -row["score"]))
+
+
+@pytest.mark.parametrize("canvases", [(CANVAS,), (CANVAS, (W, H))], ids=["file", "folder"])
+def test_evaluation_of_what_was_exported_is_that_of_the_checkpoint(
+    canvases: tuple[tuple[int, int], ...], pair: Export, sizes_folder: Path, model: Model, tmp_path: Path
+) -> None:
+    # On the same canvases: the model sees the padding, so on others the scores would differ a little.
+    data = tiny.write_data(tmp_path / "data")
+    exported = pair.path if len(canvases) == 1 else sizes_folder
+    ours = evaluated(["--onnx", str(exported)], data, tmp_path / "onnx")
+    bound = ["--gin_bindings", f"CANVASES = {canvases!r}"]
+    theirs = evaluated(["--checkpoint", str(model.checkpoint), *bound], data, tmp_path / "pt")
+    assert len(ours) == len(theirs) > 20
+    np.testing.assert_allclose([row["score"] for row in ours], [row["score"] for row in theirs], rtol=0, atol=1e-5)
+
+
+def test_a_folder_is_opened_as_one_model(sizes_folder: Path, pair: Export, tmp_path: Path) -> None:
+    assert sorted(model.description.size for model in open_exports(sizes_folder, threads=1)) == [(H, W), (W, H)]
+    for file in (sizes_folder / f"best_{H}x{W}.onnx", pair.path):
+        shutil.copy(file, tmp_path)
+    with pytest.raises(InputError, match="not exports of one model in one batch size"):
+        open_exports(tmp_path, threads=1)
+
+
+def write_foreign(path: Path) -> None:
+    onnx.save(tiny_graph("Relu", ir=8), path)
+
+
+def write_truncated(path: Path) -> None:
+    path.write_bytes(tiny_graph("Relu").SerializeToString()[:-20])
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (write_foreign, "no export of this project"),
+        (write_truncated, "cannot be opened by ONNX Runtime"),
+        (Path.mkdir, "holds no .onnx"),
+        (lambda path: None, "no such file"),
+    ],
+)
+def test_a_file_that_is_no_export_is_told_in_one_sentence(
+    make: Callable[[Path], None], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny.write_data(tmp_path / "data")
+    path = tmp_path / "model.onnx"
+    make(path)
+    flags = [
+        "--onnx",
+        str(path),
+        "--annotations",
+        str(data / "annotations" / "instances_train2017.json"),
+        "--images",
+        str(data / "train2017"),
+    ]
+    assert part in tiny.refusal(evaluate.main, flags, capsys)
+
+
+def test_flags_that_the_file_settles_are_refused(
+    pair: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny.write_data(tmp_path / "data")
+    flags = [
+        "--annotations",
+        str(data / "annotations" / "instances_train2017.json"),
+        "--images",
+        str(data / "train2017"),
+        "--batch",
+        "3",
+    ]
+    assert "--batch" in tiny.refusal(evaluate.main, ["--onnx", str(pair.path), *flags], capsys)
+
+
+# ---- trained weights on real pictures ----
+
+SMALL_BINDINGS = (
+    "resnet.ResNetConfig.depth = 18",
+    "resnet.ResNetConfig.base_width = 32",
+    "resnet.ResNetConfig.norm = 'gn'",
+    "resnet.ResNetConfig.gn_groups = 16",
+    "resnet.ResNetConfig.frozen_stages = -1",
+    "fpn.FPNConfig.channels = 64",
+    "head.HeadConfig.channels = 64",
+    "head.HeadConfig.convs = 2",
+    "head.HeadConfig.gn_groups = 16",
+    f"SHORT_SIDE = {golden_cases.SMALL_SHORT_SIDE}",
+    f"LONG_SIDE = {golden_cases.SMALL_LONG_SIDE}",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained blood cell model, compared with PyTorch on six of its pictures."""
+    path = tmp_path_factory.mktemp("trained") / "bccd.onnx"
+    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", tiny.GIN_FILE)
+    checked = ("--images", test_data / "bccd" / "val", "--samples", "6")
+    export(*weights, "--gin_bindings", *SMALL_BINDINGS, "--size", "256x320", *checked, "--output", path)
+    return path
+
+
+def test_trained_model_agrees_on_real_pictures(trained: Path) -> None:
+    report = json.loads(trained.with_suffix(".parity.json").read_text())
+    assert report["passed"]
+    assert all(name.startswith("BloodImage") for name in report["pictures"])
+    assert report["matched"] > 300
+    assert (report["failures"], report["excused"]) == ([], [])
+    assert report["largest"]["scores"] < 1e-5
+    assert report["largest"]["boxes"] < 5e-3
+
+
+@pytest.mark.slow  # 87 pictures through both take 20 s
+def test_trained_model_keeps_its_average_precision(trained: Path, test_data: Path, tmp_path: Path) -> None:
+    bccd = test_data / "bccd"
+    data = read_coco(bccd / "annotations" / "instances_val.json", bccd / "val", keep_empty=True)
+    common = ["--annotations", str(data.annotations), "--images", str(data.images), "--workers", "0"]
+    weights = ["--checkpoint", str(test_data / "bccd_r18" / "model.pth"), "--gin_file", tiny.GIN_FILE]
+    metrics = []
+    for name, source in (
+        ("onnx", ["--onnx", str(trained)]),
+        ("pth", [*weights, "--gin_bindings", *SMALL_BINDINGS]),
+    ):
+        assert evaluate.main([*source, *common, "--output", str(tmp_path / name)]) == 0
+        metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
+    ours, theirs = metrics
+    assert ours["images"] == theirs["images"] == 87
+    assert ours["AP"] > 0.5
+    for name in ("AP", "AP50", "AP75", "AR100"):
+        assert abs(ours[name] - theirs[name]) <= 5e-4
+
+
+# ---- parts of the graph against the authors' numbers ----
+
+
+def export_part(
+    function: Callable[..., tuple[torch.Tensor, ...]],
+    tree: Variables,
+    inputs: dict[str, torch.Tensor],
+    names: Sequence[str],
+    path: Path,
+) -> Arrays:
+    """Export a part of the model that keeps all rules, and run it once."""
+    made = to_onnx(trace(function, tree, list(inputs.values())), list(inputs), names).model
+    assert violations(made) == ()
+    onnx.save(made, path)
+    from gfl.engine.onnx_model import open_session
+
+    session = open_session(str(path), threads=torch.get_num_threads())
+    arrays = session.run(list(names), {name: tensor.numpy() for name, tensor in inputs.items()})
+    return {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)}
+
+
+@pytest.mark.slow  # an export a setting of the reference's post-processing
+@pytest.mark.parametrize("name", ["synth", "synth_rescale", "synth_pre50"])
+def test_post_processing_exported_alone_gives_the_golden_detections(name: str, goldens: Path, tmp_path: Path) -> None:
+    arrays, case = golden_cases.read(goldens, "detect.npz"), golden_cases.detect_case(name)
+    grid = make_grid(golden_cases.CANVAS_HW)
+    head = golden_cases.synthetic_outputs(int(arrays["synth_seed"]), grid)
+    cfg = PredictConfig(
+        score_threshold=case.score_threshold, nms_pre=case.nms_pre, keep_background=True, keep_padding_cells=True
+    )
+
+    def detect(
+        _: Variables, scores: torch.Tensor, logits: torch.Tensor, sizes: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        return tuple(postprocess.detect(Outputs(scores, logits), sizes, padded_sizes(sizes), grid, 80, cfg))
+
+    inputs = {"head_scores": head.scores, "edge_logits": head.edge_logits, "image_sizes": case.image_sizes}
+    names = ("boxes", "scores", "labels", "count", "edge_std", "complete")
+    out = export_part(detect, {}, inputs, names, tmp_path / "detect.onnx")
+    assert out["complete"].tolist() == [1, 1]
+    for i in range(2):
+        golden, one = arrays[f"{name}.img{i}.det_bboxes"].astype(np.float64), detections_of(out, i)
+        np.testing.assert_array_equal(one.labels, arrays[f"{name}.img{i}.det_labels"])
+        np.testing.assert_allclose(one.boxes / case.scale_xyxy.numpy(), golden[:, :4], rtol=0, atol=2e-3)
+        np.testing.assert_allclose(one.scores, golden[:, 4], rtol=1e-6)
+
+
+@pytest.mark.slow  # an R50
+def test_forward_exported_alone_gives_the_golden_forward(goldens: Path, tmp_path: Path) -> None:
+    arrays, cfg, grid = golden_cases.read(goldens, "forward.npz"), DetectorConfig(), make_grid(golden_cases.CANVAS_HW)
+    variables = golden_cases.filled(detector.init(cfg))
+    prepared = detector.prepare(variables, detector.freeze(variables, cfg))
+    images = golden_cases.normal_input(int(arrays["input_seed"]))
+
+    def forward(tree: Variables, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(detector.forward(Prepared(tree), images, cfg))
+
+    out = export_part(forward, prepared.tree, {"images": images}, ("scores", "edge_logits"), tmp_path / "forward.onnx")
+    for kind, name, tolerance in (("cls", "scores", 1e-5), ("reg", "edge_logits", 1e-4)):
+        flat = torch.from_numpy(out[name]).flatten(2)
+        for level, piece in zip(golden_cases.LEVELS, golden_cases.by_level(flat, grid), strict=True):
+            golden, step = arrays[f"{kind}.{level}.flat"].astype(np.float64), int(arrays[f"{kind}.{level}.step"])
+            np.testing.assert_allclose(piece.reshape(-1)[::step].numpy(), golden, rtol=0, atol=tolerance)
