@@ -94,6 +94,9 @@ class RunConfig:
     log_every: int = 20  # steps between two copies of the metrics to the host
 
     def __post_init__(self) -> None:
+        for name, least in (("accumulate", 1), ("epochs", 1), ("max_steps", 0), ("seed", 0), ("log_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name.upper()}={getattr(self, name)}: expected at least {least}")
         if self.batch_size < 1 or self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"

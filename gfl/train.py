@@ -50,6 +50,8 @@ class Training:
             )
         self.cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(self.data.names)))
         self.canvases = canvases_for(self.data, cfg.data, val=self.val)
+        if cfg.apex:
+            raise InputError("APEX = True: Apex is not supported yet; PRECISION = 'o1' runs its O1 recipe without it")
         if cfg.compile and (self.canvases is None or len(self.canvases) > MOST_GRAPHS):
             raise InputError(
                 f"got COMPILE = True with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} canvases: "

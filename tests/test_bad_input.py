@@ -342,6 +342,20 @@ def test_rate_that_is_far_too_high_is_told_as_such(
     assert "the loss is not a number" in said
 
 
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("APEX = True", "Apex is not supported yet"),
+        ("ACCUMULATE = 0", "ACCUMULATE=0: expected at least 1"),
+        ("SEED = -1", "SEED=-1: expected at least 0"),
+    ],
+)
+def test_a_setting_that_cannot_be_honoured_is_refused(
+    binding: str, said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refusal(train.main, train_arguments(data, tmp_path / "run", binding), capsys)
+
+
 def no_space(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -70,6 +70,8 @@ def qfl(scores: Tensor, targets: Tensor, beta: float) -> Tensor:
     scores and targets in [0,1], same shape; with s = 0 this is the focal negative BCE(p, 0) p^beta.
     """
     modulating = (targets - scores).abs().pow(beta)
+    # The cross-entropy refuses NaN (on CUDA it ends the process): as 0 they pass, and `modulating` makes the loss NaN.
+    scores, targets = scores.nan_to_num(nan=0.0), targets.nan_to_num(nan=0.0)
     return F.binary_cross_entropy(scores, targets, reduction="none") * modulating
 
 
