@@ -16,7 +16,7 @@ import torch
 
 from gfl.config import read_run
 from gfl.data.coco import CocoData, read_coco
-from gfl.data.loader import EvalLoader, LoadedBatch, canvases_for, eval_loader
+from gfl.data.loader import EvalLoader, LoadedBatch, canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
 from gfl.engine.files import make_folder, to_json, write_atomic
@@ -127,7 +127,7 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict
     canvases = model.canvases
     if canvases is None or arguments.gin_file or arguments.gin_bindings:  # these may change sizes and CANVASES
         canvases = canvases_for(None, model.run.data, val=data)
-    loader = eval_loader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
+    loader = EvalLoader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
     return predictor(model.variables, model.run.detector, choose_device(arguments.device)), loader
 
 
@@ -143,7 +143,7 @@ def open_exported(arguments: argparse.Namespace, data: CocoData) -> tuple[Predic
     check_classes(about.names, data)
     sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
     canvases = [model.description.size for model in models]
-    return onnx_predictor(models), eval_loader(data, sizes, canvases, batch_size=about.batch)
+    return onnx_predictor(models), EvalLoader(data, sizes, canvases, batch_size=about.batch)
 
 
 def run(arguments: argparse.Namespace) -> None:

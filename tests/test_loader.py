@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gfl.data.coco import CocoData, Picture
-from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader, canvases_for, eval_loader, train_loader
+from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader, canvases_for
 from gfl.errors import InputError
 from gfl.settings import DataConfig
 
@@ -83,7 +83,7 @@ def test_resuming_gives_the_rest_of_the_epoch(data: CocoData) -> None:
     loader = train(data)
     assert_same(list(loader.epoch(2))[1:], loader.epoch(2, start_batch=1))
     canvases = canvases_for(data, CFG)
-    alone = train_loader(data, CFG, canvases, batch_size=2, seed=3, epoch=2, start_batch=1)
+    alone = TrainLoader(data, CFG, canvases, batch_size=2, seed=3).epoch(2, start_batch=1)
     assert_same(loader.epoch(2, start_batch=1), alone)
 
 
@@ -132,7 +132,7 @@ def test_a_canvas_is_zero_outside_its_picture(data: CocoData) -> None:
 
 
 def test_a_blank_is_zero_everywhere(data: CocoData) -> None:
-    loaded = next(b for b in eval_loader(data, PLAIN, ((64, 64),), batch_size=4) if -1 in b.image_ids)
+    loaded = next(b for b in EvalLoader(data, PLAIN, ((64, 64),), batch_size=4) if -1 in b.image_ids)
     blank = loaded.image_ids.index(-1)
     for part in loaded.batch:
         assert not part[blank].any()
@@ -150,7 +150,7 @@ def test_evaluation_yields_every_picture_once_and_can_be_repeated(data: CocoData
 
 def test_boxes_over_scales_are_the_original_boxes(data: CocoData) -> None:
     originals = {picture.id: picture for picture in data.pictures}
-    for loaded in eval_loader(data, PLAIN, ((32, 64), (64, 32)), batch_size=2):  # 90x40 is shrunk to fit
+    for loaded in EvalLoader(data, PLAIN, ((32, 64), (64, 32)), batch_size=2):  # 90x40 is shrunk to fit
         for i, image_id in enumerate(loaded.image_ids):
             if image_id >= 0:
                 scale_h, scale_w = loaded.scales[i].tolist()
@@ -159,7 +159,7 @@ def test_boxes_over_scales_are_the_original_boxes(data: CocoData) -> None:
 
 
 def test_own_canvases_are_loaded_as_they_are(data: CocoData) -> None:
-    canvases = {loaded.canvas for loaded in eval_loader(data, PLAIN, None, batch_size=2)}
+    canvases = {loaded.canvas for loaded in EvalLoader(data, PLAIN, None, batch_size=2)}
     assert canvases == {(32, 64), (64, 32), (32, 32)}
 
 
@@ -168,7 +168,7 @@ def test_a_picture_that_cannot_be_read_is_a_blank_and_named(data: CocoData, tmp_
     cut = tmp_path / "cut.png"
     cut.write_bytes(data.pictures[2].path.read_bytes()[:-20])
     broken = with_picture(data, 2, replace(data.pictures[2], path=cut))
-    loaded = list(eval_loader(broken, PLAIN, ((64, 64),), batch_size=7, workers=workers))
+    loaded = list(EvalLoader(broken, PLAIN, ((64, 64),), batch_size=7, workers=workers))
     assert len(loaded) == 1
     assert "cut.png" in loaded[0].failed[0]
     assert loaded[0].image_ids == (7, 8, -1, 10, 11, 12, 13)

@@ -6,7 +6,7 @@ by fork or by spawn, and live over the epochs. Letters: B pictures, G box slots,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import cv2
@@ -32,7 +32,7 @@ from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
 
-__all__ = ["EvalLoader", "LoadedBatch", "TrainLoader", "canvases_for", "eval_loader", "train_loader"]
+__all__ = ["EvalLoader", "LoadedBatch", "TrainLoader", "canvases_for"]
 
 Item = TypeVar("Item")
 NO_IMAGE = -1  # image id of a blank
@@ -252,7 +252,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every picture once, in a fixed order; iterate as often as wanted."""
+    """Every picture once, in a fixed order; iterate as often as wanted.
+
+    A picture that cannot be read is a blank, so it has no detections.
+    """
 
     def __init__(
         self,
@@ -284,49 +287,3 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         return self.planned.run(self.plan)
-
-
-def train_loader(
-    data: CocoData,
-    cfg: DataConfig,
-    canvases: Sequence[Canvas] | None,
-    *,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    start_batch: int = 0,
-    rank: int = 0,
-    world: int = 1,
-    workers: int | None = None,
-    pin_memory: bool = False,
-) -> Iterable[LoadedBatch]:
-    """One epoch's batches; for several epochs keep a `TrainLoader`, whose workers live on."""
-    loader = TrainLoader(
-        data,
-        cfg,
-        canvases,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world=world,
-        workers=workers,
-        pin_memory=pin_memory,
-    )
-    return loader.epoch(epoch, start_batch)
-
-
-def eval_loader(
-    data: CocoData,
-    cfg: DataConfig,
-    canvases: Sequence[Canvas] | None,
-    *,
-    batch_size: int,
-    rank: int = 0,
-    world: int = 1,
-    workers: int | None = None,
-    pin_memory: bool = False,
-) -> EvalLoader:
-    """Every picture once, in a fixed order; a picture that cannot be read is a blank, so it has no detections."""
-    return EvalLoader(
-        data, cfg, canvases, batch_size=batch_size, rank=rank, world=world, workers=workers, pin_memory=pin_memory
-    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gfl.engine.device import memory_bytes
-from gfl.engine.progress import EpochProgress, ProgressWriter
+from gfl.engine.progress import EpochProgress, ProgressWriter, remaining_s
 from gfl.engine.records import RunFolder
 from gfl.engine.state import TrainState
 from gfl.errors import InputError
@@ -101,7 +101,7 @@ class StepLog:
                 img_per_s=speed["img_per_s"],
                 data_wait=speed["data_wait"],
                 memory_bytes=memory_bytes(self.state.module.device),
-                eta_s=left * self.seconds / self.done,
+                eta_s=remaining_s(self.done, self.done + left, self.seconds),
                 skipped=int(last["skipped"]),
             )
         )
