@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from gfl.engine.description import DETECTION_NAMES
 from gfl.engine.module import FunctionModule
-from gfl.engine.onnx_model import DETECTION_NAMES
 from gfl.model import detector, postprocess
 from gfl.model.anchors import Grid, make_grid, padded_sizes
 from gfl.model.detector import DetectorConfig, Prepared

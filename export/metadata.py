@@ -7,7 +7,7 @@ import onnx
 from gfl import __version__
 from gfl.data.sampler import eval_short_side
 from gfl.engine.checkpoints import TrainedModel
-from gfl.engine.onnx_model import Description, Thresholds
+from gfl.engine.description import Description, Thresholds
 from gfl.settings import Canvas
 
 

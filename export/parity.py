@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.engine.onnx_model import Arrays, Thresholds
+from gfl.engine.description import Arrays, Thresholds
 
 # The most that a score, a box or a spread (px) may differ: ten times what float32 and other kernels were seen to do.
 SCORE_TOLERANCE = 1e-4

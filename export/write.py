@@ -20,8 +20,9 @@ from export.parity import Parity
 from export.request import Request
 from export.samples import SampleBatch, batches, draw_samples, read_samples
 from export.translate import Translation, to_onnx
+from gfl.engine.description import INPUT_NAMES, Arrays, Description
 from gfl.engine.files import atomic_file, make_folder, to_json, write_atomic
-from gfl.engine.onnx_model import INPUT_NAMES, Arrays, Description, open_onnx
+from gfl.engine.onnx_model import open_onnx
 from gfl.model.detector import Prepared
 from gfl.settings import Canvas
 

@@ -18,9 +18,10 @@ from gfl.config import read_run
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, canvases_for
 from gfl.engine.checkpoints import load_trained
+from gfl.engine.description import DETECTION_NAMES
 from gfl.engine.device import choose_device
 from gfl.engine.files import make_folder, to_json, write_atomic
-from gfl.engine.onnx_model import DETECTION_NAMES, OnnxModel, open_exports
+from gfl.engine.onnx_model import OnnxModel, open_exports
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid

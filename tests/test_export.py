@@ -37,7 +37,8 @@ from gfl import __version__, evaluate
 from gfl.config import read_run
 from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained, write_checkpoint
-from gfl.engine.onnx_model import Arrays, Description, Thresholds, open_exports, open_onnx
+from gfl.engine.description import Arrays, Description, Thresholds
+from gfl.engine.onnx_model import open_exports, open_onnx
 from gfl.errors import InputError
 from gfl.model import detector, postprocess
 from gfl.model.anchors import make_grid, padded_sizes

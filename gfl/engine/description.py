@@ -1,0 +1,115 @@
+"""What an exported file says of itself, whatever its format: its preprocessing, its classes, its outputs.
+
+Shapes: B pictures of the file's batch; H, W its canvas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.errors import InputError
+
+Arrays = dict[str, NDArray[np.generic]]  # output name -> array
+
+INPUT_NAMES = ("images", "image_sizes")
+DETECTION_NAMES = ("boxes", "scores", "labels", "count", "edge_std", "complete")  # in the order of Detections
+
+LAYOUT = "NCHW uint8"
+COLOUR_ORDER = "RGB"
+RESIZE_RULE = (
+    "keep the ratio: the largest size with no side above long_side and the shorter one not above short_side, each side "
+    "int(side * scale + 0.5), bilinear (OpenCV INTER_LINEAR); a picture larger than the canvas is shrunk further to fit"
+)
+PAD_RULE = "zeros at the bottom and at the right, up to the canvas"
+BOX_FORMAT = (
+    "xyxy in canvas pixels; original pixels = canvas pixels / (resized side / original side), an axis at a time"
+)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Of the detections in the file; scores and IoU are compared strictly."""
+
+    score: float
+    nms_iou: float
+    max_detections: int
+    candidates: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an exported file says of itself, in its metadata."""
+
+    version: str  # of this project
+    outputs: str  # 'detections', 'decoded' or 'raw'
+    precision: str
+    names: tuple[str, ...]  # of the classes, label 0 first
+    category_ids: tuple[int, ...]  # label -> category id of the data set
+    batch: int
+    size: tuple[int, int]  # the canvas: height, width
+    mean: tuple[float, ...]  # RGB; in the graph already
+    std: tuple[float, ...]
+    short_side: int
+    long_side: int
+    thresholds: Thresholds
+    config: str  # gin text of the run; empty when it was never known
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata of the file: plain text and JSON."""
+        values: dict[str, object] = {
+            "names": self.names,
+            "category_ids": self.category_ids,
+            "batch": self.batch,
+            "size": self.size,
+            "mean": self.mean,
+            "std": self.std,
+            "resize": {"short_side": self.short_side, "long_side": self.long_side, "rule": RESIZE_RULE},
+            "thresholds": vars(self.thresholds),
+        }
+        return {
+            "gfl_version": self.version,
+            "outputs": self.outputs,
+            "precision": self.precision,
+            "layout": LAYOUT,
+            "colour_order": COLOUR_ORDER,
+            "pad": PAD_RULE,
+            "box_format": BOX_FORMAT,
+            "config": self.config,
+            **{key: json.dumps(value, ensure_ascii=False) for key, value in values.items()},
+        }
+
+    @staticmethod
+    def from_metadata(metadata: Mapping[str, str], source: str | Path) -> Description:
+        """The inverse of `to_metadata`; InputError for a file that this project did not export."""
+        if "gfl_version" not in metadata:
+            raise InputError(f"{source} is no export of this project: make one with `python -m export.onnx`")
+        try:
+            height, width = json.loads(metadata["size"])
+            resize = json.loads(metadata["resize"])
+            return Description(
+                version=metadata["gfl_version"],
+                outputs=metadata["outputs"],
+                precision=metadata["precision"],
+                names=tuple(json.loads(metadata["names"])),
+                category_ids=tuple(json.loads(metadata["category_ids"])),
+                batch=int(json.loads(metadata["batch"])),
+                size=(int(height), int(width)),
+                mean=tuple(json.loads(metadata["mean"])),
+                std=tuple(json.loads(metadata["std"])),
+                short_side=int(resize["short_side"]),
+                long_side=int(resize["long_side"]),
+                thresholds=Thresholds(**json.loads(metadata["thresholds"])),
+                config=metadata["config"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{source} was exported by version {metadata['gfl_version']} and describes itself in a way that this "
+                f"one cannot read ({error!r}); export it again"
+            ) from error
