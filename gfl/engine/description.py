@@ -61,6 +61,10 @@ class Description:
     thresholds: Thresholds
     config: str  # gin text of the run; empty when it was never known
 
+    def kin(self) -> tuple[object, ...]:
+        """What exports of one model at several sizes share."""
+        return self.names, self.category_ids, self.outputs, self.batch, self.short_side, self.long_side
+
     def to_metadata(self) -> dict[str, str]:
         """The metadata of the file: plain text and JSON."""
         values: dict[str, object] = {

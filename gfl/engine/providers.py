@@ -1,0 +1,185 @@
+"""Which part of ONNX Runtime is to run a file, and which part did. Standard library only.
+
+A provider is ONNX Runtime's word for the code of one kind of device; CANN is that of Ascend NPUs. Sources: the
+providers' option tables in ONNX Runtime 1.24, for CANN onnxruntime/core/providers/cann.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from gfl.errors import InputError
+
+PROVIDERS = ("auto", "cpu", "cuda", "cann")
+RUNTIME_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "cann": "CANNExecutionProvider"}
+DEVICE_WORDS = {"gpu": "cuda", "npu": "cann", "ascend": "cann"}  # what people may say for a provider
+BEST_FIRST = ("cann", "cuda", "cpu")
+OM_CACHE = "om_cache"  # our option: the folder where CANN keeps its compiled graphs between programs
+
+SWITCH = ("0", "1")
+NUMBER = ("number",)
+FREE = ()  # any text
+ARENA = ("kNextPowerOfTwo", "kSameAsRequested")
+# Provider -> option -> the values that it takes; all but OM_CACHE are handed to ONNX Runtime.
+OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cpu": {},
+    "cuda": {"device_id": NUMBER, "gpu_mem_limit": NUMBER},
+    "cann": {
+        "device_id": NUMBER,
+        "npu_mem_limit": NUMBER,
+        "arena_extend_strategy": ARENA,
+        "enable_cann_graph": SWITCH,
+        "enable_cann_subgraph": SWITCH,
+        "dump_graphs": SWITCH,
+        "dump_om_model": SWITCH,
+        "precision_mode": (
+            "force_fp32",
+            "force_fp16",
+            "allow_fp32_to_fp16",
+            "must_keep_origin_dtype",
+            "allow_mix_precision",
+        ),
+        "op_select_impl_mode": ("high_precision", "high_performance"),
+        "optypelist_for_implmode": FREE,
+        OM_CACHE: FREE,
+    },
+}
+OPTIONS["auto"] = {name: values for options in OPTIONS.values() for name, values in options.items()}
+
+NEEDS = {
+    "cuda": "the package onnxruntime-gpu in place of onnxruntime, and the CUDA and cuDNN that it was built for",
+    "cann": "the package onnxruntime-cann in place of onnxruntime, numpy<2, and the CANN toolkit with its set_env.sh "
+    "sourced",
+}
+INT8_ON_CANN = "its operator list has no QuantizeLinear and DequantizeLinear, so it takes no int8 file"
+
+
+@dataclass(frozen=True)
+class ProviderChoice:
+    """What is to run a file. Raises InputError for a provider or an option that there is not."""
+
+    name: str = "auto"  # 'auto': the best of CANN, CUDA and CPU that is here and takes the graph
+    allow_fallback: bool = False  # let the CPU run what the provider does not take; else that is an error
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.name not in PROVIDERS:
+            raise InputError(_unknown("provider", self.name, PROVIDERS))
+        known = OPTIONS[self.name]
+        for option, value in self.options.items():
+            if option not in known:
+                raise InputError(_unknown(f"option of the provider {self.name}", option, tuple(known)))
+            _check_value(option, value, known[option])
+
+
+class Placement(NamedTuple):
+    """What really ran a file."""
+
+    provider: str  # ONNX Runtime's name of the one that did the work
+    nodes_by_provider: dict[str, int]  # as counted in the first run; empty before it
+    notes: tuple[str, ...]  # what a person should know, e.g. that the CPU stood in
+
+
+class Target(NamedTuple):
+    """A provider as a session is opened with it."""
+
+    name: str  # ours
+    options: dict[str, str]
+
+    @property
+    def runtime_name(self) -> str:
+        """ONNX Runtime's name of it."""
+        return RUNTIME_NAMES[self.name]
+
+    @property
+    def om_cache(self) -> Path | None:
+        """The folder of the compiled graphs, where one was given."""
+        return Path(self.options[OM_CACHE]) if OM_CACHE in self.options else None
+
+    @property
+    def runtime_options(self) -> dict[str, str]:
+        """The options that ONNX Runtime is to get."""
+        others = {name: value for name, value in self.options.items() if name != OM_CACHE}
+        return {"dump_om_model": "1", **others} if OM_CACHE in self.options else others
+
+
+CPU = Target("cpu", {})
+
+
+class Nodes(NamedTuple):
+    """What a profiled run says of its nodes."""
+
+    by_provider: dict[str, int]
+    convolutions_by_provider: dict[str, int]
+
+
+def targets(choice: ProviderChoice, listed: Sequence[str]) -> list[Target]:
+    """The providers to try, in order; `listed` is what ONNX Runtime calls available."""
+    if choice.name == "auto":
+        names = [name for name in BEST_FIRST if RUNTIME_NAMES[name] in listed]
+    else:
+        names = list(dict.fromkeys((choice.name, "cpu"))) if choice.allow_fallback else [choice.name]
+    return [
+        Target(name, {option: value for option, value in choice.options.items() if option in OPTIONS[name]})
+        for name in names
+    ]
+
+
+def read_profile(path: Path) -> Nodes:
+    """Count the nodes of a run in ONNX Runtime's profile of it."""
+    events = json.loads(path.read_text(encoding="utf-8"))
+    ran = [
+        (event["args"]["provider"], event["args"].get("op_name", ""))
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
+    # Conv, FusedConv, QLinearConv, ConvInteger, NhwcFusedConv: all have it in their names.
+    return Nodes(
+        dict(Counter(provider for provider, _ in ran)),
+        dict(Counter(provider for provider, operator in ran if "Conv" in operator)),
+    )
+
+
+def refusal(name: str, nodes: Nodes) -> str | None:
+    """Why a run does not count as the provider's own, in a clause; None where it does.
+
+    A provider may leave small work to the CPU, but it must have run something and every convolution.
+    """
+    runtime_name = RUNTIME_NAMES[name]
+    total = sum(nodes.by_provider.values())
+    if nodes.by_provider.get(runtime_name, 0) == 0:
+        return f"{runtime_name} ran none of the {total} nodes"
+    convolutions = sum(nodes.convolutions_by_provider.values())
+    elsewhere = convolutions - nodes.convolutions_by_provider.get(runtime_name, 0)
+    if elsewhere:
+        return f"{elsewhere} of the {convolutions} convolutions ran elsewhere than on {runtime_name}"
+    return None
+
+
+def spread(nodes_by_provider: Mapping[str, int]) -> str:
+    """'308 nodes ran on CUDAExecutionProvider, 4 nodes ran on CPUExecutionProvider'."""
+    counts = sorted(nodes_by_provider.items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{count} nodes ran on {provider}" for provider, count in counts)
+
+
+def _unknown(kind: str, got: str, known: Sequence[str]) -> str:
+    near = [DEVICE_WORDS[got]] if got in DEVICE_WORDS else difflib.get_close_matches(got, known, n=1)
+    expected = f"expected one of {', '.join(known)}" if known else "expected none"
+    mend = f"did you mean {near[0]}?" if near else "leave it out or give another" if known else "leave it out"
+    return f"got the {kind} {got!r}, {expected}; {mend}"
+
+
+def _check_value(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if allowed == NUMBER:
+        if not (value.isascii() and value.isdigit()):
+            raise InputError(f"got {option}={value}, expected a whole number of at least 0; give one")
+    elif allowed and value not in allowed:
+        raise InputError(_unknown(f"value of {option}", value, allowed))
+    elif not value:
+        raise InputError(f"got an empty {option}, expected a value; leave it out or give one")

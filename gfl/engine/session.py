@@ -1,0 +1,239 @@
+"""Sessions of ONNX Runtime, and what really ran in them. NumPy and ONNX Runtime, no PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.engine.files import make_folder
+from gfl.engine.providers import (
+    CPU,
+    NEEDS,
+    Nodes,
+    Placement,
+    ProviderChoice,
+    Target,
+    read_profile,
+    refusal,
+    spread,
+    targets,
+)
+from gfl.errors import InputError
+
+LOG_FATAL, LOG_WARNING = 4, 2  # severities of ONNX Runtime; the second is its default
+
+
+class Named(Protocol):
+    """An input or output of a session."""
+
+    name: str
+
+
+class ModelMeta(Protocol):
+    """What a session knows of its file."""
+
+    custom_metadata_map: dict[str, str]
+
+
+class Session(Protocol):
+    """The part of onnxruntime.InferenceSession that is used here."""
+
+    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, NDArray[np.generic]]) -> list[object]:
+        """Outputs in the order of the names."""
+
+    def get_outputs(self) -> Sequence[Named]:
+        """The model's outputs."""
+
+    def get_modelmeta(self) -> ModelMeta:
+        """The model's metadata."""
+
+    def get_providers(self) -> Sequence[str]:
+        """Names of the providers that could be started, those tried first for a node first."""
+
+    def end_profiling(self) -> str:
+        """Stop counting; the profile's file."""
+
+
+class PlacedSession:
+    """A session with the first provider of a choice that takes the file.
+
+    Some show only in their first run that they do not, so that one is counted, node by node; later runs are not.
+    """
+
+    def __init__(self, path: Path, choice: ProviderChoice, threads: int) -> None:
+        """Open a file. Raises InputError as `open_onnx`."""
+        self._path = path.absolute()  # the working directory may change, see `working_in`
+        self._choice = choice
+        self._threads = threads
+        runtime = import_runtime()
+        self._listed = tuple(runtime.get_available_providers())
+        self._version = str(runtime.__version__)
+        self._rest = targets(choice, self._listed)
+        self._refusals: list[str] = []
+        self._ran: Placement | None = None  # known after the first run
+        self._profiles = Path(tempfile.mkdtemp(prefix="gfl_profile_"))
+        self._drop_profiles = weakref.finalize(self, shutil.rmtree, self._profiles, ignore_errors=True)
+        self._open_next()
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file carries."""
+        return self._session.get_modelmeta().custom_metadata_map
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Of the file, in order."""
+        return tuple(output.name for output in self._session.get_outputs())
+
+    def run(self, output_names: Sequence[str], feed: Mapping[str, NDArray[np.generic]]) -> list[object]:
+        """Outputs in the order of the names; the first run raises InputError where no provider takes the file."""
+        return self._first_run(output_names, feed) if self._ran is None else self._session.run(output_names, feed)
+
+    def placement(self) -> Placement:
+        """What really ran where; before the first run, what is going to be tried."""
+        return self._ran or Placement(self._target.runtime_name, {}, tuple(self._refusals))
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Go on to the next provider where this one would be the session's; InputError where there is none."""
+        if self._target.name == name:
+            self._give_up(reason)
+
+    def _open_next(self) -> None:
+        self._target = self._rest.pop(0)
+        name, runtime_name = self._target.name, self._target.runtime_name
+        if runtime_name not in self._listed:
+            self._give_up(f"onnxruntime {self._version} has only {', '.join(self._listed)}; it needs {NEEDS[name]}")
+            return
+        try:
+            with working_in(self._target.om_cache):
+                self._session = open_session(
+                    str(self._path), threads=self._threads, target=self._target, profiles=self._profiles
+                )
+        except InputError as error:
+            if name == "cpu":
+                raise
+            self._give_up(
+                f"it could not be started ({why_not(name, error.__cause__ or error)}); it needs {NEEDS[name]}"
+            )
+            return
+        if self._session.get_providers()[0] != runtime_name:  # ONNX Runtime may turn to the CPU in silence
+            reason = why_not(name, RuntimeError("onnxruntime does not say why"))
+            self._give_up(f"it was not started ({reason}); it needs {NEEDS[name]}")
+
+    def _give_up(self, reason: str) -> None:
+        if not self._rest:
+            raise InputError(
+                f"got the provider {self._target.name} for {self._path.name}, but {reason}; give the provider cpu or "
+                "auto, or allow the fallback to the CPU (--allow_fallback)"
+            )
+        self._refusals.append(f"provider {self._target.name}: {reason}")
+        self._open_next()
+
+    def _first_run(self, output_names: Sequence[str], feed: Mapping[str, NDArray[np.generic]]) -> list[object]:
+        target = self._target
+        try:
+            with working_in(target.om_cache):
+                outputs = self._session.run(output_names, feed)
+        except Exception as error:  # ONNX Runtime's own types share no base class
+            if target.name == "cpu" or type(error).__name__ == "InvalidArgument":  # of the feed: no provider's fault
+                raise
+            self._give_up(f"it failed in its first run ({first_line(error)})")
+            return self._first_run(output_names, feed)
+        nodes = read_profile(Path(self._session.end_profiling()))
+        reason = refusal(target.name, nodes)
+        if reason is not None and (not self._rest or self._choice.name == "auto"):
+            self._give_up(reason)
+            return self._first_run(output_names, feed)
+        self._ran = self._placement(nodes, reason)
+        self._drop_profiles()
+        return outputs
+
+    def _placement(self, nodes: Nodes, reason: str | None) -> Placement:
+        refusals = self._refusals if reason is None else [*self._refusals, f"provider {self._target.name}: {reason}"]
+        notes = (*refusals, spread(nodes.by_provider)) if refusals else ()
+        busiest = max(nodes.by_provider, key=lambda provider: nodes.by_provider[provider])
+        return Placement(self._target.runtime_name if reason is None else busiest, nodes.by_provider, notes)
+
+
+def open_session(
+    model: str | bytes, *, threads: int = 0, target: Target = CPU, profiles: Path | None = None
+) -> Session:
+    """A session on a file's path or content; InputError where ONNX Runtime is missing or refuses it.
+
+    With a folder for profiles the session counts what runs where, until its `end_profiling`.
+    """
+    runtime = import_runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    if profiles is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profiles / "run")
+    provider = (target.runtime_name, target.runtime_options)
+    if target.name != "cpu":
+        runtime.set_default_logger_severity(LOG_FATAL)  # `why_not` says in fewer words what it would log
+    try:
+        # Without its own fallback, which prints to stdout and opens the file again on the CPU.
+        session: Session = runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's own types, one a cause, share no base class
+        name = model if isinstance(model, str) else "the model"
+        raise InputError(
+            f"{name} cannot be opened by ONNX Runtime ({first_line(error)}); export or copy it again"
+        ) from error
+    finally:
+        if target.name != "cpu":
+            runtime.set_default_logger_severity(LOG_WARNING)
+    return session
+
+
+def import_runtime() -> ModuleType:
+    """The module onnxruntime; InputError where it is missing or broken."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise InputError(
+            f"an .onnx needs onnxruntime, which cannot be imported ({error}); install it (onnxruntime-cann also needs "
+            "numpy<2)"
+        ) from error
+
+
+def why_not(name: str, error: BaseException) -> str:
+    """Why a provider was not started: the library that its own library misses, else what the error says."""
+    library = Path(str(import_runtime().__file__)).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    if library.is_file():
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as missing:
+            return first_line(missing)
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """Of an error's text, which ONNX Runtime may spread over many; its type where there is none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def working_in(folder: Path | None) -> Iterator[None]:
+    """Make a folder the working directory, where one is given: CANN keeps its compiled graphs there."""
+    if folder is None:
+        yield
+        return
+    make_folder(folder)
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
