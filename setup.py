@@ -16,8 +16,10 @@ PACKAGES = [
     "gfl.configs",
     "gfl.data",
     "gfl.engine",
+    "gfl.inference",
     "gfl.model",
     "gfl.model.backbones",
+    "gfl.npu_check",
     "gfl.report",
     "gfl.tensors",
     "export",
@@ -76,7 +78,7 @@ setup(
     packages=PACKAGES,
     # The run files lie in gin/ and ship as gfl/configs.
     package_dir={"gfl.configs": "gin"},
-    package_data={"gfl.configs": ["*.gin"]},
+    package_data={"gfl.configs": ["*.gin"], "gfl.engine": ["npu_operators.txt"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

@@ -2,4 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gfl.inference.detect import load as load
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`gfl.load`, found when it is first asked for: `import gfl` alone loads nothing heavy."""
+    if name == "load":
+        from gfl.inference.detect import load
+
+        return load
+    raise AttributeError(f"module 'gfl' has no attribute {name!r}")

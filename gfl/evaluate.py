@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gfl.config import read_run
 from gfl.data.coco import CocoData, read_coco
@@ -21,43 +22,21 @@ from gfl.engine.checkpoints import load_trained
 from gfl.engine.description import DETECTION_NAMES
 from gfl.engine.device import choose_device
 from gfl.engine.files import make_folder, to_json, write_atomic
-from gfl.engine.onnx_model import OnnxModel, open_exports
+from gfl.engine.providers import ProviderChoice
 from gfl.errors import InputError
-from gfl.model import detector
-from gfl.model.anchors import Grid, make_grid
-from gfl.model.structures import Batch, Detections
+from gfl.inference.checkpoint import Predict, predictor
+from gfl.inference.models import EXPORTS, Model, kind_of, open_model
+from gfl.model.structures import Detections
 from gfl.report.coco_eval import CocoResult, Metrics, evaluate_detections
 from gfl.report.tables import evaluation_report
 from gfl.settings import DataConfig
-from gfl.tensors.variables import Variables, map_leaves
-
-Predict = Callable[[Batch], Detections]
 
 
-def predictor(variables: Variables, cfg: detector.DetectorConfig, device: torch.device) -> Predict:
-    """A function from a batch to its detections; weights are folded once, grids made once a canvas."""
-    placed = map_leaves(lambda tensor: tensor.detach().to(device), variables)
-    prepared = detector.prepare(placed, detector.freeze(placed, cfg))
-    grids: dict[tuple[int, int], Grid] = {}
+def array_predictor(model: Model) -> Predict:
+    """`predictor` of a model that takes and gives arrays: an exported file."""
 
-    def predict(batch: Batch) -> Detections:
-        canvas = (batch.images.shape[2], batch.images.shape[3])
-        if canvas not in grids:
-            grids[canvas] = make_grid(canvas, device)
-        images, sizes = batch.images.to(device), batch.image_sizes.to(device)
-        with torch.inference_mode():
-            return detector.predict(prepared, images, sizes, grids[canvas], cfg)
-
-    return predict
-
-
-def onnx_predictor(models: Sequence[OnnxModel]) -> Predict:
-    """`predictor` of exported files, a file a canvas."""
-    by_canvas = {model.description.size: model for model in models}
-
-    def predict(batch: Batch) -> Detections:
-        model = by_canvas[(batch.images.shape[2], batch.images.shape[3])]
-        found = model.run(batch.images.numpy(), batch.image_sizes.numpy())
+    def predict(images: Tensor, image_sizes: Tensor) -> Detections:
+        found = model.run(images.numpy(), image_sizes.numpy())
         return Detections(*(torch.from_numpy(found[name]) for name in DETECTION_NAMES))
 
     return predict
@@ -66,13 +45,24 @@ def onnx_predictor(models: Sequence[OnnxModel]) -> Predict:
 def detect_all(
     predict: Predict, loader: Iterable[LoadedBatch], category_ids: Sequence[int]
 ) -> tuple[list[CocoResult], tuple[str, ...]]:
-    """COCO results, in original pixels, of every picture of a loader; and why pictures could not be read."""
+    """COCO results, in original pixels, of every picture of a loader (on each rank its share); and why pictures could
+    not be read."""
     results: list[CocoResult] = []
     failed: list[str] = []
     for loaded in loader:
-        results += coco_results(predict(loaded.batch), loaded.image_ids, loaded.scales.numpy(), category_ids)
+        results += coco_results(
+            predict(loaded.batch.images, loaded.batch.image_sizes),
+            loaded.image_ids,
+            loaded.scales.numpy(),
+            category_ids,
+        )
         failed += loaded.failed
-    return results, tuple(failed)
+    return in_order(results), tuple(failed)
+
+
+def in_order(results: Iterable[CocoResult]) -> list[CocoResult]:
+    """By image id, whatever the canvases and the ranks; a picture's own stay in order of their scores."""
+    return sorted(results, key=lambda result: result["image_id"])
 
 
 def coco_results(
@@ -132,19 +122,17 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict
     return predictor(model.variables, model.run.detector, choose_device(arguments.device)), loader
 
 
-def open_exported(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
-    """The file of --onnx, or the files of a folder; sizes, batch and resize rule are those that they carry."""
-    for flag, usual in (("gin_file", []), ("gin_bindings", []), ("batch", None), ("device", "auto")):
+def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
+    """An exported file, or the files of a folder; sizes, batch and resize rule are those that they carry."""
+    for flag, usual in (("gin_file", []), ("gin_bindings", []), ("batch", None)):
         if getattr(arguments, flag) != usual:
-            raise InputError(f"got --{flag} with --onnx, whose file carries all settings; leave --{flag} out")
-    models = open_exports(arguments.onnx, threads=torch.get_num_threads())
-    about = models[0].description
-    if about.outputs != "detections":
-        raise InputError(f"{models[0].path} gives {about.outputs} outputs; export it with --outputs detections")
+            raise InputError(f"got --{flag} for {path}, which carries all settings; leave --{flag} out")
+    provider = {"npu": "cann"}.get(arguments.device, arguments.device)
+    model = open_model(path, threads=torch.get_num_threads(), choice=ProviderChoice(provider))
+    about = model.description
     check_classes(about.names, data)
     sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
-    canvases = [model.description.size for model in models]
-    return onnx_predictor(models), EvalLoader(data, sizes, canvases, batch_size=about.batch)
+    return array_predictor(model), EvalLoader(data, sizes, model.canvases, batch_size=model.batch)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -152,12 +140,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture at a time; leave it out for 4")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
-    if arguments.onnx is None:
-        predict, loader = open_trained(arguments, data)
-        output = arguments.output or arguments.checkpoint.parent / "evaluation"
-    else:
-        predict, loader = open_exported(arguments, data)
-        output = arguments.output or arguments.onnx.parent / "evaluation_onnx"
+    path = arguments.checkpoint or arguments.onnx
+    exported = path.is_dir() or path.suffix in EXPORTS
+    if arguments.onnx and not exported:
+        raise InputError(
+            f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
+        )
+    predict, loader = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
+    output = arguments.output or path.parent / (f"evaluation_{kind_of(path)[1:]}" if exported else "evaluation")
     make_folder(output)
     metrics, results, failed = evaluate(predict, data, loader)
     print(evaluation_report(metrics))
@@ -171,12 +161,12 @@ def run(arguments: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(prog="python -m gfl.evaluate", description=__doc__)
     source = flags.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="a .pt of this project, or a .pth with --gin_file")
+    source.add_argument("--checkpoint", type=Path, help="a .pt of this project, a .pth with --gin_file, or a .pt2")
     source.add_argument("--onnx", type=Path, help="what `python -m export.onnx` wrote: a file, or a folder of sizes")
     flags.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
     flags.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
     flags.add_argument(
-        "--output", type=Path, help="folder to write to (default: evaluation/ or evaluation_onnx/ beside the file)"
+        "--output", type=Path, help="folder to write to (default: evaluation/, evaluation_onnx/ ... beside the file)"
     )
     flags.add_argument("--gin_file", action="append", default=[], help="settings, instead of those in the file")
     flags.add_argument("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")

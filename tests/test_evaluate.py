@@ -17,7 +17,8 @@ from gfl import evaluate
 from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.weights import read_checkpoint
-from gfl.evaluate import coco_results, predictor
+from gfl.evaluate import coco_results
+from gfl.inference.checkpoint import predictor
 from gfl.model import detector
 from gfl.model.anchors import make_grid
 from gfl.model.structures import Detections
@@ -174,7 +175,7 @@ def test_predictor_gives_what_the_pure_functions_give() -> None:
     variables, batch = detector.init(cfg), tiny.make_batch()
     prepared = detector.prepare(variables, detector.freeze(variables, cfg))
     expected = detector.predict(prepared, batch.images, batch.image_sizes, make_grid(tiny.CANVAS), cfg)
-    found = predictor(variables, cfg, torch.device("cpu"))(batch)
+    found = predictor(variables, cfg, torch.device("cpu"))(batch.images, batch.image_sizes)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
@@ -183,9 +184,11 @@ def test_predictor_keeps_the_weights_it_was_made_with() -> None:
     cfg = tiny.detector_config()
     variables, batch = detector.init(cfg), tiny.make_batch()
     predict = predictor(variables, cfg, torch.device("cpu"))
-    before = predict(batch)
+    before = predict(batch.images, batch.image_sizes)
     assert not any(leaf.is_inference() for leaf in flatten(variables).values())
-    assert all(torch.equal(one, other) for one, other in zip(predict(batch), before, strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(predict(batch.images, batch.image_sizes), before, strict=True)
+    )
 
 
 def test_classes_are_compared_by_number(trained: Path, data: Path) -> None:

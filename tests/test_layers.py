@@ -27,8 +27,9 @@ LAYERS = {
     "gfl.data": 3,
     "gfl.engine": 3,
     "gfl.report": 3,
+    "gfl.inference": 4,  # joins data and engine: a trained model of any form as a function of pictures
 }
-PROGRAMS = 4
+PROGRAMS = 5
 
 # Within the world: data, engine and report are joined by the programs. A checkpoint holds its run's configuration.
 WORLD_IMPORTS = {

@@ -1,0 +1,110 @@
+"""An .om, compiled by Ascend's ATC from an export, run by Ascend's own inference package. NumPy, no PyTorch.
+
+Never run on hardware by us: it is written to the documented surface of ais_bench.infer.interface.InferSession, and
+tested with a stand-in for it. Shapes: B pictures of the file's batch; H, W its canvas.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.engine.description import Arrays, Description
+from gfl.engine.files import to_json
+from gfl.engine.providers import Placement
+from gfl.errors import InputError
+
+PACKAGE = "ais_bench.infer.interface"
+OUTPUT_NAMES = "output_names"  # beside the description's own keys: an .om keeps the order of its outputs, not the names
+UNTRIED = "this project's .om files have never been run on hardware by its authors"
+
+
+class InferSession(Protocol):
+    """The part of ais_bench's session that is used here."""
+
+    def infer(self, feeds: Sequence[NDArray[np.generic]], mode: str = "static") -> Sequence[NDArray[np.generic]]:
+        """Inputs in the file's order -> outputs in the file's order."""
+
+
+@dataclass(frozen=True)
+class OmModel:
+    """An open file."""
+
+    path: Path
+    description: Description
+    output_names: tuple[str, ...]
+    session: InferSession
+
+    def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
+        """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name."""
+        found = self.session.infer([np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)], mode="static")
+        if len(found) != len(self.output_names):
+            raise InputError(
+                f"{self.path} gives {len(found)} outputs, expected {len(self.output_names)} by the .json beside it; "
+                "compile it again with `python -m export.om`"
+            )
+        return {name: np.asarray(array) for name, array in zip(self.output_names, found, strict=True)}
+
+    def placement(self) -> Placement:
+        """The NPU runs the whole file; its runtime counts no nodes."""
+        return Placement("Ascend OM", {}, (UNTRIED,))
+
+
+def open_om(path: Path, device_id: int = 0) -> OmModel:
+    """Open one .om on an NPU, with the description that `python -m export.om` wrote beside it.
+
+    Raises InputError where either file, Ascend's inference package or the NPU is missing. Never run on hardware by us.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected an .om; make one with `python -m export.om`")
+    metadata = read_description(path)
+    description = Description.from_metadata(metadata, description_path(path))
+    try:
+        interface = importlib.import_module(PACKAGE)
+    except ImportError as error:
+        raise InputError(
+            f"an .om needs Ascend's package ais_bench, which cannot be imported ({error}); install ais_bench and "
+            "aclruntime from Ascend's tools and source CANN's set_env.sh, or give the .onnx"
+        ) from error
+    try:
+        session: InferSession = interface.InferSession(device_id, str(path))
+    except Exception as error:  # the package names no types of its own
+        raise InputError(
+            f"{path} cannot be opened on NPU {device_id} ({error}); check `npu-smi info`, the device_id and that the "
+            "file was compiled for this SoC"
+        ) from error
+    return OmModel(path, description, tuple(json.loads(metadata[OUTPUT_NAMES])), session)
+
+
+def description_path(path: Path) -> Path:
+    """Where the description of an .om lies."""
+    return path.with_name(path.name + ".json")
+
+
+def description_text(description: Description, output_names: Sequence[str]) -> str:
+    """What that file says."""
+    return to_json({**description.to_metadata(), OUTPUT_NAMES: json.dumps(output_names)}, indent=2) + "\n"
+
+
+def read_description(path: Path) -> Mapping[str, str]:
+    """The metadata beside an .om; InputError where there is none or it cannot be read."""
+    beside = description_path(path)
+    try:
+        metadata = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} has no {beside.name} beside it, which says how to prepare pictures for it; copy it along, or "
+            "compile the file with `python -m export.om`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{beside} cannot be read ({error}); copy it again") from error
+    if not isinstance(metadata, dict) or OUTPUT_NAMES not in metadata:
+        raise InputError(f"{beside} does not describe an .om of this project; compile it with `python -m export.om`")
+    return metadata

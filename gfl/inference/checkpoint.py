@@ -1,0 +1,89 @@
+"""A checkpoint run by PyTorch: the prepared tree, a grid a canvas, `detector.predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gfl import __version__
+from gfl.data.canvas import own_canvas
+from gfl.data.sampler import eval_short_side
+from gfl.engine.checkpoints import TrainedModel, load_trained
+from gfl.engine.description import Arrays, Description, Thresholds
+from gfl.engine.device import choose_device
+from gfl.engine.providers import ProviderChoice
+from gfl.inference.models import Model
+from gfl.inference.on_torch import DEVICES, placed_on, to_arrays
+from gfl.model import detector
+from gfl.model.anchors import Grid, make_grid
+from gfl.model.structures import Detections
+from gfl.settings import Canvas
+from gfl.tensors.variables import Variables, map_leaves
+
+Predict = Callable[[Tensor, Tensor], Detections]
+
+
+def predictor(variables: Variables, cfg: detector.DetectorConfig, device: torch.device) -> Predict:
+    """A function of (images uint8 (B,3,H,W), image_sizes int32 (B,2)); weights are folded once, grids made once."""
+    placed = map_leaves(lambda tensor: tensor.detach().to(device), variables)
+    prepared = detector.prepare(placed, detector.freeze(placed, cfg))
+    grids: dict[Canvas, Grid] = {}
+
+    def predict(images: Tensor, image_sizes: Tensor) -> Detections:
+        canvas = (images.shape[2], images.shape[3])
+        if canvas not in grids:
+            grids[canvas] = make_grid(canvas, device)
+        with torch.inference_mode():
+            return detector.predict(prepared, images.to(device), image_sizes.to(device), grids[canvas], cfg)
+
+    return predict
+
+
+def describe(
+    model: TrainedModel, *, size: Canvas, batch: int, outputs: str = "detections", precision: str = "fp32"
+) -> Description:
+    """What a model of this checkpoint says of itself at a canvas."""
+    cfg, data = model.run.detector, model.run.data
+    return Description(
+        version=__version__,
+        outputs=outputs,
+        precision=precision,
+        names=model.names,
+        category_ids=model.category_ids,
+        batch=batch,
+        size=size,
+        mean=cfg.mean,
+        std=cfg.std,
+        short_side=min(eval_short_side(data), data.long_side),
+        long_side=data.long_side,
+        thresholds=Thresholds(
+            score=cfg.predict.score_threshold,
+            nms_iou=cfg.predict.nms_iou,
+            max_detections=cfg.predict.max_detections,
+            candidates=cfg.predict.candidates,
+            rounds=cfg.predict.rounds,
+        ),
+        config=model.config_text,
+    )
+
+
+def open_checkpoint(path: Path, *, batch: int, threads: int, choice: ProviderChoice) -> Model:
+    """A .pt as a model; InputError as `load_trained`, and for a device that is not there."""
+    trained = load_trained(path)
+    device = choose_device(DEVICES[choice.name])
+    if threads:
+        torch.set_num_threads(threads)
+    predict = predictor(trained.variables, trained.run.detector, device)
+
+    def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
+        return to_arrays(predict(torch.from_numpy(images), torch.from_numpy(image_sizes)))
+
+    short, long = eval_short_side(trained.run.data), trained.run.data.long_side
+    size = trained.canvases[0] if trained.canvases else own_canvas(min(short, long), long)
+    about = describe(trained, size=size, batch=batch)
+    return Model(path, about, trained.canvases, batch, run, lambda: placed_on(device))

@@ -1,0 +1,81 @@
+"""The .pt2: a torch.export program with its description, run by PyTorch without the project's model code."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from gfl.engine.description import Arrays, Description
+from gfl.engine.device import choose_device
+from gfl.engine.providers import Placement, ProviderChoice
+from gfl.errors import InputError
+from gfl.inference.on_torch import DEVICES, placed_on, to_arrays
+
+DESCRIPTION = "gfl_description.json"  # the archive's member with the metadata
+
+
+def save_program(program: ExportedProgram, about: Description, output_names: Sequence[str], stream: IO[bytes]) -> None:
+    """Write a program, its description and the names of its outputs."""
+    metadata = {**about.to_metadata(), "output_names": json.dumps(list(output_names))}
+    torch.export.save(program, stream, extra_files={DESCRIPTION: json.dumps(metadata, ensure_ascii=False)})
+
+
+def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, ...]]:
+    """A .pt2's program, description and output names; InputError for one that is damaged or not of this project."""
+    extra = {DESCRIPTION: ""}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's own, about parts of the format that we do not use
+            program = torch.export.load(path, extra_files=extra)
+    except Exception as error:  # of many types for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} cannot be read as a torch.export program ({reason}); export or copy it again"
+        ) from error
+    text = extra[DESCRIPTION]
+    metadata = json.loads(text) if text else {}
+    about = Description.from_metadata(metadata, path)
+    return program, about, tuple(json.loads(metadata["output_names"]))
+
+
+@dataclass(frozen=True)
+class Program:
+    """An open .pt2."""
+
+    path: Path
+    description: Description
+    output_names: tuple[str, ...]
+    module: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+    device: torch.device
+
+    def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
+        """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name."""
+        inputs = (torch.from_numpy(array).to(self.device) for array in (images, image_sizes))
+        with torch.inference_mode():
+            return to_arrays(self.module(*inputs), self.output_names)
+
+    def placement(self) -> Placement:
+        """PyTorch's device."""
+        return placed_on(self.device)
+
+
+def open_program(path: Path, *, threads: int = 0, choice: ProviderChoice = ProviderChoice()) -> Program:  # noqa: B008
+    """Open a .pt2; InputError as `load_program`, and for a device that is not there."""
+    device = choose_device(DEVICES[choice.name])
+    if threads:
+        torch.set_num_threads(threads)
+    program, about, output_names = load_program(path)
+    if device.type != "cpu":
+        program = move_to_device_pass(program, device)
+    return Program(path, about, output_names, program.module(), device)
