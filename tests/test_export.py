@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -23,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export import command, write
 from export import onnx as program
-from export import write
 from export.check import violations
 from export.divergence import SideBySide
 from export.graph import graph_of, trace
@@ -38,8 +39,9 @@ from gfl.config import read_run
 from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained, write_checkpoint
 from gfl.engine.description import Arrays, Description, Thresholds
-from gfl.engine.onnx_model import open_exports, open_onnx
+from gfl.engine.onnx_model import open_onnx
 from gfl.errors import InputError
+from gfl.inference.models import open_model
 from gfl.model import detector, postprocess
 from gfl.model.anchors import make_grid, padded_sizes
 from gfl.model.detector import DetectorConfig, Prepared
@@ -79,6 +81,11 @@ def export(*arguments: object) -> str:
     with contextlib.redirect_stdout(said):
         assert program.main([str(argument) for argument in arguments]) == 0
     return said.getvalue()
+
+
+def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """The parsed flags of `python -m export.onnx`."""
+    return command.parser("", None, ".onnx", ("fp32", "fp16", "int8")).parse_args(arguments)
 
 
 def pictures(count: int = 2) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -500,7 +507,7 @@ def test_without_flags_the_newest_run_is_taken(tmp_path: Path, monkeypatch: pyte
     older, newer = (write_model(tmp_path / f"runs/tiny/{name}/best.pt") for name in ("b", "a"))
     os.utime(older, (1, 1))
     monkeypatch.chdir(tmp_path)
-    request = read_request(program.parser().parse_args([]))
+    request = read_request(flags_of([]))
     here = newer.relative_to(tmp_path)
     assert request.checkpoint == here
     folder = here.parent / "best_onnx"
@@ -558,20 +565,20 @@ def test_class_names_and_ids_come_from_annotations_when_asked(model: Model, tmp_
     file = tmp_path / "classes.json"
     file.write_text(json.dumps({"categories": categories}))
     flags = ["--checkpoint", str(model.checkpoint), "--annotations", str(file)]
-    loaded = read_request(program.parser().parse_args(flags)).model
+    loaded = read_request(flags_of(flags)).model
     assert loaded.names == tuple(name.upper() for name in NAMES)
     assert loaded.category_ids == (10, 20, 30, 40, 50)
     file.write_text(json.dumps({"categories": categories[:2]}))
     with pytest.raises(InputError, match="2 classes"):
-        read_request(program.parser().parse_args(flags))
+        read_request(flags_of(flags))
 
 
 def test_output_is_a_file_for_one_size_and_a_folder_for_several() -> None:
     best, sizes = Path("runs/best.pt"), [(64, 96), (96, 64)]
-    assert name_files(best, None, sizes[:1], "detections") == {(64, 96): Path("runs/best.onnx")}
-    assert name_files(best, None, sizes[:1], "raw") == {(64, 96): Path("runs/best_raw.onnx")}
-    assert name_files(best, Path("out"), sizes[:1], "detections") == {(64, 96): Path("out/best_64x96.onnx")}
-    assert [path.name for path in name_files(best, Path("out"), sizes, "decoded").values()] == [
+    assert name_files(best, None, sizes[:1]) == {(64, 96): Path("runs/best.onnx")}
+    assert name_files(best, None, sizes[:1], ("raw", "fp32")) == {(64, 96): Path("runs/best_raw.onnx")}
+    assert name_files(best, Path("out"), sizes[:1], ("detections", "fp32")) == {(64, 96): Path("out/best_64x96.onnx")}
+    assert [path.name for path in name_files(best, Path("out"), sizes, ("decoded", "fp32")).values()] == [
         "best_decoded_64x96.onnx",
         "best_decoded_96x64.onnx",
     ]
@@ -611,11 +618,11 @@ def test_evaluation_of_what_was_exported_is_that_of_the_checkpoint(
 
 
 def test_a_folder_is_opened_as_one_model(sizes_folder: Path, pair: Export, tmp_path: Path) -> None:
-    assert sorted(model.description.size for model in open_exports(sizes_folder, threads=1)) == [(H, W), (W, H)]
+    assert open_model(sizes_folder, threads=1).canvases == ((H, W), (W, H))
     for file in (sizes_folder / f"best_{H}x{W}.onnx", pair.path):
         shutil.copy(file, tmp_path)
     with pytest.raises(InputError, match="not exports of one model in one batch size"):
-        open_exports(tmp_path, threads=1)
+        open_model(tmp_path, threads=1)
 
 
 def write_foreign(path: Path) -> None:
@@ -631,7 +638,7 @@ def write_truncated(path: Path) -> None:
     [
         (write_foreign, "no export of this project"),
         (write_truncated, "cannot be opened by ONNX Runtime"),
-        (Path.mkdir, "holds no .onnx"),
+        (Path.mkdir, "holds no exports"),
         (lambda path: None, "no such file"),
     ],
 )
@@ -738,7 +745,7 @@ def export_part(
     made = to_onnx(trace(function, tree, list(inputs.values())), list(inputs), names).model
     assert violations(made) == ()
     onnx.save(made, path)
-    from gfl.engine.onnx_model import open_session
+    from gfl.engine.session import open_session
 
     session = open_session(str(path), threads=torch.get_num_threads())
     arrays = session.run(list(names), {name: tensor.numpy() for name, tensor in inputs.items()})

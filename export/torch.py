@@ -1,0 +1,44 @@
+"""Export a trained model as a torch.export program: a static .pt2 that PyTorch runs without the model code.
+
+    python -m export.torch --checkpoint runs/r50/.../best.pt --size 800x1216
+
+The flags are those of export.onnx. Without flags it takes the newest runs/*/*/best.pt and its run's canvases, and
+writes beside it. Every file is read back and compared with the checkpoint before it gets its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python export/torch.py`
+    sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that the sentence about it can be said
+
+from export import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake."""
+    # Of PyTorch's own runtimes only float32 gives the same numbers on every device; smaller types are for ONNX.
+    flags = command.parser("python -m export.torch", __doc__, ".pt2", ("fp32",))
+    return command.main(flags, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Export each size and say what was written."""
+    from export.program import program_summary, write_program  # late, as in `command.main`
+    from export.request import read_request
+    from export.summary import next_command
+
+    request = read_request(arguments)
+    for note in request.notes:
+        print(note)
+    for size in request.files:
+        print(*program_summary(write_program(request, size)), sep="\n", flush=True)
+    print(f"next: {next_command(request)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
