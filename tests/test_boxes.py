@@ -14,6 +14,7 @@ from gfl.tensors.boxes import (
     intersection,
     iou,
     iou_and_giou,
+    pairwise_iou,
 )
 
 
@@ -40,6 +41,13 @@ def test_iou_and_giou_agree_with_the_loops(size: float) -> None:
             assert float(plain[i, j]) == pytest.approx(reference.iou(first, second), rel=1e-4, abs=1e-5)
             assert float(overlap[i, j]) == pytest.approx(reference.iou(first, second), rel=1e-4, abs=1e-5)
             assert float(generalised[i, j]) == pytest.approx(reference.giou(first, second), rel=1e-4, abs=1e-5)
+
+
+def test_iou_of_all_pairs_has_the_bits_of_iou() -> None:
+    boxes = torch.rand(2, 300, 4, generator=torch.Generator().manual_seed(0)) * 50
+    boxes[..., 2:] += boxes[..., :2]
+    boxes[:, 0] = 0.0  # an empty slot
+    assert torch.equal(pairwise_iou(boxes), iou(boxes.unsqueeze(2), boxes.unsqueeze(1)))
 
 
 def test_iou_of_a_box_with_itself_is_one() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gfl.model.anchors import Grid, cells_inside
 from gfl.model.structures import Detections, Outputs
-from gfl.tensors.boxes import boxes_from_distances, iou
+from gfl.tensors.boxes import boxes_from_distances, pairwise_iou
 from gfl.tensors.distribution import mean_and_std
 
 
@@ -137,7 +137,7 @@ def suppress(
     order = torch.arange(M, dtype=torch.float32, device=boxes_xyxy.device)
     better = order.unsqueeze(0) < order.unsqueeze(1)  # [i, j]: j comes before i
     same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
-    overlaps = iou(boxes_xyxy.unsqueeze(2), boxes_xyxy.unsqueeze(1)) > iou_threshold
+    overlaps = pairwise_iou(boxes_xyxy) > iou_threshold
     beats_BMM = (overlaps & same_class & better).float()
     start = valid.float().unsqueeze(-1)
     before = keep = start
