@@ -5,36 +5,61 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
-from benchmarks import loader, loss, train
-from benchmarks.measure import Report, flags_of, run_program
+from benchmarks import canvases, infer, loader, loss, train
+from benchmarks.program import flags_of, write_reports
+from benchmarks.tables import Found, Report
 
-# scratch_small.gin as it trains: its batch, on the canvas of a 480x640 picture.
+
+class Program(Protocol):
+    """The module of one benchmark."""
+
+    def parser(self) -> argparse.ArgumentParser: ...
+
+    def measure(self, arguments: argparse.Namespace) -> Found: ...
+
+
+PROGRAMS: Mapping[str, Program] = {
+    "train": train,
+    "loss": loss,
+    "canvases": canvases,
+    "infer": infer,
+    "loader": loader,
+}
+# scratch_small.gin as it trains, on the canvas of a 480x640 picture, with a batch that fills the cores.
 SMALL = ("--config", "small", "--size", "320x448", "--batch", "8")
-PROGRAMS = {"train": train, "loss": loss, "loader": loader}
-RUNS: Sequence[tuple[str, Sequence[str]]] = (("train", ()), ("train", SMALL), ("loss", ()), ("loader", ()))
+RUNS: Sequence[tuple[str, Sequence[str]]] = (
+    ("train", ()),
+    ("train", SMALL),
+    ("loss", ()),
+    ("canvases", ("--config", "small", "--repeats", "2")),  # the paper's model would take an hour
+    ("infer", ()),
+    ("loader", ()),
+)
 QUICK_RUNS = (
     ("train", ("--quick",)),
     ("train", ("--config", "small", "--quick")),
     ("loss", ("--quick",)),
+    ("canvases", ("--config", "small", "--quick")),
+    ("infer", ("--quick",)),
     ("loader", ("--quick",)),
 )
 
 
-def measure(arguments: argparse.Namespace) -> list[Report]:
-    """The reports of all, in the order of the page."""
-    reports = []
-    for name, flags in QUICK_RUNS if arguments.quick else RUNS:
+def reports(runs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Report]:
+    """The report of each, in the order of the page."""
+    for name, flags in runs:
         command = shlex.join(["python", "-m", f"benchmarks.{name}", *flags])
         print(command, flush=True)
         program = PROGRAMS[name]
-        reports.append(program.measure(program.parser().parse_args(flags), command))
-    return reports
+        yield Report(command, program.measure(program.parser().parse_args(flags)))
 
 
 def main() -> int:
-    return run_program(flags_of("benchmarks", __doc__).parse_args(), measure)
+    arguments = flags_of("benchmarks", __doc__).parse_args()
+    return write_reports(arguments, lambda: list(reports(QUICK_RUNS if arguments.quick else RUNS)))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import torch
 
-from gfl.data.synthetic import CATEGORY_IDS, SHAPES, Size, draw_scene
+from gfl.data.synthetic import CATEGORY_IDS, SHAPES, Scene, Size, draw_scene
 from gfl.errors import InputError
 from gfl.model.structures import Batch, Outputs
 from gfl.settings import Canvas
@@ -21,9 +22,7 @@ def write_pictures(folder: Path, count: int, size_hw: Size) -> tuple[Path, Path]
     """Write generated JPEGs of one size with 2 to 8 boxes each; the annotation file and the folder of pictures."""
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    for number in range(count):
-        # Every fourth scene would stand upright, and want another canvas.
-        scene = draw_scene(0, "train2017", number + number // 3, size_hw)
+    for number, scene in enumerate(lying_scenes(count, size_hw)):
         name = f"{number:06d}.jpg"
         _write_jpeg(folder / name, scene.image[:, :, ::-1])
         images.append({"id": number, "file_name": name, "height": size_hw[0], "width": size_hw[1]})
@@ -36,6 +35,11 @@ def write_pictures(folder: Path, count: int, size_hw: Size) -> tuple[Path, Path]
         json.dumps({"images": images, "annotations": annotations, "categories": categories}), encoding="utf-8"
     )
     return file, folder
+
+
+def lying_scenes(count: int, size_hw: Size) -> Iterator[Scene]:
+    """Generated scenes of one size: every fourth of the data set's would stand upright, and want another canvas."""
+    return (draw_scene(0, "train2017", number + number // 3, size_hw) for number in range(count))
 
 
 def _write_jpeg(path: Path, image: cv2.typing.MatLike) -> None:

@@ -15,24 +15,21 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.inputs import write_pictures
-from benchmarks.measure import (
-    Form,
-    Report,
-    Sample,
-    Table,
-    Timing,
-    command_line,
-    figures_of,
+from benchmarks.measure import Form, Sample, Timing, figures_of, interleave, milliseconds, rates, timed
+from benchmarks.program import (
+    add_pictures,
+    add_rounds,
     flags_of,
-    interleave,
-    milliseconds,
+    given_pictures,
     positive,
+    rounds_of,
     run_program,
-    timed,
     whole,
 )
+from benchmarks.tables import Found, Table
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import TrainLoader, canvases_for
+from gfl.data.sampler import eval_short_side
 from gfl.data.transforms import read_picture, resize, resized_size
 from gfl.errors import InputError
 from gfl.settings import DataConfig
@@ -60,7 +57,7 @@ def passes(data: CocoData, cfg: DataConfig, batch_size: int, workers: int) -> Fo
 def parts(data: CocoData, cfg: DataConfig) -> list[Form]:
     """Reading and resizing alone, of the first pictures, without a worker."""
     some = data.pictures[:SOME]
-    sizes = [resized_size(picture.height, picture.width, shortest(cfg), cfg.long_side) for picture in some]
+    sizes = [resized_size(picture.height, picture.width, eval_short_side(cfg), cfg.long_side) for picture in some]
     images = [read_picture(picture.path) for picture in some]
 
     def read() -> None:
@@ -74,19 +71,10 @@ def parts(data: CocoData, cfg: DataConfig) -> list[Form]:
     return [timed("read", read), timed("resize", resize_all)]
 
 
-def shortest(cfg: DataConfig) -> int:
-    """The short side when it does not vary."""
-    return cfg.short_side if isinstance(cfg.short_side, int) else cfg.short_side[1]
-
-
 def table(data: CocoData, cfg: DataConfig, batch_size: int, timings: Mapping[str, Timing]) -> Table:
     """Pictures a second of the epochs, and what a picture costs."""
     pictures = len(data.pictures)
-    rows = tuple(
-        (label, *(f"{pictures / seconds:,.1f}" for seconds in (timing.median, timing.high, timing.low)))
-        for label, timing in timings.items()
-        if label.startswith("workers")
-    )
+    rows = tuple((label, *rates(timing, pictures)) for label, timing in timings.items() if label.startswith("workers"))
     kilobytes = sum(picture.path.stat().st_size for picture in data.pictures) / pictures / 1e3
     read, resized = (milliseconds(timings[part].median / min(SOME, pictures)) for part in ("read", "resize"))
     limits = f"short side {cfg.short_side}, batches of {batch_size}"
@@ -99,42 +87,32 @@ def table(data: CocoData, cfg: DataConfig, batch_size: int, timings: Mapping[str
     )
 
 
-def measure(arguments: argparse.Namespace, command: str) -> Report:
+def measure(arguments: argparse.Namespace) -> Found:
     """Every number of workers on the same pictures."""
-    if (arguments.annotations is None) != (arguments.images is None):
-        raise InputError("got one of --annotations and --images, expected both or neither; give the other too")
+    given = given_pictures(arguments)
     pictures = arguments.pictures or (8 if arguments.quick else 64)
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.annotations is None:
-            annotations, images = write_pictures(Path(folder), pictures, SIZE_HW)
-        else:
-            annotations, images = arguments.annotations, arguments.images
-        data = read_coco(annotations, images, keep_empty=False)
+        data = read_coco(*(given or write_pictures(Path(folder), pictures, SIZE_HW)), keep_empty=False)
         data = replace(data, pictures=data.pictures[:pictures])
         cfg = DataConfig(short_side=arguments.short_side, long_side=arguments.long_side)
         workers: Sequence[int] = arguments.workers or WORKERS
         forms = [passes(data, cfg, arguments.batch, number) for number in workers] + parts(data, cfg)
-        timings = interleave(forms, arguments.repeats or (1 if arguments.quick else 5))
+        timings = interleave(forms, rounds_of(arguments))
         found_table = table(data, cfg, arguments.batch, timings)
-    return Report(command, (found_table,), {"pictures": len(data.pictures), **figures_of(timings)})
+    return Found((found_table,), {"pictures": len(data.pictures), **figures_of(timings)})
 
 
 def parser() -> argparse.ArgumentParser:
     flags = flags_of("benchmarks.loader", __doc__)
-    flags.add_argument("--annotations", type=Path, help="COCO instances JSON, instead of generated pictures")
-    flags.add_argument("--images", type=Path, help="the folder of its pictures")
+    add_pictures(flags, default="generated pictures")
     flags.add_argument("--pictures", type=positive, help="the first so many (default 64)")
     flags.add_argument("--batch", type=positive, default=2, help="pictures a batch (default 2)")
     flags.add_argument("--short_side", type=positive, default=800, help="of a resized picture, px (default 800)")
     flags.add_argument("--long_side", type=positive, default=1333, help="its limit, px (default 1333)")
     flags.add_argument("--workers", type=whole, nargs="+", help=f"numbers of worker processes (default {WORKERS})")
-    flags.add_argument("--repeats", type=positive, help="rounds (default 5)")
+    add_rounds(flags)
     return flags
 
 
-def main() -> int:
-    return run_program(parser().parse_args(), lambda arguments: [measure(arguments, command_line())])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(parser(), measure))

@@ -16,25 +16,9 @@ import torch
 
 from benchmarks import plain
 from benchmarks.inputs import random_batch, random_outputs
-from benchmarks.measure import (
-    GEMM_SIDE,
-    QUICK_GEMM_SIDE,
-    Form,
-    Report,
-    Table,
-    Timing,
-    canvas,
-    command_line,
-    comparison,
-    figures_of,
-    flags_of,
-    gemm,
-    gemm_note,
-    interleave,
-    positive,
-    run_program,
-    timed,
-)
+from benchmarks.measure import Form, Timing, figures_of, interleave, timed
+from benchmarks.program import add_rounds, canvas, flags_of, gemm_of, positive, rounds_of, run_program
+from benchmarks.tables import Found, Table, comparison
 from gfl.model.anchors import Grid, cells_inside, make_grid, padded_sizes
 from gfl.model.assign import assign, nearest_in_window, nearest_of_all
 from gfl.model.detector import DetectorConfig
@@ -43,7 +27,7 @@ from gfl.model.structures import Assignment, Batch, Outputs
 from gfl.settings import Canvas
 
 BOXES = (3, 40, 96)  # a picture of COCO has 7 on average; 96 slots hold all but a few of its pictures
-CANVASES = ((512, 512), (800, 1344))
+CANVASES, QUICK_CANVASES = ((512, 512), (800, 1344)), ((256, 256),)
 
 
 class Case(NamedTuple):
@@ -125,11 +109,10 @@ def table(case: Case, timings: Mapping[str, Timing]) -> Table:
     )
 
 
-def measure(arguments: argparse.Namespace, command: str) -> Report:
+def measure(arguments: argparse.Namespace) -> Found:
     """A table for each canvas and number of boxes."""
-    quick = arguments.quick
-    canvases = arguments.size or (((256, 256),) if quick else CANVASES)
-    repeats, side = arguments.repeats or (2 if quick else 5), QUICK_GEMM_SIDE if quick else GEMM_SIDE
+    canvases = arguments.size or (QUICK_CANVASES if arguments.quick else CANVASES)
+    repeats, gemm = rounds_of(arguments), gemm_of(arguments)
     tables: list[Table] = []
     found: dict[str, object] = {}
     for canvas_hw in canvases:
@@ -138,9 +121,9 @@ def measure(arguments: argparse.Namespace, command: str) -> Report:
             timings = interleave(forms(case), repeats)
             tables.append(table(case, timings))
             found[f"{canvas_hw[0]}x{canvas_hw[1]}, {boxes} boxes"] = figures_of(timings)
-    product = interleave([gemm(side)], repeats)
-    tables[-1] = tables[-1]._replace(note=f"{tables[-1].note} {gemm_note(product, side)}")
-    return Report(command, tuple(tables), {**found, **figures_of(product)})
+    product = interleave([gemm.form()], repeats)
+    tables[-1] = tables[-1]._replace(note=f"{tables[-1].note} {gemm.note(product)}")
+    return Found(tuple(tables), {**found, **figures_of(product)})
 
 
 def parser() -> argparse.ArgumentParser:
@@ -148,13 +131,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--size", type=canvas, nargs="+", metavar="HxW", help="canvases (default 512x512 800x1344)")
     flags.add_argument("--boxes", type=positive, nargs="+", help=f"boxes a picture (default {BOXES})")
     flags.add_argument("--batch", type=positive, help="pictures a batch (default 2)")
-    flags.add_argument("--repeats", type=positive, help="rounds (default 5)")
+    add_rounds(flags)
     return flags
 
 
-def main() -> int:
-    return run_program(parser().parse_args(), lambda arguments: [measure(arguments, command_line())])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(parser(), measure))

@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gfl.model.anchors import SCALE, Grid, cells_inside
+from gfl.model import fpn, head
+from gfl.model.anchors import SCALE, Grid, cells_inside, padded_sizes
 from gfl.model.assign import INSIDE_PX
 from gfl.model.backbones.resnet import BLOCKS, ResNetConfig
-from gfl.model.detector import NORM_EPS
+from gfl.model.detector import NORM_EPS, DetectorConfig, normalise
 from gfl.model.losses import LossConfig, LossTerms, dfl, qfl
-from gfl.model.structures import Outputs
+from gfl.model.postprocess import detect
+from gfl.model.structures import Detections, Outputs
 from gfl.tensors.boxes import boxes_from_distances, distances_from_boxes, iou, iou_and_giou
 from gfl.tensors.distribution import integral
 from gfl.tensors.variables import Variables, child, leaf
@@ -60,6 +62,14 @@ def conv_bn(variables: Variables, conv: str, norm: str, x: Tensor, *, stride: in
     bn = child(variables, norm)
     statistics = leaf(bn, "running_mean"), leaf(bn, "running_var")
     return F.batch_norm(x, *statistics, leaf(bn, "weight"), leaf(bn, "bias"), training=False, eps=NORM_EPS)
+
+
+def predict(variables: Variables, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: DetectorConfig) -> Detections:
+    """`detector.predict` on the variables as they are stored, no norm folded."""
+    features = backbone(child(variables, "backbone"), normalise(images, image_sizes, cfg), cfg.backbone)
+    pyramid = fpn.apply(child(variables, "neck"), features)
+    outputs = head.apply(child(variables, "bbox_head"), pyramid, cfg.head)
+    return detect(outputs, image_sizes, padded_sizes(image_sizes), grid, cfg.num_classes, cfg.predict)
 
 
 # ---- every box against every anchor ----

@@ -21,28 +21,7 @@ from torch import Tensor
 from benchmarks import loss, plain
 from benchmarks.counts import Ops, macs_by_part, ops_by_part
 from benchmarks.inputs import random_batch, write_pictures
-from benchmarks.measure import (
-    GEMM,
-    GEMM_SIDE,
-    QUICK_GEMM_SIDE,
-    Form,
-    Report,
-    Table,
-    Timing,
-    canvas,
-    command_line,
-    comparison,
-    figures_of,
-    flags_of,
-    gemm,
-    gemm_macs_per_s,
-    gemm_note,
-    interleave,
-    positive,
-    run_program,
-    spread,
-    timed,
-)
+from benchmarks.measure import Form, Gemm, Timing, figures_of, interleave, spread, timed
 from benchmarks.parts import (
     DATA,
     FORWARD,
@@ -58,6 +37,8 @@ from benchmarks.parts import (
     time_parts,
     time_undivided,
 )
+from benchmarks.program import add_rounds, canvas, flags_of, gemm_of, positive, rounds_of, run_program
+from benchmarks.tables import Found, Table, comparison
 from gfl.config import read_run
 from gfl.data.coco import read_coco
 from gfl.data.loader import TrainLoader
@@ -90,7 +71,7 @@ class Setting(NamedTuple):
     canvas_hw: Canvas
     batch_size: int
     repeats: int
-    gemm_side: int
+    gemm: Gemm
 
     def title(self) -> str:
         height, width = self.canvas_hw
@@ -103,7 +84,7 @@ class Setting(NamedTuple):
 def step_table(setting: Setting, timings: Mapping[str, Timing], macs: Mapping[str, float]) -> Table:
     """The parts in ms and in % of the step; their GMAC and what share of GEMM speed these run at."""
     macs = {**macs, FORWARD: sum(macs[part] for part in OF_FORWARD), STEP: sum(macs.values())}
-    speed = gemm_macs_per_s(timings[GEMM], setting.gemm_side)
+    speed = setting.gemm.macs_per_s(timings)
     rows = []
     for part in (*PARTS, STEP, FORWARD, UNDIVIDED):
         timing, work = timings[part], macs.get(part, 0.0)
@@ -111,7 +92,7 @@ def step_table(setting: Setting, timings: Mapping[str, Timing], macs: Mapping[st
         gmac, of_gemm = (f"{work / 1e9:,.1f}", f"{work / timing.median / speed:.0%}") if work else ("", "")
         rows.append((part, *spread(timing), share, gmac, of_gemm))
     note = (
-        f"{gemm_note(timings, setting.gemm_side)} The step runs at {setting.batch_size / timings[STEP].median:.2f} "
+        f"{setting.gemm.note(timings)} The step runs at {setting.batch_size / timings[STEP].median:.2f} "
         "pictures/s. data: the loader without workers, from JPEGs; with workers it runs beside the step. prepare: "
         "folding and casting the weights, normalising the pictures. forward: prepare to head. The last row is the "
         "undivided step, without data."
@@ -211,8 +192,7 @@ def read_setting(arguments: argparse.Namespace) -> Setting:
     short_side, long_side = min(canvas_hw), max(canvas_hw)
     data = replace(run.data, short_side=short_side, long_side=long_side, canvases=(canvas_hw,), workers=0)
     run = replace(run, data=data, optim=replace(run.optim, ema=0.0), batch_size=batch_size, accumulate=1)
-    repeats = arguments.repeats or (2 if quick else 5)
-    return Setting(arguments.config, run, canvas_hw, batch_size, repeats, QUICK_GEMM_SIDE if quick else GEMM_SIDE)
+    return Setting(arguments.config, run, canvas_hw, batch_size, rounds_of(arguments), gemm_of(arguments))
 
 
 def make_loader(setting: Setting, folder: Path) -> TrainLoader:
@@ -223,7 +203,7 @@ def make_loader(setting: Setting, folder: Path) -> TrainLoader:
     return TrainLoader(data, setting.run.data, (setting.canvas_hw,), batch_size=setting.batch_size, seed=0)
 
 
-def measure(arguments: argparse.Namespace, command: str) -> Report:
+def measure(arguments: argparse.Namespace) -> Found:
     """All tables of one setting."""
     setting = read_setting(arguments)
     run = setting.run
@@ -238,7 +218,7 @@ def measure(arguments: argparse.Namespace, command: str) -> Report:
         if folds:
             batch = next(batches)
             forms += norm_forms(state.module, detector.normalise(batch.images, batch.image_sizes, run.detector))
-        timings = interleave([*forms, *loss.forms(case), gemm(setting.gemm_side)], setting.repeats)
+        timings = interleave([*forms, *loss.forms(case), setting.gemm.form()], setting.repeats)
     counts = count_ops(state, run)
     tables = [step_table(setting, timings, macs), *([norm_table(setting, timings)] if folds else [])]
     tables += [loss.table(case, timings), ops_table(setting, counts)]
@@ -246,7 +226,7 @@ def measure(arguments: argparse.Namespace, command: str) -> Report:
         "config": setting.name,
         "canvas": setting.canvas_hw,
         "batch": setting.batch_size,
-        "gemm_side": setting.gemm_side,
+        "gemm_side": setting.gemm.side,
         "seconds": figures_of(timings),
         "macs": macs,
         "ops": {
@@ -254,7 +234,7 @@ def measure(arguments: argparse.Namespace, command: str) -> Report:
             for case, found in counts.items()
         },
     }
-    return Report(command, tuple(tables), figures)
+    return Found(tuple(tables), figures)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -262,13 +242,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--config", choices=sorted(RUN_FILES), default="r50", help="the run file (default r50)")
     flags.add_argument("--size", type=canvas, metavar="HxW", help="the canvas (default 512x512)")
     flags.add_argument("--batch", type=positive, help="pictures a step (default 2)")
-    flags.add_argument("--repeats", type=positive, help="rounds (default 5)")
+    add_rounds(flags)
     return flags
 
 
-def main() -> int:
-    return run_program(parser().parse_args(), lambda arguments: [measure(arguments, command_line())])
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(parser(), measure))

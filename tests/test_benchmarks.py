@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks import __main__ as everything
-from benchmarks import loader, loss, measure, parts, plain, train
+from benchmarks import graphs, infer, loader, loss, measure, parts, pipeline, plain, plain_onnx, program, tables, train
 from benchmarks.counts import Ops, macs_by_part, ops_by_part
 from benchmarks.inputs import random_batch, with_lively_norms, write_pictures
 from gfl.data.coco import read_coco
+from gfl.data.transforms import read_picture
+from gfl.engine.checkpoints import TrainedModel
+from gfl.engine.description import INPUT_NAMES, Arrays
+from gfl.engine.providers import Placement
 from gfl.engine.state import step
-from gfl.model import detector
+from gfl.errors import InputError
+from gfl.inference.checkpoint import describe
+from gfl.inference.models import Model
+from gfl.model import detector, fpn
 from gfl.model.assign import ATSSConfig
 from gfl.model.backbones import resnet
 from gfl.model.detector import DetectorConfig
@@ -29,6 +40,7 @@ from gfl.model.head import HeadConfig
 from gfl.model.losses import loss_terms
 from gfl.settings import OptimConfig, RunConfig
 from gfl.tensors.variables import Variables, child, flatten, unflatten
+from infer.sources import folder_files
 
 NARROW = DetectorConfig(
     num_classes=5,
@@ -65,6 +77,56 @@ def trainable(variables: Variables, cfg: DetectorConfig) -> Variables:
     """A copy whose leaves take gradients where the recipe trains them."""
     copied = {path: leaf.clone() for path, leaf in flatten(variables).items()}
     return unflatten({path: leaf.requires_grad_(not detector.is_frozen(path, cfg)) for path, leaf in copied.items()})
+
+
+@pytest.fixture
+def inference() -> graphs.Case:
+    return graphs.make_case(NARROW, (64, 96), batch=2)
+
+
+def test_plain_graph_equals_the_network_alone(inference: graphs.Case) -> None:
+    tree, cfg, images = inference.prepared.tree, inference.cfg, inference.normalised()
+    pyramid = fpn.apply(child(tree, "neck"), resnet.apply(child(tree, "backbone"), images, cfg.backbone))
+    expected = [
+        branch(child(tree, "bbox_head"), convs, last, x, cfg.head)
+        for convs, last in (("cls_convs", "gfl_cls"), ("reg_convs", "gfl_reg"))
+        for x in pyramid
+    ]
+    found = graphs.open_plain(inference).run(None, {plain_onnx.INPUT: images.numpy()})
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(mine), other, rtol=0, atol=1e-4)
+
+
+def branch(variables: Variables, convs: str, last: str, x: Tensor, cfg: HeadConfig) -> Tensor:
+    """One branch of the head on one level, as the paper draws it."""
+    for i in range(cfg.convs):
+        layer = flatten(child(variables, f"{convs}.{i}"))
+        x = F.conv2d(x, layer["conv.weight"], padding=1)
+        x = F.relu(F.group_norm(x, cfg.gn_groups, layer["gn.weight"], layer["gn.bias"]))
+    return F.conv2d(x, **flatten(child(variables, last)), padding=1)
+
+
+def test_plain_graph_refuses_a_norm_that_does_not_fold() -> None:
+    cfg = replace(NARROW, backbone=resnet.ResNetConfig(depth=18, norm="gn"))
+    with pytest.raises(ValueError, match="norm='gn'"):
+        plain_onnx.plain_graph(detector.Prepared({}), 1, (64, 64), cfg)
+
+
+def test_every_form_of_inference_finds_the_same(inference: graphs.Case) -> None:
+    ours = graphs.open_ours(inference).run(
+        None, dict(zip(INPUT_NAMES, (inference.images.numpy(), inference.image_sizes.numpy()), strict=True))
+    )
+    folded, unfolded = (graphs.predict(inference, folded=folded) for folded in (True, False))
+    assert folded.num_detections.min() > 3  # there is something to compare
+    for other in (unfolded, [torch.from_numpy(array) for array in ours]):
+        for found, expected in zip(other, folded, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_as_many_pairs_pass_as_promised(inference: graphs.Case) -> None:
+    cfg = inference.cfg
+    scores = detector.forward(inference.prepared, inference.normalised(), cfg).scores[..., : cfg.num_classes]
+    assert int((scores > cfg.predict.score_threshold).sum()) == 2 * graphs.PASSING
 
 
 @pytest.fixture(params=[(1, (64, 64)), (5, (128, 96)), (40, (256, 320)), (9, (32, 512))], ids=lambda param: f"{param}")
@@ -121,6 +183,57 @@ def test_dense_losses_equal_ours(case: loss.Case) -> None:
         loss.gradients(case.outputs, lambda: ours), loss.gradients(case.outputs, lambda: dense), strict=True
     ):
         torch.testing.assert_close(other, mine, rtol=1e-5, atol=1e-6)
+
+
+# ---- the pipeline's subject ----
+
+
+def test_trained_model_and_its_pictures_are_taken_where_they_are(
+    test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(pipeline.TEST_DATA, str(test_data))
+    subject = pipeline.make_subject(tmp_path, 3)
+    assert set(subject.model.names) == {"RBC", "WBC", "Platelets"}
+    picture = read_picture(folder_files(subject.pictures).files[0].path)
+    assert picture.shape[:2] == pipeline.SIZE_HW
+    assert list(tmp_path.iterdir()) == []  # nothing was generated
+
+
+@pytest.fixture
+def silent() -> Model:
+    """A model that finds nothing, in no time."""
+    canvas = (64, 96)
+    trained = TrainedModel({}, RunConfig(detector=NARROW), tuple("abcde"), (1, 2, 3, 4, 5), (canvas,))
+    nothing: Arrays = {name: np.zeros((2,), np.int32) for name in ("count", "complete")}
+    nothing |= {"scores": np.zeros((2, 100), np.float32), "labels": np.full((2, 100), -1, np.int32)}
+    nothing |= {name: np.zeros((2, 100, 4), np.float32) for name in ("boxes", "edge_std")}
+    about = describe(trained, size=canvas, batch=2)
+    return Model(Path("silent"), about, (canvas,), 2, lambda images, sizes: nothing, lambda: Placement("", {}, ()))
+
+
+def test_seconds_of_the_pipeline_are_those_of_a_picture(silent: Model, tmp_path: Path) -> None:
+    _, folder = write_pictures(tmp_path, 3, (64, 96))
+    files = folder_files(folder).files
+    runs: list[int] = []
+
+    def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
+        runs.append(len(images))
+        time.sleep(0.1)
+        return silent.run(images, image_sizes)
+
+    slow = replace(silent, run=run)
+    seconds = pipeline.pipeline("slow", slow, files, tmp_path)()["slow"]
+    assert runs == [2, 2]
+    assert 0.2 / 3 <= seconds < 10.0
+    assert (tmp_path / "detections.json").read_text() == "[]\n"
+
+
+def test_a_picture_that_is_not_read_stops_the_pipeline_benchmark(silent: Model, tmp_path: Path) -> None:
+    _, folder = write_pictures(tmp_path, 2, (64, 96))
+    files = folder_files(folder).files
+    files[1].path.write_bytes(files[1].path.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"000001\.jpg.*would count as read"):
+        pipeline.pipeline("broken", silent, files, tmp_path)()
 
 
 # ---- the parts are the step ----
@@ -205,12 +318,17 @@ def test_forms_take_turns_and_the_first_round_is_left_out() -> None:
     assert (timings["b half"].low, timings["b half"].median, timings["b half"].high) == (2.0, 3.0, 4.0)
 
 
+def test_a_ratio_of_rates_is_taken_round_by_round() -> None:
+    ours, other = measure.Timing((1.0, 2.0, 4.0)), measure.Timing((1.0, 3.0, 2.0))
+    assert measure.paired_ratio(ours, other) == (1.0, 0.5, 1.5)
+
+
 # ---- what people see ----
 
 
 def test_markdown_and_plain_tables_hold_the_same_cells() -> None:
-    table = measure.Table("Title", ("", "ms"), (("first", "1.00"), ("second", "12.0")), "A note.")
-    assert measure.markdown(table).split("\n") == [
+    table = tables.Table("Title", ("", "ms"), (("first", "1.00"), ("second", "12.0")), "A note.")
+    assert tables.markdown(table).split("\n") == [
         "### Title",
         "",
         "|        | ms   |",
@@ -220,7 +338,7 @@ def test_markdown_and_plain_tables_hold_the_same_cells() -> None:
         "",
         "A note.",
     ]
-    assert measure.plain_text(table).split("\n") == ["Title", "          ms", "first   1.00", "second  12.0", "A note."]
+    assert tables.plain_text(table).split("\n") == ["Title", "          ms", "first   1.00", "second  12.0", "A note."]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +351,7 @@ def test_milliseconds_have_three_digits(seconds: float, text: str) -> None:
 @pytest.mark.parametrize("text", ["512", "0x32", "100x128", "axb", "-32x32"])
 def test_a_canvas_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=text):
-        measure.canvas(text)
+        program.canvas(text)
 
 
 def test_generated_pictures_are_coco_data_of_one_size(tmp_path: Path) -> None:
@@ -246,32 +364,40 @@ def test_generated_pictures_are_coco_data_of_one_size(tmp_path: Path) -> None:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """One call a sample and a small GEMM."""
     monkeypatch.setattr(measure, "LEAST_S", 0.0)
-    for module in (loss, train):
-        monkeypatch.setattr(module, "QUICK_GEMM_SIDE", 64)
+    monkeypatch.setattr(program, "QUICK_GEMM_SIDE", 64)
 
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(
-    ("program", "flags", "tables"),
+    ("benchmark", "flags", "expected"),
     [
         (train, ["--config", "small", "--size", "64x64"], 3),
         (loss, ["--size", "64x64", "--boxes", "2", "3"], 2),
+        (infer, ["--part", "graphs", "--size", "64x96", "--batch", "2"], 1),
+        (infer, ["--part", "pipeline", "--pictures", "3", "--batch", "2"], 2),
         (loader, ["--pictures", "2", "--short_side", "64", "--long_side", "96", "--workers", "0"], 1),
     ],
-    ids=["train", "loss", "loader"],
+    ids=["train", "loss", "graphs", "pipeline", "loader"],
 )
 def test_a_benchmark_runs_and_writes_its_files(
-    program: object, flags: Sequence[str], tables: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    benchmark: everything.Program,
+    flags: Sequence[str],
+    expected: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv(pipeline.TEST_DATA, raising=False)
     files = ["--json", str(tmp_path / "a.json"), "--output", str(tmp_path / "a.md")]
-    arguments = program.parser().parse_args(["--quick", "--repeats", "1", *flags, *files])  # type: ignore[attr-defined]  # a module
-    assert measure.run_program(arguments, lambda given: [program.measure(given, "the command")]) == 0  # type: ignore[attr-defined]  # a module
+    monkeypatch.setattr(sys, "argv", ["the program", "--quick", "--repeats", "1", *flags, *files])
+    assert program.run_program(benchmark.parser(), benchmark.measure) == 0
     found = json.loads((tmp_path / "a.json").read_text())
     assert {"date", "machine", "versions", "benchmarks"} == found.keys()
     assert found["machine"]["torch_threads"] == torch.get_num_threads()
     page = (tmp_path / "a.md").read_text()
-    assert page.count("\n### ") == tables
-    assert "the command" in capsys.readouterr().out
+    assert page.count("\n### ") == expected
+    assert "--repeats 1" in page  # the command
+    assert "--repeats 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("name", "flags"), [*everything.RUNS, *everything.QUICK_RUNS])
@@ -279,7 +405,9 @@ def test_the_commands_of_make_bench_are_understood(name: str, flags: Sequence[st
     everything.PROGRAMS[name].parser().parse_args(flags)
 
 
-def test_one_of_two_paths_is_an_input_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    arguments = loader.parser().parse_args(["--images", str(tmp_path)])
-    assert measure.run_program(arguments, lambda given: [loader.measure(given, "")]) == 2
+def test_one_of_two_paths_is_an_input_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["loader", "--images", str(tmp_path)])
+    assert program.run_program(loader.parser(), loader.measure) == 2
     assert "--annotations" in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""What the benchmark programs share: flags, and from the measuring to the files that were asked for."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.measure import Gemm, machine
+from benchmarks.tables import Found, Report, as_json, load_text, page, plain_text
+from gfl.engine.files import write_atomic
+from gfl.errors import InputError
+from gfl.model.anchors import CANVAS_MULTIPLE
+from gfl.settings import Canvas
+
+GEMM_SIDE, QUICK_GEMM_SIDE = 4096, 2048
+ROUNDS, QUICK_ROUNDS = 5, 2
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------------
+
+
+def flags_of(program: str, description: str | None) -> argparse.ArgumentParser:
+    """The flags that every benchmark has."""
+    flags = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    flags.add_argument("--json", type=Path, help="write all figures, the machine and the versions to this file")
+    flags.add_argument("--output", type=Path, help="write the tables to this file, as Markdown")
+    flags.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all")
+    return flags
+
+
+def add_rounds(flags: argparse.ArgumentParser) -> None:
+    """How often each form is measured."""
+    flags.add_argument("--repeats", type=positive, help=f"rounds (default {ROUNDS})")
+
+
+def add_pictures(flags: argparse.ArgumentParser, default: str) -> None:
+    """Which pictures are read."""
+    flags.add_argument("--annotations", type=Path, help=f"COCO instances JSON (default: {default})")
+    flags.add_argument("--images", type=Path, help="the folder of its pictures")
+
+
+def given_pictures(arguments: argparse.Namespace) -> tuple[Path, Path] | None:
+    """Annotations and pictures of the flags; None without them, InputError for one without the other."""
+    if (arguments.annotations is None) != (arguments.images is None):
+        raise InputError("got one of --annotations and --images, expected both or neither; give the other too")
+    return None if arguments.annotations is None else (arguments.annotations, arguments.images)
+
+
+def rounds_of(arguments: argparse.Namespace) -> int:
+    """As often as was asked for, or as is usual."""
+    rounds: int = arguments.repeats or (QUICK_ROUNDS if arguments.quick else ROUNDS)
+    return rounds
+
+
+def gemm_of(arguments: argparse.Namespace) -> Gemm:
+    """The GEMM that figures are measured by."""
+    return Gemm(QUICK_GEMM_SIDE if arguments.quick else GEMM_SIDE)
+
+
+def canvas(text: str) -> Canvas:
+    """'512x640' -> (512, 640), for argparse; sides are multiples of 32."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected HEIGHTxWIDTH, e.g. 512x640")
+    sides = (int(height), int(width))
+    if min(sides) < CANVAS_MULTIPLE or any(side % CANVAS_MULTIPLE for side in sides):
+        raise argparse.ArgumentTypeError(f"got {text}, expected positive multiples of {CANVAS_MULTIPLE}; round them up")
+    return sides
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if whole(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a whole number from 1")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number from 0, for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number")
+    return int(text)
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def command_line() -> str:
+    """The command as a person would type it again."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = sys.argv[0] if module is None else f"-m {module.name.removesuffix('.__main__')}"
+    return shlex.join(["python", *name.split(), *sys.argv[1:]])
+
+
+def run_program(flags: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Found]) -> int:
+    """The whole of one benchmark's main; the exit status."""
+    arguments = flags.parse_args()
+    return write_reports(arguments, lambda: [Report(command_line(), measure(arguments))])
+
+
+def write_reports(arguments: argparse.Namespace, measure: Callable[[], Sequence[Report]]) -> int:
+    """Measure, print, write the files that were asked for; the exit status."""
+    facts = machine()
+    try:
+        print(f"{facts['cpu']}, {facts['torch_threads']} threads, {load_text(facts)}", flush=True)
+        reports = measure()
+        for report in reports:
+            print("\n\n".join(["", report.command, *map(plain_text, report.found.tables)]))
+        if arguments.json is not None:
+            write_atomic(arguments.json, as_json(reports, facts))
+        if arguments.output is not None:
+            write_atomic(arguments.output, page(reports, facts, command_line()))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
