@@ -21,6 +21,7 @@ def head_lines(
 ) -> Iterator[str]:
     """The lines, in order. origin: where the weights come from."""
     yield first_line(cfg, module.device)
+    yield from slow_line(cfg, module.device)
     data = loader.data
     boxes = Counter(dict.fromkeys(data.names, 0))
     for picture in data.pictures:
@@ -48,10 +49,18 @@ def head_lines(
 
 def first_line(cfg: RunConfig, device: torch.device) -> str:
     """'GFLV2 0.1 | torch 2.13 | cpu, 2 threads | fp32 | seed 0'."""
-    precision = f"{cfg.precision}, loss scale {cfg.loss_scale}" if cfg.precision == "o1" else cfg.precision
+    precision = cfg.precision
+    if cfg.precision == "o1":
+        precision = f"o1{' by Apex' if cfg.apex else ''}, loss scale {cfg.loss_scale}"
     return " | ".join(
         (f"GFLV2 {__version__}", f"torch {torch.__version__}", describe(device), precision, f"seed {cfg.seed}")
     )
+
+
+def slow_line(cfg: RunConfig, device: torch.device) -> Iterator[str]:
+    """A warning where the precision works but is no gain: a CPU has no fast convolution of 16 bits."""
+    if device.type == "cpu" and cfg.precision != "fp32":
+        yield headline("note", f"PRECISION = {cfg.precision!r} is slow on a CPU, to try it out; 'fp32' is faster here")
 
 
 def shapes_text(loader: TrainLoader, canvases: Sequence[Canvas] | None) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from gfl.model.detector import DetectorConfig
@@ -87,7 +88,7 @@ class RunConfig:
     device: str = "auto"  # 'auto' | 'cpu' | 'cuda' | 'npu'
     precision: str = "fp32"  # 'fp32' | 'o1' | 'bf16'
     loss_scale: float | str = 128.0  # or 'dynamic'; only 'o1' uses it
-    apex: bool = False
+    apex: bool = False  # let an installed Apex do 'o1'
     compile: bool = False
     eval_every: int = 1  # epochs; 0 = never
     save_every: int = 0  # steps between last.pt; 0 = each epoch
@@ -105,3 +106,10 @@ class RunConfig:
             raise ValueError(f"DEVICE={self.device!r}: expected 'auto', 'cpu', 'cuda' or 'npu'")
         if self.precision not in ("fp32", "o1", "bf16"):
             raise ValueError(f"PRECISION={self.precision!r}: expected 'fp32', 'o1' or 'bf16'")
+        if self.loss_scale != "dynamic" and (isinstance(self.loss_scale, str) or not 0 < self.loss_scale < math.inf):
+            raise ValueError(f"LOSS_SCALE = {self.loss_scale!r}: expected 'dynamic' or a positive number, e.g. 128.0")
+        if self.apex and (self.precision != "o1" or self.compile):
+            raise ValueError(
+                f"APEX=True with PRECISION={self.precision!r} and COMPILE={self.compile}: expected 'o1' and False, for "
+                "Apex patches torch's functions to do O1, which no compiler follows; set them so, or APEX = False"
+            )

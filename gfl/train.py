@@ -5,42 +5,51 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from gfl.config import ParsedRun, read_run, read_text
 from gfl.data.coco import read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader, canvases_for
 from gfl.data.paths import split_paths
+from gfl.data.sampler import fingerprint
 from gfl.engine import progress
 from gfl.engine.checkpoints import initial_variables, read_state, write_checkpoint
-from gfl.engine.device import choose_device, describe
+from gfl.engine.device import choose_device, describe, seed_generators
+from gfl.engine.distributed import Ranks, join, pictures_a_rank
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
 from gfl.engine.records import RunFolder, open_run
-from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step
+from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
 from gfl.engine.steplog import StepLog, StepNote
 from gfl.errors import InputError
-from gfl.evaluate import evaluate, predictor
+from gfl.evaluate import detect_all, in_order
+from gfl.inference.checkpoint import predictor
 from gfl.model import detector
+from gfl.report.coco_eval import evaluate_detections
 from gfl.report.tables import evaluation_report
 from gfl.run_head import head_lines
-from gfl.tensors.precision import BF16, FP32, O1
+from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
 
-POLICIES = {"fp32": FP32, "o1": O1, "bf16": BF16}
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
 
 
 class Training:
     """What a run holds on to between its phases; `train` below reads top to bottom."""
 
-    def __init__(self, parsed: ParsedRun, folder: RunFolder, saved: dict[str, object] | None) -> None:
-        self.parsed, self.folder, cfg = parsed, folder, parsed.run
-        self.out = progress.ProgressWriter(sys.stdout)
-        self.device = choose_device(cfg.device)
+    def __init__(
+        self, parsed: ParsedRun, folder: RunFolder | None, saved: Mapping[str, object] | None, ranks: Ranks
+    ) -> None:
+        self.parsed, self.folder, self.ranks, cfg = parsed, folder, ranks, parsed.run
+        self.out = progress.ProgressWriter(sys.stdout if ranks.first else None)
+        self.batch = pictures_a_rank(cfg, ranks.world)
+        self.device = ranks.place(choose_device(cfg.device))
+        seed_generators(cfg.seed)
         self.data = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
         self.val = read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None
         if self.val is not None and self.val.names != self.data.names:
@@ -50,8 +59,6 @@ class Training:
             )
         self.cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(self.data.names)))
         self.canvases = canvases_for(self.data, cfg.data, val=self.val)
-        if cfg.apex:
-            raise InputError("APEX = True: Apex is not supported yet; PRECISION = 'o1' runs its O1 recipe without it")
         if cfg.compile and (self.canvases is None or len(self.canvases) > MOST_GRAPHS):
             raise InputError(
                 f"got COMPILE = True with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} canvases: "
@@ -61,15 +68,17 @@ class Training:
             self.data,
             cfg.data,
             self.canvases,
-            batch_size=cfg.batch_size // cfg.accumulate,
+            batch_size=self.batch,
             seed=cfg.seed,
+            rank=ranks.rank,
+            world=ranks.world,
             pin_memory=self.device.type != "cpu",
         )
-        variables, self.origin = (
-            initial_variables(self.cfg) if saved is None else (detector.init(self.cfg.detector), "")
-        )
-        module = DetectorModule(variables, self.cfg.detector, self.canvases or (), self.device, POLICIES[cfg.precision])
-        self.state: TrainState = make_state(module, self.cfg)
+        if ranks.world > 1:
+            for data in filter(None, (self.data, self.val)):
+                pictures = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
+                ranks.check_same(pictures, data.annotations)
+        self.state, self.origin = self._initial_state(resumed=saved is not None)
         self.best = -1.0
         if saved is not None:
             restore(self.state, saved)
@@ -77,17 +86,30 @@ class Training:
             self.origin = f"resumed at step {self.state.cursor.step:,}"
         self.val_loader = self._val_loader()
 
+    def _initial_state(self, *, resumed: bool) -> tuple[TrainState, str]:
+        """The state at step 0, the same on every rank, and where its weights come from."""
+        cfg, ranks = self.cfg, self.ranks
+        if resumed:
+            variables, origin = detector.init(cfg.detector), ""
+        else:
+            variables, origin = ranks.from_first(lambda: initial_variables(cfg))
+        policy = policy_of(cfg.precision, apex=cfg.apex)
+        module = DetectorModule(variables, cfg.detector, self.canvases or (), self.device, policy, ranks.mean)
+        state = make_state(module, cfg, ranks.maximum)
+        state.forward = ranks.synchronised(state.forward)
+        return state, origin
+
     def _val_loader(self) -> EvalLoader | None:
         if self.val is None:
             return None
-        batch = self.cfg.batch_size // self.cfg.accumulate
-        return EvalLoader(self.val, self.cfg.data, self.canvases, batch_size=batch)
+        rank, world = self.ranks.rank, self.ranks.world
+        return EvalLoader(self.val, self.cfg.data, self.canvases, batch_size=self.batch, rank=rank, world=world)
 
 
 def train(run: Training) -> None:
     """The whole run: epochs of steps, a log line a step, an evaluation and a checkpoint an epoch."""
     cfg, cursor = run.cfg, run.state.cursor
-    log = StepLog(cfg, run.state, run.folder, run.out)
+    log = StepLog(cfg, run.state, run.folder, run.out, run.ranks)
     started = cursor.step
     while cursor.epoch < cfg.epochs and not finished(run):
         batches_in_epoch = len(run.loader.plan(cursor.epoch))
@@ -111,7 +133,7 @@ def train(run: Training) -> None:
                 sum(image >= 0 for loaded in group for image in loaded.image_ids),
                 (reason for loaded in group for reason in loaded.failed),
             )
-            if cursor.step == started + 1:
+            if cursor.step == started + 1 and run.folder is not None:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
             if finished(run):
                 break
@@ -134,13 +156,18 @@ def finished(run: Training) -> bool:
 
 
 def validate(run: Training, *, final: bool) -> None:
-    """Evaluate the averaged weights, record the numbers, keep the best."""
+    """Evaluate the averaged weights, each rank its share; the first counts, records, and keeps the best."""
     if run.val is None or run.val_loader is None:
         return
-    predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.device)
-    metrics, results, failed = evaluate(predict, run.val, run.val_loader)
-    for reason in failed:
+    with without_casts(run.state):
+        predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.device)
+        shares = run.ranks.at_first(detect_all(predict, run.val_loader, run.val.category_ids))
+    if run.folder is None:
+        return
+    results = in_order(chain.from_iterable(results for results, _ in shares))
+    for reason in chain.from_iterable(failed for _, failed in shares):
         run.out.line(f"without detections: {reason}")
+    metrics = evaluate_detections(run.val.annotations, results)
     better = run.best < metrics.AP
     cursor = run.state.cursor
     row = {"step": cursor.step, "epoch": cursor.epoch, **metrics.summary()}
@@ -160,7 +187,9 @@ def validate(run: Training, *, final: bool) -> None:
 
 
 def save(run: Training, name: str) -> None:
-    """Write the state and what rebuilds the model from the file alone."""
+    """Write the state and what rebuilds the model from the file alone; every rank has the same, the first writes."""
+    if run.folder is None:
+        return
     tree = {
         **state_tree(run.state),
         "best": run.best,
@@ -216,38 +245,60 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) -> None:
+    """One run from its settings to its end; the first rank reads them and owns the folder."""
+    parsed, saved = ranks.from_first(lambda: read_settings(arguments))
+    if arguments.print_config:
+        if ranks.first:
+            print(parsed.config_text)
+        return
+    name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
+    with open_run(arguments.workdir, name, resume=arguments.resume) if ranks.first else nullcontext() as folder:
+        run = Training(parsed, folder, saved, ranks)
+        if folder is not None:
+            folder.write_text("config.gin", parsed.config_text)
+            about = {"device": describe(run.device), "precision": run.cfg.precision, "ranks": ranks.world}
+            folder.write_environment(command, about)
+            if saved is not None:
+                folder.cut(run.state.cursor.step)
+            tell_head(run, folder)
+        try:
+            train(run)
+        finally:
+            run.out.close()
+        if folder is not None:
+            run.out.line(f"\nthe run is in {folder.path}")
+
+
+def tell_head(run: Training, folder: RunFolder) -> None:
+    """What a run says before its first step."""
+    for text in head_lines(run.cfg, run.state.module, run.loader, run.val, run.origin):
+        run.out.line(text)
+    if run.ranks.world > 1:
+        share = progress.counted(run.batch, "image") + " each"
+        run.out.line(progress.headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
+    run.out.line(progress.headline("run", str(folder.path)))
+    for unused in run.parsed.unused:
+        run.out.line(f"note: nothing uses {unused}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
     arguments = parser().parse_args(argv)
     command = sys.argv if argv is None else [parser().prog, *argv]
+    ranks = Ranks()
     try:
-        parsed, saved = read_settings(arguments)
-        if arguments.print_config:
-            print(parsed.config_text)
-            return 0
-        name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
-        with open_run(arguments.workdir, name, resume=arguments.resume) as folder:
-            run = Training(parsed, folder, saved)
-            folder.write_text("config.gin", parsed.config_text)
-            folder.write_environment(command, {"device": describe(run.device), "precision": run.cfg.precision})
-            if saved is not None:
-                folder.cut(run.state.cursor.step)
-            for text in head_lines(run.cfg, run.state.module, run.loader, run.val, run.origin):
-                run.out.line(text)
-            run.out.line(progress.headline("run", str(folder.path)))
-            for unused in parsed.unused:
-                run.out.line(f"note: nothing uses {unused}")
-            try:
-                train(run)
-            finally:
-                run.out.close()
-            print(f"\nthe run is in {folder.path}")
+        ranks = join()
+        launch(arguments, command, ranks)
+        ranks.leave()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return ranks.fail(f"error: {error}", 2)
     except KeyboardInterrupt:
-        print("\nstopped; go on with --resume --workdir of this run", file=sys.stderr)
-        return 130
+        return ranks.fail("\nstopped; go on with --resume --workdir of this run", 130)
+    except Exception:
+        if ranks.world == 1:
+            raise
+        return ranks.fail(f"rank {ranks.rank} of {ranks.world}:\n{traceback.format_exc()}", 1)
     return 0
 
 

@@ -192,7 +192,12 @@ def test_setting_that_cannot_be(refused: Callable[..., str], binding: str, said:
 
 
 def test_loss_scale_that_cannot_be(refused: Callable[..., str]) -> None:
-    assert "LOSS_SCALE = 'dynamik': expected 'dynamic'" in refused("PRECISION = 'o1'", "LOSS_SCALE = 'dynamik'")
+    assert "LOSS_SCALE = 'dynamik': expected 'dynamic'" in refused("LOSS_SCALE = 'dynamik'")
+
+
+def test_apex_that_is_not_installed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apex", None)
+    assert "APEX = True: no Apex is installed; give APEX = False" in refused("PRECISION = 'o1'", "APEX = True")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +350,7 @@ def test_rate_that_is_far_too_high_is_told_as_such(
 @pytest.mark.parametrize(
     ("binding", "said"),
     [
-        ("APEX = True", "Apex is not supported yet"),
+        ("APEX = True", "APEX=True with PRECISION='fp32' and COMPILE=False: expected 'o1' and False"),
         ("ACCUMULATE = 0", "ACCUMULATE=0: expected at least 1"),
         ("SEED = -1", "SEED=-1: expected at least 0"),
     ],

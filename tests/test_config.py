@@ -57,10 +57,10 @@ KNOBS: dict[str, tuple[object, str]] = {
     "SEED": (5, "seed"),
     "CHECKPOINT": ("w.pt", "checkpoint"),
     "DEVICE": ("cpu", "device"),
-    "PRECISION": ("bf16", "precision"),
+    "PRECISION": ("o1", "precision"),
     "LOSS_SCALE": ("dynamic", "loss_scale"),
     "APEX": (True, "apex"),
-    "COMPILE": (True, "compile"),
+    "COMPILE": (False, "compile"),  # not under Apex
     "EVAL_EVERY": (13, "eval_every"),
     "SAVE_EVERY": (14, "save_every"),
     "LOG_EVERY": (15, "log_every"),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from gfl.engine import device
-from gfl.engine.device import choose_device, describe, memory_bytes, synchronise
+from gfl.engine.device import ENVIRONMENT, choose_device, describe, memory_bytes, seed_generators, synchronise
 from gfl.errors import InputError
 
 CPU = torch.device("cpu")
+OURS = torch.__version__.split("+")[0]
 
 
 def npu_module(*, available: bool, calls: dict[str, object]) -> ModuleType:
@@ -23,22 +28,63 @@ def npu_module(*, available: bool, calls: dict[str, object]) -> ModuleType:
         current_device=lambda: 0,
         set_compile_mode=lambda **options: calls.update(options),
         config=SimpleNamespace(allow_internal_format=True),
+        conv=SimpleNamespace(allow_hf32=True),  # its default
+        matmul=SimpleNamespace(allow_hf32=False),
     )
     return module
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `choose_device` sets is taken back."""
+    for variable in ENVIRONMENT:
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+
+
+def with_npu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = npu_module(available=True, calls={})
+    monkeypatch.setitem(sys.modules, "torch_npu", module)
+    monkeypatch.setattr(device.torch, "device", lambda *names: names)  # torch knows 'npu' only with torch_npu
+    return module
+
+
+def installed(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if torch_npu of this version were installed."""
+    monkeypatch.setattr(device.metadata, "version", lambda name: version)
+
+
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """A torch_npu that fails while it is imported."""
+    (tmp_path / "torch_npu.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "torch_npu", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 def test_cpu_is_the_cpu() -> None:
     assert choose_device("cpu") == CPU
 
 
-def test_auto_is_the_cpu_where_there_is_nothing_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
-    assert choose_device("auto") == CPU
+@pytest.mark.parametrize(
+    ("available", "kind", "chosen"),
+    [(False, "npu", "cpu"), (True, "cuda", "cuda"), (True, "mps", "cpu")],
+    ids=["nothing", "cuda", "unknown to the recipe"],
+)
+def test_auto_is_the_accelerator_that_is_there(
+    available: bool, kind: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a device torch may still name one that it was built for."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: available)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type=kind))
+    assert choose_device("auto").type == chosen
 
 
-def test_auto_is_the_accelerator_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
-    assert choose_device("auto").type == "cuda"
+def test_auto_sets_up_the_npu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type="npu"))
+    module = with_npu(monkeypatch)
+    assert choose_device("auto") == ("npu", 0)
+    assert module.npu.conv.allow_hf32 is False
 
 
 def test_cuda_that_is_not_there_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +96,28 @@ def test_cuda_that_is_not_there_is_an_input_error(monkeypatch: pytest.MonkeyPatc
 def test_npu_without_torch_npu_names_the_version_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_npu", None)
     monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
-    with pytest.raises(InputError, match=r"torch_npu cannot be imported .* torch's version \(2\.13\.0\)"):
+    with pytest.raises(InputError, match=r"torch_npu cannot be imported .*; pip install torch-npu==2\.13\.0 "):
+        choose_device("npu")
+
+
+def test_npu_of_another_version_than_torch_is_told_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed("2.1.0.post3", monkeypatch)
+    monkeypatch.setitem(sys.modules, "torch_npu", npu_module(available=True, calls={}))
+    with pytest.raises(InputError, match=f"got torch_npu 2.1.0.post3 beside torch {OURS}, expected the same version"):
+        choose_device("npu")
+
+
+def test_later_build_of_the_same_version_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(f"{OURS}.post2", monkeypatch)
+    with_npu(monkeypatch)
+    assert choose_device("npu") == ("npu", 0)
+
+
+@pytest.mark.parametrize("error", ["ImportError", "OSError"])
+def test_npu_without_cann_says_what_to_source(error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "libhccl.so: cannot open shared object file: No such file or directory"
+    broken(tmp_path, monkeypatch, f"raise {error}('{reason}')")
+    with pytest.raises(InputError, match=rf"cannot be imported \({reason}\); install CANN and source its set_env\.sh"):
         choose_device("npu")
 
 
@@ -58,6 +125,36 @@ def test_npu_that_is_not_there_is_an_input_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "torch_npu", npu_module(available=False, calls={}))
     with pytest.raises(InputError, match="finds no NPU; check `npu-smi info`"):
         choose_device("npu")
+
+
+def test_npu_is_told_its_environment_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, str | None] = {}
+    module = with_npu(monkeypatch)
+    module.npu.is_available = lambda: seen.update({name: os.environ.get(name) for name in ENVIRONMENT}) or True
+    choose_device("npu")
+    assert seen == {
+        "TASK_QUEUE_ENABLE": "2",
+        "CPU_AFFINITY_CONF": "1",
+        "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
+    }
+
+
+def test_environment_that_a_person_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TASK_QUEUE_ENABLE", "0")
+    with_npu(monkeypatch)
+    choose_device("npu")
+    assert os.environ["TASK_QUEUE_ENABLE"] == "0"
+
+
+def test_other_devices_leave_the_environment_alone() -> None:
+    choose_device("cpu")
+    assert not set(ENVIRONMENT) & set(os.environ)
+
+
+def test_float32_on_an_npu_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = with_npu(monkeypatch)
+    choose_device("npu")
+    assert (module.npu.conv.allow_hf32, module.npu.matmul.allow_hf32) == (False, False)
 
 
 def test_npu_runs_fixed_shapes_without_run_time_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,3 +176,22 @@ def test_cpu_is_described_by_its_threads_and_counts_no_memory() -> None:
     assert describe(CPU) == f"cpu, {torch.get_num_threads()} threads"
     assert memory_bytes(CPU) is None
     synchronise(CPU)
+
+
+def test_device_that_counts_no_memory_is_asked_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace())
+    assert memory_bytes(torch.device("cuda")) is None
+
+
+def test_memory_is_the_peak_that_the_device_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace(max_memory_allocated=lambda: 7))
+    assert memory_bytes(torch.device("cuda")) == 7
+
+
+@pytest.mark.parametrize("seed", [0, 2**40])
+def test_seed_fixes_the_numbers_of_every_library(seed: int) -> None:
+    draws = []
+    for _ in range(2):
+        seed_generators(seed)
+        draws.append((random.random(), float(np.random.random()), float(torch.rand(()))))
+    assert draws[0] == draws[1]

@@ -258,11 +258,16 @@ def test_folding_equals_convolution_and_norm_apart(cfg: DetectorConfig) -> None:
 @pytest.mark.parametrize("policy", [O1, BF16], ids=["o1", "bf16"])
 @pytest.mark.parametrize("kind", ["r50 frozen_bn", "r18 gn, all trained"])
 def test_a_half_policy_casts_convolutions_alone(kind: str, policy: Policy) -> None:
-    """Weights of 4 dimensions and their biases; norms, scales and statistics stay float32."""
+    """Weights of 4 dimensions and their biases; norms, scales and statistics stay float32.
+
+    So do the matrix products of the DGQP in bfloat16, which an NPU does not multiply.
+    """
     cfg = KINDS[kind]
     variables = detector.init(cfg)
     flat = flatten(detector.prepare(variables, detector.freeze(variables, cfg), policy).tree)
     weights = {path for path, leaf in flat.items() if leaf.ndim == 4}
+    if policy == BF16:
+        weights = {path for path in weights if not path.startswith("bbox_head.reg_conf.")}
     biases = {path.removesuffix("weight") + "bias" for path in weights} & set(flat)
     assert {path for path, leaf in flat.items() if leaf.dtype == policy.compute} == weights | biases
     rest = {leaf.dtype for path, leaf in flat.items() if path not in weights | biases and leaf.is_floating_point()}

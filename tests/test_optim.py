@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gfl.engine.optim import LossScale, learning_rate, make_optimiser, restore_optimiser
+from gfl.engine.optim import LossScale, learning_rate, make_optimiser, own, restore_optimiser
 from gfl.errors import InputError
-from gfl.settings import OptimConfig
+from gfl.settings import OptimConfig, RunConfig
 
 CPU = torch.device("cpu")
 PAPER = OptimConfig()  # lr 0.01 for 16 images, steps at 8 and 11, 500 warm-up steps from a thousandth
@@ -163,7 +163,39 @@ def test_loss_scale_comes_back_as_it_was_saved() -> None:
     assert (other.scale.item(), other.growth.item(), other.skipped.item()) == (32768, 1, 1)
 
 
-@pytest.mark.parametrize("setting", ["dynamik", "", 0.0, -1.0, float("nan")])
+def test_scale_saved_under_another_setting_gives_way_to_the_one_of_now() -> None:
+    scale, other = LossScale("dynamic", CPU), LossScale(512.0, CPU)
+    scale.unscale([torch.tensor([float("inf")])])
+    other.load_state_dict(scale.state_dict())
+    assert (other.scale.item(), other.skipped.item()) == (512, 1)
+
+
+@pytest.mark.parametrize("setting", ["dynamik", "", 0.0, -1.0, float("nan"), float("inf")])
 def test_loss_scale_that_can_be_none_is_refused(setting: float | str) -> None:
-    with pytest.raises(InputError, match="expected 'dynamic' or a positive number"):
-        LossScale(setting, CPU)
+    with pytest.raises(ValueError, match=r"LOSS_SCALE = .*: expected 'dynamic' or a positive number"):
+        RunConfig(loss_scale=setting)
+
+
+# ---- one decision for all ranks ----
+
+
+def test_overflow_on_another_rank_counts_here_and_halves_the_scale() -> None:
+    """`share` is the maximum over the ranks; here the other one has an overflow."""
+    scale = LossScale("dynamic", CPU, share=lambda found_inf: torch.maximum(found_inf, torch.ones(())))
+    gradients = [torch.full((3,), 65536.0)]
+    scale.unscale(gradients)
+    scale.update()
+    assert gradients[0].tolist() == [1, 1, 1]
+    assert (scale.found_inf.item(), scale.skipped.item(), scale.scale.item()) == (1, 1, 32768)
+
+
+@pytest.mark.parametrize("bad", [1.0, float("nan")])
+def test_ranks_are_told_of_the_own_overflow_as_zero_or_one(bad: float) -> None:
+    told: list[float] = []
+    scale = LossScale(4.0, CPU, share=lambda found_inf: (told.append(found_inf.item()), found_inf)[1])
+    scale.unscale([torch.tensor([bad]), torch.tensor([bad, bad])])
+    assert told == [0.0 if bad == 1.0 else 1.0]
+
+
+def test_without_other_ranks_found_inf_is_the_own_one() -> None:
+    assert own(found := torch.ones(())) is found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain, product
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,6 +189,16 @@ def check_fits(pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[
             f"{list(canvases)}, expected one that holds {height}x{width}; add {own_canvas(height, width)} to CANVASES, "
             "set it to 'auto', or lower SHORT_SIDE or LONG_SIDE"
         )
+
+
+def fingerprint(pictures: Sequence[Picture]) -> int:
+    """A checksum of what plans and batches are made from: ranks that read other annotations than each other differ."""
+    checksum = 0
+    for picture in pictures:
+        checksum = crc32(np.array([picture.id, picture.height, picture.width], np.int64).tobytes(), checksum)
+        for array in (picture.boxes_xyxy, picture.labels, picture.ignored_xyxy):
+            checksum = crc32(array.tobytes(), checksum)
+    return checksum
 
 
 def check_split(batch_size: int, rank: int, world: int) -> None:

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import os
+import random
+from contextlib import suppress
+from importlib import metadata
+from types import ModuleType
 
+import numpy as np
 import torch
 
 from gfl.errors import InputError
+
+# What torch_npu and CANN read before they first use the device; what a person has set stays. Kernels are launched from
+# a queue of their own, on cores near the device, into memory that can grow.
+ENVIRONMENT = {
+    "TASK_QUEUE_ENABLE": "2",
+    "CPU_AFFINITY_CONF": "1",
+    "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
+}
+SEED_LIMIT = 2**32  # NumPy takes no larger seed
 
 
 def choose_device(name: str) -> torch.device:
@@ -16,16 +31,27 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("DEVICE='cuda': no CUDA device was found; give DEVICE='auto' or 'cpu', or check the driver")
     if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        if found is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if found is None or found.type not in ("cuda", "npu"):  # of others nobody has said that the recipe runs there
             return torch.device("cpu")
         return _npu() if found.type == "npu" else found
     return torch.device(name)
 
 
+def seed_generators(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch on every device.
+
+    A run draws from none of them: its numbers come from (seed, path) and (seed, epoch, image id). Libraries might.
+    """
+    random.seed(seed)
+    np.random.seed(seed % SEED_LIMIT)
+    torch.manual_seed(seed)
+
+
 def memory_bytes(device: torch.device) -> int | None:
     """Peak memory taken on the device so far; None where the device does not say."""
-    return None if device.type == "cpu" else int(torch.get_device_module(device).max_memory_allocated())
+    peak = None if device.type == "cpu" else getattr(torch.get_device_module(device), "max_memory_allocated", None)
+    return None if peak is None else int(peak())
 
 
 def synchronise(device: torch.device) -> None:
@@ -42,18 +68,41 @@ def describe(device: torch.device) -> str:
 
 
 def _npu() -> torch.device:
-    try:
-        torch_npu = importlib.import_module("torch_npu")
-    except ImportError as error:
+    """The current NPU with the settings of a training run: fixed shapes, float32 that is float32."""
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    npu = _import_torch_npu().npu
+    if not npu.is_available():
         raise InputError(
-            f"DEVICE='npu': torch_npu cannot be imported ({error}); install CANN and the torch-npu of your torch's "
-            f"version ({torch.__version__.split('+')[0]}), or give DEVICE='auto'"
-        ) from error
-    if not torch_npu.npu.is_available():
-        raise InputError(
-            "DEVICE='npu': torch_npu is installed but finds no NPU; check `npu-smi info` and CANN's setenv"
+            "DEVICE='npu': torch_npu is installed but finds no NPU; check `npu-smi info`, the driver and "
+            "ASCEND_RT_VISIBLE_DEVICES, or give DEVICE='cpu'"
         )
     # Fixed shapes are compiled once, by the operators' own kernels: no run-time compilation, no private formats.
-    torch_npu.npu.set_compile_mode(jit_compile=False)
-    torch_npu.npu.config.allow_internal_format = False
-    return torch.device("npu", torch_npu.npu.current_device())
+    npu.set_compile_mode(jit_compile=False)
+    npu.config.allow_internal_format = False
+    npu.conv.allow_hf32 = npu.matmul.allow_hf32 = False  # else float32 convolutions round their inputs to 11 bits
+    return torch.device("npu", npu.current_device())
+
+
+def _import_torch_npu() -> ModuleType:
+    """torch_npu; InputError with what is missing: itself, CANN, or the version that fits."""
+    wanted = torch.__version__.split("+")[0]
+    with suppress(metadata.PackageNotFoundError):
+        found = metadata.version("torch_npu")
+        if found.split(".")[:3] != wanted.split(".")[:3]:
+            raise InputError(
+                f"DEVICE='npu': got torch_npu {found} beside torch {wanted}, expected the same version of both; "
+                f"pip install torch-npu=={wanted}"
+            )
+    try:
+        return importlib.import_module("torch_npu")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"DEVICE='npu': torch_npu cannot be imported ({error}); pip install torch-npu=={wanted} (the version of "
+            "your torch) and pyyaml, or give DEVICE='auto'"
+        ) from error
+    except (ImportError, OSError, RuntimeError) as error:  # a shared library of CANN that is not found
+        raise InputError(
+            f"DEVICE='npu': torch_npu cannot be imported ({str(error).strip().splitlines()[0]}); install CANN and "
+            "source its set_env.sh in this shell, or give DEVICE='cpu'"
+        ) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -62,35 +63,63 @@ def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, prog
     return rate
 
 
+def own(found_inf: Tensor) -> Tensor:
+    """The `share` of a single device."""
+    return found_inf
+
+
 class LossScale:
-    """Static or dynamic loss scale in tensors: no step reads it on the host."""
+    """Static or dynamic loss scale in tensors: no step reads it on the host.
 
-    GROWTH, BACKOFF, INTERVAL = 2.0, 0.5, 2000  # of the dynamic scale, as torch.amp and Apex
+    setting: a positive number, or 'dynamic'. share: found_inf () -> its maximum over the ranks, so that all skip a
+    step or none does. A maximum, not a sum: torch_npu's fused SGD skips where found_inf is exactly 1.
+    """
 
-    def __init__(self, setting: float | str, device: torch.device) -> None:
+    START, GROWTH, BACKOFF, INTERVAL = 65536.0, 2.0, 0.5, 2000  # of the dynamic scale, as torch.amp and Apex
+
+    def __init__(self, setting: float | str, device: torch.device, share: Callable[[Tensor], Tensor] = own) -> None:
+        self.setting, self.share = setting, share
         self.dynamic = setting == "dynamic"
-        start = 65536.0 if self.dynamic else setting  # of the dynamic scale, as torch.amp and Apex
-        if isinstance(start, str) or not start > 0:
-            raise InputError(f"LOSS_SCALE = {setting!r}: expected 'dynamic' or a positive number, e.g. 128.0")
-        self.scale = torch.full((), start, device=device)
+        self.scale = torch.full((), self.START if self.dynamic else float(setting), device=device)
         self.growth = torch.zeros((), dtype=torch.int32, device=device)
         self.found_inf = torch.zeros((), device=device)
         self.skipped = torch.zeros((), device=device)
 
+    def backward(self, total: Tensor, *, last: bool = True) -> None:
+        """Add the gradients of the scaled loss to those that are there; last: before the optimiser's step."""
+        torch.autograd.backward(total * self.scale)
+
     def unscale(self, gradients: list[Tensor]) -> None:
-        """Divide the gradients by the scale in place; found_inf becomes 1 where any is not finite."""
+        """Divide the gradients by the scale in place; found_inf becomes 1 where any is not finite, on any rank."""
         self.found_inf.zero_()
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.found_inf, self.scale.reciprocal())
-        self.skipped += self.found_inf
+        self._count_skipped()
 
     def update(self) -> None:
         """After the step: a dynamic scale halves on overflow and doubles after a run of good steps."""
         if self.dynamic:
             torch._amp_update_scale_(self.scale, self.growth, self.found_inf, self.GROWTH, self.BACKOFF, self.INTERVAL)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {"scale": self.scale, "growth": self.growth, "skipped": self.skipped}
+    def without_casts(self) -> AbstractContextManager[None]:
+        """Within it everything is float32 that no policy casts; without an Apex that is so anyway."""
+        return nullcontext()
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
-            getattr(self, name).copy_(value)
+    def state_dict(self) -> dict[str, object]:
+        """Plain values and tensors, fit for torch.load(weights_only=True)."""
+        return {"setting": self.setting, "skipped": self.skipped, "scale": self.scale, "growth": self.growth}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from a saved state: the count, and the scale itself where it was saved under the same setting."""
+        self._restore(state, ("skipped",))
+        if state.get("setting") == self.setting:
+            self._restore(state, ("scale", "growth"))
+
+    def _restore(self, state: Mapping[str, object], names: Sequence[str]) -> None:
+        for name in names:
+            value = state.get(name)
+            if isinstance(value, Tensor):
+                getattr(self, name).copy_(value)
+
+    def _count_skipped(self) -> None:
+        self.found_inf.copy_(self.share(self.found_inf))
+        self.skipped += self.found_inf

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gfl.engine.apex_adapter import start_apex
+from gfl.engine.distributed import gathering
 from gfl.engine.module import DetectorModule, Loss, compiled
-from gfl.engine.optim import LossScale, make_optimiser, restore_optimiser
+from gfl.engine.optim import LossScale, make_optimiser, own, restore_optimiser
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import OptimConfig, RunConfig
@@ -30,27 +33,23 @@ class TrainState:
     """Everything a step changes. `state_tree` is its content, and a checkpoint is that tree."""
 
     module: DetectorModule
-    forward: Loss  # the module, or its compiled form
+    forward: Loss  # the module or its compiled form; over several ranks, in DistributedDataParallel
     optimiser: torch.optim.Optimizer
-    loss_scale: LossScale | None
+    loss_scale: LossScale | None  # of 'o1'
     ema: dict[str, Tensor]  # averaged trainable leaves; empty when EMA is off
     cursor: Cursor
 
 
-def make_state(module: DetectorModule, cfg: RunConfig) -> TrainState:
-    """A state at step 0."""
-    parameters = list(module.parameters())
-    scaled = cfg.precision == "o1"
-    device = parameters[0].device
+def make_state(module: DetectorModule, cfg: RunConfig, share: Callable[[Tensor], Tensor] = own) -> TrainState:
+    """A state at step 0; share: of the loss scale. Raises InputError when APEX is asked for and no Apex can do it."""
+    optimiser = make_optimiser(cfg.optim, module.parameters())
+    scale: LossScale | None = None
+    if cfg.apex:
+        scale = start_apex(module, optimiser, cfg.loss_scale, share)  # before the module is wrapped for several devices
+    elif cfg.precision == "o1":
+        scale = LossScale(cfg.loss_scale, module.device, share)
     ema = {path: p.detach().clone() for path, p in module.named_parameters()} if cfg.optim.ema else {}
-    return TrainState(
-        module,
-        compiled(module) if cfg.compile else module,
-        make_optimiser(cfg.optim, parameters),
-        LossScale(cfg.loss_scale, device) if scaled else None,
-        ema,
-        Cursor(),
-    )
+    return TrainState(module, compiled(module) if cfg.compile else module, optimiser, scale, ema, Cursor())
 
 
 def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimConfig) -> dict[str, Tensor]:
@@ -61,12 +60,16 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     totals: dict[str, Tensor] = {}
-    for batch in batches:
-        total, metrics = state.forward(batch)
-        for name, value in {"loss": total.detach(), **metrics}.items():
-            totals[name] = totals.get(name, 0.0) + value / len(batches)
-        total = total / len(batches)
-        torch.autograd.backward(total if state.loss_scale is None else total * state.loss_scale.scale)
+    for number, batch in enumerate(batches, start=1):
+        with gathering(state.forward, last=number == len(batches)):
+            total, metrics = state.forward(batch)
+            for name, value in {"loss": total.detach(), **metrics}.items():
+                totals[name] = totals.get(name, 0.0) + value / len(batches)
+            total = total / len(batches)
+            if state.loss_scale is None:
+                torch.autograd.backward(total)
+            else:
+                state.loss_scale.backward(total, last=number == len(batches))
     parameters = list(state.module.parameters())
     if state.loss_scale is not None:
         state.loss_scale.unscale([p.grad for p in parameters if p.grad is not None])
@@ -74,7 +77,7 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
     if cfg.clip:
         torch.nn.utils.clip_grad_norm_(parameters, cfg.clip)
     state.optimiser.step()
-    state.optimiser.zero_grad(set_to_none=True)
+    state.optimiser.zero_grad()  # without arguments: that of Ascend's Apex takes none
     _update_ema(state, cfg.ema)
     totals["skipped"] = torch.zeros_like(totals["loss"])
     if state.loss_scale is not None:
@@ -82,6 +85,11 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
         state.loss_scale.update()
     state.cursor.step += 1
     return totals
+
+
+def without_casts(state: TrainState) -> AbstractContextManager[None]:
+    """What a run is evaluated in: float32 as ever after, so the casts of an Apex rest meanwhile."""
+    return state.loss_scale.without_casts() if state.loss_scale is not None else nullcontext()
 
 
 def averaged_leaves(state: TrainState) -> dict[str, Tensor]:
@@ -140,6 +148,6 @@ def _update_ema(state: TrainState, decay: float) -> None:
     if state.loss_scale is None:
         torch._foreach_lerp_(averaged, current, weight)
     else:
-        share = weight * (1.0 - state.loss_scale.found_inf)
-        for average, parameter in zip(averaged, current, strict=True):
-            average.add_((parameter - average) * share)
+        skipped = state.loss_scale.found_inf > 0
+        moved = torch._foreach_lerp(averaged, current, weight)
+        torch._foreach_copy_(averaged, [torch.where(skipped, *pair) for pair in zip(averaged, moved, strict=True)])

@@ -1,4 +1,7 @@
-"""The log of a run's steps: metrics stay on the device and are copied once every LOG_EVERY steps."""
+"""The log of a run's steps: metrics stay on the device and are copied once every LOG_EVERY steps.
+
+Only then are they averaged over the ranks; what the others' hosts know (pictures, waits, failures) comes with them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gfl.engine.device import memory_bytes
+from gfl.engine.distributed import Ranks
 from gfl.engine.progress import EpochProgress, ProgressWriter, remaining_s
 from gfl.engine.records import RunFolder
 from gfl.engine.state import TrainState
@@ -29,11 +33,24 @@ class StepNote(NamedTuple):
     canvas: str  # HxW of its first batch
 
 
-class StepLog:
-    """Notes steps, and now and then writes them to log.jsonl and shows how far the run is."""
+class RankNote(NamedTuple):
+    """What the host of one rank knows of the steps since the last copy."""
 
-    def __init__(self, cfg: RunConfig, state: TrainState, folder: RunFolder, out: ProgressWriter) -> None:
-        self.cfg, self.state, self.folder, self.out = cfg, state, folder, out
+    images: int  # pictures trained on
+    waited: float  # seconds spent waiting for data
+    failed: tuple[str, ...]  # why pictures could not be read
+
+
+class StepLog:
+    """Notes steps, and now and then writes them to log.jsonl and shows how far the run is.
+
+    folder: None on the ranks that do not write.
+    """
+
+    def __init__(
+        self, cfg: RunConfig, state: TrainState, folder: RunFolder | None, out: ProgressWriter, ranks: Ranks
+    ) -> None:
+        self.cfg, self.state, self.folder, self.out, self.ranks = cfg, state, folder, out, ranks
         self.notes: list[StepNote] = []
         self.metrics: list[dict[str, Tensor]] = []
         self.passed_over: set[str] = set()  # why pictures could not be read
@@ -44,6 +61,7 @@ class StepLog:
 
     def _begin(self) -> None:
         self.images, self.waited, self.started = 0, 0.0, time.perf_counter()
+        self.failed: list[str] = []
 
     def begin_epoch(self, steps: int) -> None:
         """An epoch of so many steps begins; the time since the last one (evaluation, saving) is not training's."""
@@ -51,14 +69,11 @@ class StepLog:
         self._begin()
 
     def add(self, note: StepNote, metrics: dict[str, Tensor], images: int, failed: Iterable[str]) -> None:
-        """Note a step on so many pictures; copies when it is time to."""
+        """Note a step on so many pictures of this rank; copies when it is time to."""
         self.notes.append(note)
         self.metrics.append(metrics)
         self.images += images
-        for reason in failed:
-            if reason not in self.passed_over:
-                self.passed_over.add(reason)
-                self.out.line(f"passed over ({len(self.passed_over)} so far): {reason}")
+        self.failed += failed
         if len(self.notes) >= self.cfg.log_every:
             self.flush()
 
@@ -67,16 +82,27 @@ class StepLog:
         if not self.notes:
             return
         names = list(self.metrics[0])
-        values = torch.stack([torch.stack([row[name] for name in names]) for row in self.metrics]).tolist()
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        speed = {"img_per_s": round(self.images / seconds, 3), "data_wait": round(self.waited / seconds, 4)}
-        rows = [dict(zip(names, numbers, strict=True)) for numbers in values]
-        self.folder.append([{**row, **note._asdict(), **speed} for row, note in zip(rows, self.notes, strict=True)])
-        self._show(rows[-1], speed, seconds)
+        values = torch.stack([torch.stack([row[name] for name in names]) for row in self.metrics])
+        rows = [dict(zip(names, numbers, strict=True)) for numbers in self.ranks.mean(values).tolist()]
+        found = self.ranks.at_first(RankNote(self.images, self.waited, tuple(self.failed)))
+        if self.folder is not None:
+            self._write(self.folder, rows, found)
         for row, note in zip(rows, self.notes, strict=True):
             self._check(row["loss"], note)
         self.notes, self.metrics = [], []
         self._begin()
+
+    def _write(self, folder: RunFolder, rows: list[dict[str, float]], found: list[RankNote]) -> None:
+        for reason in (reason for note in found for reason in note.failed):
+            if reason not in self.passed_over:
+                self.passed_over.add(reason)
+                self.out.line(f"passed over ({len(self.passed_over)} so far): {reason}")
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        waited = sum(note.waited for note in found) / len(found)
+        images = sum(note.images for note in found)
+        speed = {"img_per_s": round(images / seconds, 3), "data_wait": round(waited / seconds, 4)}
+        folder.append([{**row, **note._asdict(), **speed} for row, note in zip(rows, self.notes, strict=True)])
+        self._show(rows[-1], speed, seconds)
 
     def _check(self, loss: float, note: StepNote) -> None:
         self.bad_steps = 0 if math.isfinite(loss) else self.bad_steps + 1

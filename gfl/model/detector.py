@@ -116,23 +116,28 @@ def prepare(variables: Variables, constants: Constants, policy: Policy = FP32) -
     flat.update(constants.folded)
     for path, tensor in list(flat.items()):
         if tensor.ndim == 4:
-            flat[path] = tensor.to(policy.compute)
+            dtype = policy.dtype_of(path)
+            flat[path] = tensor.to(dtype)
             bias = path.removesuffix("weight") + "bias"
             if bias in flat:
-                flat[bias] = flat[bias].to(policy.compute)
+                flat[bias] = flat[bias].to(dtype)
     return Prepared(unflatten(flat))
 
 
 def normalise(images: Tensor, image_sizes: Tensor, cfg: DetectorConfig) -> Tensor:
     """uint8 (B,3,H,W) RGB -> float32 (B,3,H,W): (x - mean) / std inside each picture, 0 in its padding."""
     device = images.device
-    mean = torch.tensor(cfg.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(cfg.std, device=device).view(1, 3, 1, 1)
+    mean, std = _channels(cfg.mean, device), _channels(cfg.std, device)
     sizes = image_sizes.float().view(-1, 2, 1, 1)
     row = torch.arange(images.shape[2], dtype=torch.float32, device=device).view(1, -1, 1)
     column = torch.arange(images.shape[3], dtype=torch.float32, device=device).view(1, 1, -1)
     inside = (row < sizes[:, 0]) & (column < sizes[:, 1])
     return torch.where(inside.unsqueeze(1), (images.float() - mean) / std, 0.0)
+
+
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """float32 (1,3,1,1), filled on the device: torch.tensor(values) would make each step wait for a copy to it."""
+    return torch.cat([torch.full((1, 1, 1, 1), value, device=device) for value in values], dim=1)
 
 
 def forward(prepared: Prepared, images: Tensor, cfg: DetectorConfig) -> Outputs:
@@ -178,9 +183,10 @@ def loss_of_outputs(
     terms = loss_terms(outputs, assignment, grid, batch.boxes_xyxy, batch.labels, cfg.loss)
     samples = (terms.positives.clamp_min(1.0) * batch.image_weights).sum()
     normalisers = reduce(torch.stack([samples, terms.weight.sum()]))
-    samples, weight = normalisers[0].clamp_min(1.0), normalisers[1]
-    # Without a positive on any rank the box losses are 0, not 0/0 (reference.md, defect).
-    weight = torch.where(weight > 0, weight, 1.0)
+    # Without a picture, or a positive, on any rank the losses are 0, not 0/0 (reference.md, defect). No clamp to 1: the
+    # mean may be less where only some ranks have a picture, and the loss is that of the whole batch all the same.
+    normalisers = torch.where(normalisers > 0, normalisers, 1.0)
+    samples, weight = normalisers[0], normalisers[1]
     parts = {"qfl": terms.qfl.sum() / samples, "dfl": terms.dfl.sum() / weight, "giou": terms.giou.sum() / weight}
     total = parts["qfl"] + parts["dfl"] + parts["giou"]
     return total, {name: part.detach() for name, part in parts.items()}
