@@ -1,0 +1,79 @@
+"""Pictures with their detections, each in a file of its own. NumPy and OpenCV only."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import cv2
+
+from gfl.data.transforms import Image, read_picture, resize, resized_size
+from gfl.engine.files import write_errors
+from gfl.errors import InputError
+from gfl.inference.result import Result
+from infer.sources import Files, Inputs
+
+JPEG_QUALITY = 90
+LONGEST_JPEG = 65_500  # px a side, libjpeg's limit
+LONGEST_NAME = 50  # letters, of at most 4 bytes: file systems take 255 bytes
+
+
+class Drawing:
+    """Draws results into a folder, each under a name of its own."""
+
+    def __init__(self, folder: Path, inputs: Inputs, score: float) -> None:
+        self._folder = folder
+        self._files = inputs.files if isinstance(inputs, Files) else ()
+        self._names = drawn_names([file.name for file in self._files])
+        self._score = score
+        self._large = threading.Lock()  # pictures too large to be kept are read again, one at a time
+
+    def __call__(self, index: int, result: Result) -> None:
+        """Draw the result of the source at `index`."""
+        name = self._names[index] if self._names else f"{result.source.replace('#', '_')}.jpg"
+        if result.image is not None:
+            write_drawn(self._folder / name, result.draw(self._score))
+            return
+        with self._large:
+            whole = replace(result, image=read_picture(self._files[index].path))
+            write_drawn(self._folder / name, whole.draw(self._score))
+
+
+def write_drawn(path: Path, image: Image) -> None:
+    """Write a uint8 (H,W,3) RGB picture as JPEG, shrunk where it is too long for one.
+
+    Raises InputError where it cannot be written.
+    """
+    height, width = image.shape[:2]
+    if max(height, width) > LONGEST_JPEG:
+        image = resize(image, resized_size(height, width, LONGEST_JPEG, LONGEST_JPEG))
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not done:
+        raise InputError(f"got no JPEG for {path}, expected OpenCV to encode one; install another build of OpenCV")
+    with write_errors(path):
+        path.write_bytes(data.tobytes())
+
+
+def drawn_names(names: Sequence[str]) -> list[str]:
+    """A JPEG name of its own for each picture: its stem, or more of its name where stems meet.
+
+    Names that differ in case only count as one, as some file systems take them.
+    """
+    flat = [name.replace("/", "_") for name in names]
+    shared = Counter(PurePosixPath(name).stem.casefold() for name in flat)
+    taken: set[str] = set()
+    chosen = []
+    for full in flat:
+        stem = PurePosixPath(full).stem
+        wanted = (stem if shared[stem.casefold()] == 1 else full)[-LONGEST_NAME:]
+        name, number = wanted, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{wanted}-{number}"
+        taken.add(name.casefold())
+        chosen.append(f"{name}.jpg")
+    return chosen

@@ -1,0 +1,165 @@
+"""Join the results of shards into those of the whole input.
+
+    python -m infer.merge --input found/ --output found/whole/
+
+--input is the folder that every `infer/run.py --shard i/n` was given as --output. Drawn pictures stay where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from gfl.engine.files import to_json, write_atomic
+from gfl.engine.progress import counted
+from gfl.errors import InputError
+from infer.results import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
+
+SAME = {"model_sha256": "another model", "input_sha256": "other pictures", "score": "another --score"}
+
+
+class Shard(TypedDict):
+    """The part of a shard's summary.json that is read here."""
+
+    images: int
+    failed: list[dict[str, str]]
+    detections: int
+    detections_of_score: dict[str, int]
+    incomplete: int
+    seconds: float
+    p50_ms: float | None
+    p95_ms: float | None
+    provider: str
+    score: float
+    model_sha256: str
+    input_sha256: str
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog="python -m infer.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--input", type=Path, required=True, help="the folder that holds shard-1-of-n to shard-n-of-n")
+    flags.add_argument("--output", type=Path, required=True, help="folder for the whole; it must not hold results yet")
+    return flags
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """The folders of all shards, in order; InputError where one is missing, or there are shards of two splits."""
+    found = {
+        (int(match[2]), int(match[1])): path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)) is not None
+    }
+    if not found:
+        raise InputError(f"{folder} holds no shard-i-of-n, expected the --output of `infer/run.py --shard i/n`")
+    counts = sorted({count for count, _ in found})
+    if len(counts) > 1:
+        raise InputError(
+            f"{folder} holds shards of {' and of '.join(map(str, counts))}, expected those of one; remove the rest"
+        )
+    count = counts[0]
+    missing = [f"{i}/{count}" for i in range(1, count + 1) if (count, i) not in found]
+    missing += [f"{i}/{n}" for (n, i), path in sorted(found.items()) if not is_whole(path)]
+    if missing:
+        raise InputError(
+            f"{folder} lacks the results of shard {', '.join(missing)}, expected all {count}; "
+            f"run them: infer/run.py --shard {missing[0]}"
+        )
+    return [found[count, i] for i in range(1, count + 1)]
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a shard has run to its end."""
+    return (folder / SUMMARY).is_file() and (folder / DETECTIONS).is_file()
+
+
+def read_shard(folder: Path) -> Shard:
+    """A shard's summary; InputError where it cannot be read."""
+    try:
+        content: Shard = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        lacking = Shard.__required_keys__ - content.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / SUMMARY} cannot be read ({error}), expected that of infer/run.py") from error
+    if lacking:
+        raise InputError(f"{folder / SUMMARY} lacks {sorted(lacking)[0]}, expected that of infer/run.py; run it again")
+    return content
+
+
+def check_same(folders: Sequence[Path], shards: Sequence[Shard]) -> None:
+    """InputError where shards are not of one whole."""
+    for folder, shard in zip(folders, shards, strict=True):
+        for key, what in SAME.items():
+            if shard[key] != shards[0][key]:  # type: ignore[literal-required]  # a key of Shard
+                raise InputError(
+                    f"{folder} is of {what} than {folders[0]}, expected shards of one whole; run one of them again"
+                )
+
+
+def merged(shards: Sequence[Shard]) -> dict[str, object]:
+    """The whole's summary.json: sums, with the speed of shards that run side by side and the times of the slowest."""
+    shown: Counter[str] = Counter()
+    for shard in shards:
+        shown.update(shard["detections_of_score"])
+    images, seconds = sum(shard["images"] for shard in shards), max(shard["seconds"] for shard in shards)
+    return {
+        "images": images,
+        "failed": [failure for shard in shards for failure in shard["failed"]],
+        "detections": sum(shard["detections"] for shard in shards),
+        "score": shards[0]["score"],
+        "detections_of_score": dict(shown.most_common()),
+        "incomplete": sum(shard["incomplete"] for shard in shards),
+        "seconds": seconds,
+        "img_per_s": images / seconds,
+        "p50_ms": max((shard["p50_ms"] for shard in shards if shard["p50_ms"] is not None), default=None),
+        "p95_ms": max((shard["p95_ms"] for shard in shards if shard["p95_ms"] is not None), default=None),
+        "provider": ", ".join(dict.fromkeys(shard["provider"] for shard in shards)),
+        "model_sha256": shards[0]["model_sha256"],
+        "input_sha256": shards[0]["input_sha256"],
+        "shards": list(shards),
+    }
+
+
+def merge(folder: Path, output: Path) -> dict[str, object]:
+    """Join the shards of a folder; the whole's summary. Raises InputError where they are not one whole."""
+    folders = find_shards(folder)
+    shards = [read_shard(path) for path in folders]
+    check_same(folders, shards)
+    summary = merged(shards)
+    if not summary["images"] and summary["failed"]:
+        raise InputError(f"none of the pictures could be read, nothing was written; see {folders[0] / SUMMARY}")
+    with new_results(output) as unfinished:
+        with detections_file(unfinished / DETECTIONS) as detections:
+            for path, shard in zip(folders, shards, strict=True):
+                before = detections.count
+                detections.add(read_lines(path / DETECTIONS))
+                if detections.count - before != shard["detections"]:
+                    raise InputError(
+                        f"{path / DETECTIONS} has {detections.count - before} detections, its summary.json says "
+                        f"{shard['detections']}; run the shard again"
+                    )
+        write_atomic(unfinished / SUMMARY, to_json(summary, indent=2))
+    return summary
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Merge as the command line says; 0, or 2 on a user's mistake."""
+    arguments = parser().parse_args(argv)
+    try:
+        summary = merge(arguments.input, arguments.output)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{counted(int(str(summary['images'])), 'image')}, {counted(int(str(summary['detections'])), 'detection')}")
+    print(f"wrote {arguments.output / DETECTIONS}, {arguments.output / SUMMARY}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
