@@ -50,6 +50,7 @@ EXTRAS = {
         "mypy>=1.14,<3",
         "faster-coco-eval>=1.6,<2",
         "matplotlib>=3.9,<4",
+        "pillow>=10,<13",
     ],
     "fast": ["faster-coco-eval>=1.6,<2"],
     # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0

@@ -53,6 +53,7 @@ def write_program(request: Request, size: Canvas) -> WrittenProgram:
             opened = open_program(Path(stream.name), choice=ProviderChoice("cpu"))
             outcome = Parity()
             for batch in read_batches(request, about):
+                outcome.pictures += batch.names
                 ours = opened.run(batch.images, batch.image_sizes)
                 compare_outputs(outcome, batch, ours, run_torch(graph, prepared, batch), about)
             write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")

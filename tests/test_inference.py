@@ -197,6 +197,7 @@ def damaged_program(path: Path) -> Path:
     [
         (lambda path: path / "model.onnx", "no such file"),
         (lambda path: path / "model.bin", "expected one of .pt, "),
+        (lambda path: path / ("m" * 300 + ".onnx"), "no such file|cannot be looked at"),
         (empty_folder, "holds no exports"),
         (run_folder, "give .*best.pt"),
         (damaged_program, "cannot be read as a torch.export program"),

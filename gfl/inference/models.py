@@ -111,7 +111,11 @@ def open_model(
 
 def kind_of(path: Path) -> str:
     """The suffix of a model file, or that of the exports in a folder; InputError for anything else."""
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name too long, a folder without permission
+        raise InputError(f"{path} cannot be looked at ({error.strerror}), expected a model; check the name") from None
+    if is_folder:
         kind = next((kind for kind in EXPORTS if any(path.glob(f"*{kind}"))), None)
         if kind is None:
             hint = (
@@ -124,7 +128,7 @@ def kind_of(path: Path) -> str:
     if path.suffix not in (*CHECKPOINTS, *EXPORTS):
         known = ", ".join((*CHECKPOINTS, *EXPORTS))
         raise InputError(f"got the model {path}, expected one of {known} or a folder of exports; check the name")
-    if not path.is_file():
+    if not is_file:
         raise InputError(f"{path}: no such file, expected a model; check the name")
     return path.suffix
 
