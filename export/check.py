@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx
 import onnx.checker
@@ -21,6 +21,10 @@ DTYPES: dict[int, str] = {
     TensorProto.BOOL: "bool",
 }
 
+# An int8 file is for ONNX Runtime on CPU and CUDA, and holds what CANN's list lacks.
+INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+INT8_DTYPES: dict[int, str] = {TensorProto.INT8: "int8"}
+
 SHOWN = 5  # findings that a message holds
 
 
@@ -33,18 +37,22 @@ class CheckError(Exception):
         self.findings = tuple(findings)
 
 
-def violations(model: onnx.ModelProto) -> tuple[str, ...]:
+def violations(model: onnx.ModelProto, precision: str = "fp32") -> tuple[str, ...]:
     """Every way in which a model breaks the rules of a static graph; empty when there is none.
 
     The rules: opset and IR version, operators, no control flow, every tensor with a fixed shape, no float64, nothing
-    computed in int64, all weights inside the file.
+    computed in int64, all weights inside the file. For precision 'int8' the two operators of quantisation and int8
+    are allowed on top.
     """
+    operators, dtypes = CANN_OPERATORS, DTYPES
+    if precision == "int8":
+        operators, dtypes = operators | INT8_OPERATORS, {**dtypes, **INT8_DTYPES}
     try:
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return (f"not valid ONNX: {error}",)
-    return (*_versions(model), *_operators(model), *_tensors(inferred), *_weights(model))
+    return (*_versions(model), *_operators(model, operators), *_tensors(inferred, dtypes), *_weights(model))
 
 
 def _versions(model: onnx.ModelProto) -> Iterator[str]:
@@ -57,15 +65,15 @@ def _versions(model: onnx.ModelProto) -> Iterator[str]:
         yield f"{len(model.functions)} functions of its own, expected none"
 
 
-def _operators(model: onnx.ModelProto) -> Iterator[str]:
+def _operators(model: onnx.ModelProto, allowed: Collection[str]) -> Iterator[str]:
     for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx") or node.op_type not in CANN_OPERATORS:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in allowed:
             yield f"operator {node.domain}{'.' if node.domain else ''}{node.op_type} ({node.name}): not of CANN's list"
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             yield f"operator {node.op_type} ({node.name}) holds a graph: control flow"
 
 
-def _tensors(inferred: onnx.ModelProto) -> Iterator[str]:
+def _tensors(inferred: onnx.ModelProto, allowed: Mapping[int, str]) -> Iterator[str]:
     """Shapes and dtypes of everything that a node takes or makes."""
     graph = inferred.graph
     dtypes = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -79,8 +87,8 @@ def _tensors(inferred: onnx.ModelProto) -> Iterator[str]:
         if name and name not in fixed:
             yield f"{name} has no fixed shape"
     for name, dtype in dtypes.items():
-        if dtype not in DTYPES:
-            yield f"{name} is {TensorProto.DataType.Name(dtype).lower()}, expected one of {', '.join(DTYPES.values())}"
+        if dtype not in allowed:
+            yield f"{name} is {TensorProto.DataType.Name(dtype).lower()}, expected one of {', '.join(allowed.values())}"
     for value in graph.output:
         if dtypes[value.name] == TensorProto.INT64:
             yield f"the output {value.name} is int64, expected int32"

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
-from gfl.engine.onnx_model import Session, open_session
+from gfl.engine.session import Session, open_session
 
 TOLERANCE = 1e-3  # of a tensor's largest value; float32 and other kernels were seen to differ by 1e-4
 OVERVIEW = 16  # tensors that are compared where all is well
+DEQUANTISED = "_DequantizeLinear_Output"  # behind the name of a tensor: its int8 form, read back
 STRETCH_BYTES = 256 << 20  # of tensors kept at a time: all of an R50's would take gigabytes
 
 
@@ -41,34 +42,39 @@ class Parting(NamedTuple):
 
 
 class SideBySide:
-    """A model and the program that it was translated from, run on the same inputs."""
+    """A model and the program that it was translated from, or that of its float32 form, run on the same inputs."""
 
-    def __init__(self, model: onnx.ModelProto, program: ExportedProgram, inputs: Mapping[str, NDArray[np.generic]]):
-        self.model, self.inputs = model, inputs
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        program: ExportedProgram,
+        inputs: Mapping[str, NDArray[np.generic]],
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        self.model, self.inputs, self.tolerance = model, inputs, tolerance
         module = program.module()
         if not isinstance(module, GraphModule):
             raise TypeError(f"the program's module is a {type(module).__name__}, expected a GraphModule")
         self.module = module
         produced = {name: node for node in model.graph.node for name in node.output}
-        self.names = [name for name in before_choice(module) if name in produced]
+        # Casts are numbered otherwise where the weights are of another dtype.
+        self.names = [name for name in before_choice(module) if name in produced and not name.startswith("_to_copy")]
+        # What follows a quantised tensor sees it rounded, and clipped where the rounding stands in for a ReLU.
+        self.seen = {name: name + DEQUANTISED if name + DEQUANTISED in produced else name for name in self.names}
         self.sizes = {node.name: size_of(node) for node in module.graph.nodes if node.name in self.names}
-        weights = {tensor.name for tensor in model.graph.initializer}
-        self.weights = {
-            name: next((each for each in produced[name].input if each in weights and each.endswith(".weight")), "")
-            for name in self.names
-        }
+        self.weights = {name: next(weights_of(produced[name]), "") for name in self.names}
 
     def differences(self, names: Collection[str]) -> dict[str, float]:
         """Largest difference of each tensor, as a share of its largest value in PyTorch."""
         recorded = Recorder(self.module, names)
         with torch.no_grad():
             recorded.run(*(torch.from_numpy(array) for array in self.inputs.values()))
-        ours = self._run(list(recorded.values))
+        ours = self._run([self.seen[name] for name in recorded.values])
         differences = {}
         for name, value in recorded.values.items():
             theirs = value.numpy().astype(np.float64)
             scale = max(float(np.abs(theirs).max()), 1e-6)
-            found = float(np.abs(ours[name].astype(np.float64) - theirs).max()) / scale
+            found = float(np.abs(ours[self.seen[name]].astype(np.float64) - theirs).max()) / scale
             differences[name] = found if found == found else float("inf")
         return differences
 
@@ -77,11 +83,11 @@ class SideBySide:
         return self.differences(spaced(self.names, OVERVIEW))
 
     def first_parting(self) -> Parting | None:
-        """The first tensor beyond TOLERANCE in the order of computation; None where all compared ones agree."""
+        """The first tensor beyond the tolerance in the order of computation; None where all compared ones agree."""
         before = ""
         for stretch in self.stretches():
             for name, difference in self.differences(stretch).items():
-                if not difference <= TOLERANCE:
+                if not difference <= self.tolerance:
                     return Parting(name, self.weights[name], difference, before)
                 before = name
         return None
@@ -123,6 +129,14 @@ class Recorder(Interpreter):
         if node.name in self.names and isinstance(value, Tensor) and value.is_floating_point():
             self.values[node.name] = value
         return value
+
+
+def weights_of(node: onnx.NodeProto) -> Iterator[str]:
+    """Paths of the weights that enter a node; quantisation adds words behind a weight's name."""
+    for name in node.input:
+        path, dot, _ = name.partition(".weight")
+        if dot:
+            yield path + dot
 
 
 def size_of(node: Node) -> int:

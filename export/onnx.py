@@ -13,60 +13,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python export/onnx.py`
+    sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that the sentence about it can be said
 
-def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        prog="python -m export.onnx", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = flags.add_argument
-    add("--checkpoint", type=Path, help="a .pt of this project, or a .pth with --gin_file (default: the newest run's)")
-    add(
-        "--output",
-        type=Path,
-        help="the .onnx, or a folder; for several sizes a folder (default: beside the checkpoint)",
-    )
-    add(
-        "--size",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="HxW",
-        help="canvas in pixels, multiples of 32; may repeat",
-    )
-    add("--batch", type=int, default=1, metavar="N", help="pictures a run of the graph (default 1)")
-    add("--outputs", default="detections", choices=("detections", "decoded", "raw"), help="default: detections")
-    add("--precision", default="fp32", choices=("fp32",), help="of the weights and the arithmetic (default fp32)")
-    add("--images", type=Path, metavar="DIR", help="pictures to compare with PyTorch on (default: generated ones)")
-    add("--samples", type=int, default=4, metavar="N", help="how many of them (default 4)")
-    add("--skip_parity", action="store_true", help="write the file without comparing it with PyTorch")
-    add("--gin_file", action="append", default=[], help="settings of a model whose file has none")
-    add("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
-    add("--annotations", type=Path, metavar="FILE", help="COCO JSON whose class names and category ids to write")
-    return flags
+from export import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake."""
-    if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-        # This folder stands before the installed packages: `import onnx` would find this very file.
-        print(
-            "error: got started from inside export/, expected `python -m export.onnx` from elsewhere", file=sys.stderr
-        )
-        return 2
-    arguments = parser().parse_args(argv)
-    # The project's imports come late, so that the sentence above comes before `import onnx`, and --help at once.
-    from export.check import CheckError
-    from gfl.errors import InputError
-
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except CheckError as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        return 1
-    return 0
+    flags = command.parser("python -m export.onnx", __doc__, ".onnx", ("fp32", "fp16", "int8"))
+    return command.main(flags, run, argv)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -74,15 +30,12 @@ def run(arguments: argparse.Namespace) -> None:
     from export.request import read_request  # late, as in `main`
     from export.summary import next_command, summary
     from export.write import write_export
-    from gfl.model import detector
 
     request = read_request(arguments)
     for note in request.notes:
         print(note)
-    variables, cfg = request.model.variables, request.model.run.detector
-    prepared = detector.prepare(variables, detector.freeze(variables, cfg))
     for size in request.files:
-        print(*summary(write_export(request, prepared, size)), sep="\n", flush=True)
+        print(*summary(write_export(request, size), request.precision), sep="\n", flush=True)
     print(f"next: {next_command(request)}")
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from export.accuracy import Accuracy
 from gfl.engine.description import Arrays, Thresholds
 
 # The most that a score, a box or a spread (px) may differ: ten times what float32 and other kernels were seen to do.
@@ -41,6 +42,7 @@ class Parity:
     intermediates: dict[str, float] = field(default_factory=dict)  # of tensors inside, as shares of their largest value
     excused: list[str] = field(default_factory=list)  # found by one only, where the choice was within MARGIN
     failures: list[str] = field(default_factory=list)
+    accuracy: Accuracy | None = None  # of a precision that is not compared number by number
 
     def note(self, name: str, difference: float) -> None:
         """Keep the largest difference of an output; NaN counts as infinite."""
@@ -127,18 +129,26 @@ def judge(
 ) -> None:
     """Sort detections that one side alone has into excused ones and failures.
 
-    Excused is what lies within MARGIN of the threshold, of the last score kept or of the NMS's IoU, and what overlaps
-    an excused one of its class.
+    Excused is what lies within MARGIN of the threshold, of the last score kept or of the NMS's IoU; what overlaps one
+    of the other side whose score is as good within MARGIN, since NMS keeps the first of two and neither is; and what
+    overlaps an excused one of its class.
     """
     everything = Found(*(np.concatenate(parts) for parts in zip(a, b, strict=True)))
     alone = [*alone_a, *(len(a.scores) + j for j in alone_b)]
     last = [found.scores[-1] for found in (a, b) if len(found.scores) == limits.max_detections]
     iou = iou_of(everything, everything)
     iou[everything.labels[:, None] != everything.labels[None]] = 0.0
+    of_file = np.arange(len(everything.scores)) < len(a.scores)
+    rivals = (
+        (iou > limits.nms_iou - MARGIN)
+        & (np.abs(everything.scores[:, None] - everything.scores[None]) <= MARGIN)
+        & (of_file[:, None] != of_file[None])
+    )
     excused = {
         k
         for k in alone
-        if np.abs(iou[k] - limits.nms_iou).min() <= MARGIN
+        if rivals[k].any()
+        or np.abs(iou[k] - limits.nms_iou).min() <= MARGIN
         or min(abs(everything.scores[k] - limit) for limit in (limits.score, *last)) <= MARGIN
     }
     grown = True

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.samples import picture_files
+from export.precision import COUNTED_SAMPLES, SAMPLES
+from export.samples import Truth, annotated_pictures, picture_files
 from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas
 from gfl.data.sampler import eval_short_side
@@ -30,19 +31,22 @@ class Request:
     batch: int
     outputs: str
     precision: str
-    pictures: tuple[Path, ...]  # to compare with PyTorch on; none: generated ones
+    pictures: tuple[Path, ...]  # to compare with PyTorch on, and to take int8's ranges from; none: generated ones
+    truth: Truth | None  # their true boxes
     samples: int  # how many of these
     parity: bool
+    max_ap_drop: float | None  # instead of the precision's own
     notes: tuple[str, ...]  # what was chosen where the command line says nothing
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
     """Check the flags and load the model. Raises InputError for what cannot be."""
-    for name in ("batch", "samples"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"got --{name} {getattr(arguments, name)}, expected 1 or more; leave it out for the usual")
+    check_numbers(arguments)
+    samples = arguments.samples or (COUNTED_SAMPLES if arguments.images and arguments.precision != "fp32" else SAMPLES)
     notes: list[str] = []
-    pictures = picture_files(arguments.images, arguments.samples) if arguments.images else ()
+    pictures, truth = read_pictures(arguments, samples)
+    if arguments.precision == "int8":
+        notes.append(f"taking the ranges of the activations from {len(pictures)} pictures of {arguments.images}")
     sizes = parse_sizes(arguments.size)
     checkpoint = arguments.checkpoint
     if checkpoint is None:
@@ -52,7 +56,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if not sizes:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")
-    files = name_files(checkpoint, arguments.output, sizes, arguments.outputs)
+    names = (arguments.outputs, arguments.precision)
+    files = name_files(checkpoint, arguments.output, sizes, names, arguments.suffix)
     if arguments.output is None:
         notes.append(
             f"no --output given: writing to {next(iter(files.values())) if len(files) == 1 else folder(files)}"
@@ -65,10 +70,55 @@ def read_request(arguments: argparse.Namespace) -> Request:
         arguments.outputs,
         arguments.precision,
         pictures,
-        arguments.samples,
+        truth,
+        samples,
         not arguments.skip_parity,
+        arguments.max_ap_drop,
         tuple(notes),
     )
+
+
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """InputError for a number out of its range."""
+    for name in ("batch", "samples"):
+        number = getattr(arguments, name)
+        if number is not None and number < 1:
+            raise InputError(f"got --{name} {number}, expected 1 or more; leave it out for the usual")
+    drop = arguments.max_ap_drop
+    if drop is not None and not 0.0 <= drop <= 1.0:
+        raise InputError(f"got --max_ap_drop {drop:g}, expected a share from 0 to 1; leave it out for the usual")
+    if drop is not None and arguments.precision == "fp32":
+        raise InputError(
+            f"got --max_ap_drop {drop:g} with --precision fp32, which is compared number by number; "
+            "leave it out, or give --precision fp16 or int8"
+        )
+
+
+def read_pictures(arguments: argparse.Namespace, count: int) -> tuple[tuple[Path, ...], Truth | None]:
+    """The pictures of --images and, for a precision whose AP is counted, their boxes in --annotations.
+
+    Raises InputError where there are none, and for int8 without --images.
+    """
+    folder, annotations = arguments.images, arguments.annotations
+    if folder is None:
+        if arguments.precision == "int8":
+            raise InputError(
+                "got --precision int8 without --images, expected pictures to take the ranges of the activations from; "
+                "give --images DIR with pictures like those that the model is for"
+            )
+        return (), None
+    if arguments.precision == "fp32" or annotations is None or not lists_pictures(annotations):
+        return picture_files(folder, count), None
+    return annotated_pictures(annotations, folder, count)
+
+
+def lists_pictures(annotations: Path) -> bool:
+    """False for a file of class names alone; one that cannot be read is left to its reader, which says so."""
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not isinstance(content, dict) or bool(content.get("images"))
 
 
 def newest_checkpoint(root: Path) -> Path:
@@ -138,19 +188,27 @@ def own_sizes(model: TrainedModel, checkpoint: Path) -> tuple[Canvas, ...]:
     )
 
 
-def name_files(checkpoint: Path, output: Path | None, sizes: Sequence[Canvas], outputs: str) -> dict[Canvas, Path]:
+def name_files(
+    checkpoint: Path,
+    output: Path | None,
+    sizes: Sequence[Canvas],
+    kinds: Sequence[str] = (),
+    suffix: str = ".onnx",
+) -> dict[Canvas, Path]:
     """The file of each size: --output itself, or files in the folder that it names.
 
-    Without --output one file goes beside the checkpoint, several into a folder there.
+    Without --output one file goes beside the checkpoint, several into a folder there. kinds: outputs and precision,
+    which the name says where they are not the usual ones.
     """
-    stem = checkpoint.stem if outputs == "detections" else f"{checkpoint.stem}_{outputs}"
-    if len(sizes) == 1 and (output is None or output.suffix == ".onnx"):
-        return {sizes[0]: output or checkpoint.with_name(f"{stem}.onnx")}
+    unusual = [kind for kind in kinds if kind not in ("detections", "fp32")]
+    stem = "_".join([checkpoint.stem, *unusual])
+    if len(sizes) == 1 and (output is None or output.suffix == suffix):
+        return {sizes[0]: output or checkpoint.with_name(f"{stem}{suffix}")}
     if output is None:
-        output = checkpoint.with_name(f"{stem}_onnx")
-    elif output.suffix == ".onnx":
+        output = checkpoint.with_name(f"{stem}_{suffix[1:]}")
+    elif output.suffix == suffix:
         raise InputError(f"got --output {output} for {len(sizes)} sizes, expected a folder for several files")
-    return {size: output / f"{stem}_{spell(size)}.onnx" for size in sizes}
+    return {size: output / f"{stem}_{spell(size)}{suffix}" for size in sizes}
 
 
 def folder(files: dict[Canvas, Path]) -> Path:

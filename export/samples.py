@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.data.canvas import fit_canvas
+from gfl.data.coco import read_coco
 from gfl.data.synthetic import draw_scene
 from gfl.data.transforms import Image, read_picture, resize, resized_size
+from gfl.engine.description import INPUT_NAMES
 from gfl.errors import InputError
 from gfl.settings import Canvas
 
@@ -25,6 +28,7 @@ class Sample(NamedTuple):
 
     name: str
     image: Image  # uint8 (h,w,3) RGB
+    original_hw: tuple[int, int]  # px
 
 
 class SampleBatch(NamedTuple):
@@ -33,6 +37,19 @@ class SampleBatch(NamedTuple):
     names: tuple[str, ...]
     images: NDArray[np.uint8]  # (B,3,H,W)
     image_sizes: NDArray[np.int32]  # (B,2) height, width
+    originals_hw: tuple[tuple[int, int], ...]  # px, of those with a name
+
+    @property
+    def inputs(self) -> dict[str, NDArray[np.generic]]:
+        """The batch under the names of the graph's inputs."""
+        return dict(zip(INPUT_NAMES, (self.images, self.image_sizes), strict=True))
+
+
+class Truth(NamedTuple):
+    """Where the true boxes of the samples are written."""
+
+    annotations: Path
+    image_ids: tuple[int, ...]  # of the samples, in their order
 
 
 def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
@@ -42,18 +59,29 @@ def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}); give --images a folder that does")
-    chosen = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
-    return tuple(files[i] for i in chosen)
+    return tuple(files[i] for i in spread(len(files), count))
 
 
-def read_samples(files: Sequence[Path], canvas: Canvas, short_side: int, long_side: int) -> list[Sample]:
-    """Read and resize pictures as evaluation does; InputError naming a file that cannot be read."""
-    samples = []
+def annotated_pictures(annotations: Path, folder: Path, count: int) -> tuple[tuple[Path, ...], Truth]:
+    """As `picture_files`, of the pictures that a COCO file lists, with their true boxes. Raises as `read_coco`."""
+    listed = read_coco(annotations, folder, keep_empty=True).pictures
+    found = [picture for picture in listed if picture.path.is_file()]
+    chosen = [found[i] for i in spread(len(found), count)]
+    return tuple(picture.path for picture in chosen), Truth(annotations, tuple(picture.id for picture in chosen))
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` of the places 0..length-1, evenly spread."""
+    return [int(place) for place in np.linspace(0, length - 1, min(count, length)).round()]
+
+
+def read_samples(files: Sequence[Path], canvas: Canvas, short_side: int, long_side: int) -> Iterator[Sample]:
+    """Read and resize pictures as evaluation does, one at a time; InputError naming a file that cannot be read."""
     for path in files:
         image = read_picture(path)
-        wanted = resized_size(image.shape[0], image.shape[1], short_side, long_side)
-        samples.append(Sample(path.name, resize(image, fit_canvas(*wanted, [canvas])[1])))
-    return samples
+        height, width = image.shape[:2]
+        wanted = resized_size(height, width, short_side, long_side)
+        yield Sample(path.name, resize(image, fit_canvas(*wanted, [canvas])[1]), (height, width))
 
 
 def draw_samples(canvas: Canvas, count: int) -> list[Sample]:
@@ -64,18 +92,19 @@ def draw_samples(canvas: Canvas, count: int) -> list[Sample]:
         height, width = (max(SMALLEST_DRAWN, round(side * share)) for side, share in zip(canvas, shares, strict=True))
         image = draw_scene(seed=0, split="val2017", index=index, size_hw=(height, width)).image
         size_hw = fit_canvas(image.shape[0], image.shape[1], [canvas])[1]
-        samples.append(Sample(f"generated {index}", resize(image, size_hw)))
+        samples.append(Sample(f"generated {index}", resize(image, size_hw), (image.shape[0], image.shape[1])))
     return samples
 
 
-def batches(samples: Sequence[Sample], canvas: Canvas, batch: int) -> Iterator[SampleBatch]:
+def batches(samples: Iterable[Sample], canvas: Canvas, batch: int) -> Iterator[SampleBatch]:
     """The samples in order, `batch` at a time, the last filled with blanks."""
-    for start in range(0, len(samples), batch):
-        chosen = samples[start : start + batch]
+    remaining = iter(samples)
+    while chosen := list(islice(remaining, batch)):
         images = np.zeros((batch, 3, *canvas), np.uint8)
         image_sizes = np.zeros((batch, 2), np.int32)
         for place, sample in enumerate(chosen):
             height, width = sample.image.shape[:2]
             images[place, :, :height, :width] = sample.image.transpose(2, 0, 1)
             image_sizes[place] = height, width
-        yield SampleBatch(tuple(sample.name for sample in chosen), images, image_sizes)
+        names = tuple(sample.name for sample in chosen)
+        yield SampleBatch(names, images, image_sizes, tuple(sample.original_hw for sample in chosen))

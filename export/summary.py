@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import onnx
 
 from export.check import DTYPES
+from export.om import atc_command
 from export.parity import Parity
+from export.precision import REMARKS
 from export.request import Request
 from export.write import Written
 from gfl.data.paths import SYNTHETIC, split_paths
@@ -16,7 +18,7 @@ from gfl.errors import InputError
 from gfl.settings import DataConfig
 
 
-def summary(written: Written) -> Iterator[str]:
+def summary(written: Written, precision: str) -> Iterator[str]:
     """The lines about one file."""
     model = written.model
     yield (
@@ -29,8 +31,12 @@ def summary(written: Written) -> Iterator[str]:
     if written.parity is None:
         yield "  not compared with PyTorch (--skip_parity)"
     else:
-        yield f"  {agreement(written.parity)}"
+        yield f"  {written.parity.accuracy or agreement(written.parity)}"
         yield f"  report: {written.report}"
+    for remark in REMARKS[precision]:
+        yield f"  {precision}: {remark}"
+    if precision != "int8":
+        yield f"  for an NPU (never run on one by us): {shlex.join(atc_command(written.path))}"
 
 
 def spell_type(value: onnx.ValueInfoProto) -> str:
@@ -42,12 +48,13 @@ def spell_type(value: onnx.ValueInfoProto) -> str:
 def agreement(found: Parity) -> str:
     """One line on the comparison with PyTorch."""
     largest = ", ".join(f"{name} {difference:.1e}" for name, difference in found.largest.items())
-    inside = max(found.intermediates.values(), default=0.0)
     parts = [f"agrees with PyTorch on {len(found.pictures)} pictures"]
     if found.matched:
         parts.append(f"{found.matched} detections matched")
     parts.append(f"largest difference: {largest or 'none, nothing was detected'}")
-    parts.append(f"{len(found.intermediates)} tensors inside within {inside:.1e} of their largest value")
+    if found.intermediates:
+        inside = max(found.intermediates.values())
+        parts.append(f"{len(found.intermediates)} tensors inside within {inside:.1e} of their largest value")
     if found.excused:
         parts.append(f"{len(found.excused)} detections too near a limit to tell")
     return "; ".join(parts)
@@ -58,8 +65,9 @@ def next_command(request: Request) -> str:
     files = list(request.files.values())
     exported = files[0] if len(files) == 1 else files[0].parent
     annotations, images = validation_paths(request.model.run.data)
+    flag = "--onnx" if files[0].suffix == ".onnx" else "--checkpoint"
     return shlex.join(
-        ["python", "-m", "gfl.evaluate", "--onnx", str(exported), "--annotations", annotations, "--images", images]
+        ["python", "-m", "gfl.evaluate", flag, str(exported), "--annotations", annotations, "--images", images]
     )
 
 

@@ -438,6 +438,22 @@ def test_a_detection_of_one_side_is_excused_near_a_limit_only(
         assert (len(said.excused), len(said.failures)) == ((1, 0) if excused else (0, 1))
 
 
+@pytest.mark.parametrize(
+    ("other", "excused"),
+    [
+        ((0.89995, 0, (12.0, 10.0, 52.0, 50.0)), True),  # NMS may keep either of the two
+        ((0.895, 0, (12.0, 10.0, 52.0, 50.0)), False),  # the better one is known
+        ((0.89995, 1, (12.0, 10.0, 52.0, 50.0)), False),  # of another class
+        ((0.89995, 0, (30.0, 10.0, 70.0, 50.0)), False),  # NMS would keep both
+    ],
+)
+def test_two_that_are_equally_good_stand_for_each_other(
+    other: tuple[float, int, tuple[float, float, float, float]], excused: bool
+) -> None:
+    said = judged(found((0.9, 0, BOX)), found(other))
+    assert (len(said.excused), len(said.failures)) == ((2, 0) if excused else (0, 2))
+
+
 def test_what_an_excused_detection_suppresses_is_excused_too() -> None:
     first = (0.05 + 5e-5, 0, BOX)
     kept_without_it = (0.4, 0, (12.0, 10.0, 52.0, 50.0))
@@ -621,7 +637,7 @@ def test_a_folder_is_opened_as_one_model(sizes_folder: Path, pair: Export, tmp_p
     assert open_model(sizes_folder, threads=1).canvases == ((H, W), (W, H))
     for file in (sizes_folder / f"best_{H}x{W}.onnx", pair.path):
         shutil.copy(file, tmp_path)
-    with pytest.raises(InputError, match="not exports of one model in one batch size"):
+    with pytest.raises(InputError, match="not exports of one model in one precision and batch size"):
         open_model(tmp_path, threads=1)
 
 

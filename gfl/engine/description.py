@@ -63,7 +63,15 @@ class Description:
 
     def kin(self) -> tuple[object, ...]:
         """What exports of one model at several sizes share."""
-        return self.names, self.category_ids, self.outputs, self.batch, self.short_side, self.long_side
+        return (
+            self.names,
+            self.category_ids,
+            self.outputs,
+            self.precision,
+            self.batch,
+            self.short_side,
+            self.long_side,
+        )
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata of the file: plain text and JSON."""

@@ -1,0 +1,508 @@
+"""fp16 and int8 files: what is computed in which dtype, what the gate counts, and what it lets through."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import golden_cases
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from export import command, write
+from export import onnx as program
+from export.accuracy import Accuracy, Comparison
+from export.check import violations
+from export.divergence import SideBySide
+from export.precision import HALF, LARGEST_LOSS
+from export.quantise import FLOAT_CONVOLUTIONS
+from export.request import Request, name_files, read_request
+from export.samples import SampleBatch, Truth, batches, draw_samples
+from export.translate import Translation, to_onnx
+from gfl import evaluate
+from gfl.config import read_run
+from gfl.engine.checkpoints import write_checkpoint
+from gfl.engine.description import Arrays, Description, Thresholds
+from gfl.engine.onnx_model import open_onnx
+from gfl.model import detector
+from gfl.tensors.precision import O1
+from gfl.tensors.variables import flatten
+
+H, W = tiny.CANVAS
+NAMES = ("circle", "square", "triangle", "star", "ring")  # those of the generated data set
+CATEGORY_IDS = (1, 2, 3, 5, 8)
+# Folded norms in the backbone, so that convolutions follow each other; few rounds, for a small graph.
+BINDINGS = (
+    *(binding for binding in tiny.BINDINGS if "ResNetConfig.norm" not in binding),
+    "resnet.ResNetConfig.norm = 'frozen_bn'",
+    "postprocess.PredictConfig.rounds = 2",
+)
+
+
+# ---- what the tests share ----
+
+
+def write_model(path: Path) -> Path:
+    """A checkpoint of the tiny model with the goldens' weights, whose scores spread widely."""
+    parsed = read_run([tiny.GIN_FILE], BINDINGS)
+    cfg = replace(parsed.run.detector, num_classes=len(NAMES))
+    tree: dict[str, object] = {
+        "variables": flatten(golden_cases.filled(detector.init(cfg))),
+        "config": parsed.config_text,
+        "names": list(NAMES),
+        "category_ids": list(CATEGORY_IDS),
+        "canvases": [[H, W]],
+    }
+    write_checkpoint(path, tree)
+    return path
+
+
+def export(*arguments: object) -> str:
+    """Run the program, which must end well; what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert program.main([str(argument) for argument in arguments]) == 0
+    return said.getvalue()
+
+
+class Export(NamedTuple):
+    """A written file, what was printed, and what it was translated from."""
+
+    path: Path
+    said: str
+    translation: Translation
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnx.load(self.path)
+
+    @property
+    def report(self) -> dict[str, object]:
+        content: dict[str, object] = json.loads(self.path.with_suffix(".parity.json").read_text())
+        return content
+
+
+def export_tiny(checkpoint: Path, path: Path, *flags: object) -> Export:
+    seen: list[Translation] = []
+
+    def remember(*arguments: object) -> Translation:
+        seen.append(to_onnx(*arguments))  # type: ignore[arg-type]  # handed on as they are
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "to_onnx", remember)
+        # Of random weights an int8 form loses what it loses: here it is the files that are looked at.
+        patch.setitem(LARGEST_LOSS, "int8", replace(LARGEST_LOSS["int8"], agreement=1.0, score=1.0))
+        said = export("--checkpoint", checkpoint, "--size", f"{H}x{W}", "--output", path, *flags)
+    return Export(path, said, seen[0])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("run") / "best.pt")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def half(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The tiny model in fp16, two pictures at a time, compared on generated ones."""
+    path = tmp_path_factory.mktemp("half") / "half.onnx"
+    return export_tiny(checkpoint, path, "--precision", "fp16", "--batch", 2)
+
+
+@pytest.fixture(scope="module")
+def int8(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """The tiny model in int8, two pictures at a time, with ranges from three."""
+    flags = ("--precision", "int8", "--images", data / "val2017", "--batch", 2)
+    return export_tiny(checkpoint, tmp_path_factory.mktemp("int8") / "int8.onnx", *flags)
+
+
+def dtypes_of(model: onnx.ModelProto) -> dict[str, str]:
+    """dtype of every value of a graph, by name."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    found = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        found[value.name] = value.type.tensor_type.elem_type
+    return {name: TensorProto.DataType.Name(dtype) for name, dtype in found.items()}
+
+
+def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    """The node that makes a value, by the value's name."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
+# ---- fp16 ----
+
+
+def test_only_the_dgqp_of_the_weights_keeps_float32() -> None:
+    cfg = tiny.detector_config("frozen_bn")
+    variables = detector.init(cfg)
+    constants = detector.freeze(variables, cfg)
+    kept = flatten(detector.prepare(variables, constants, HALF).tree)
+    trained = flatten(detector.prepare(variables, constants, O1).tree)
+    for path, tensor in kept.items():
+        reads_distribution = path.startswith("bbox_head.reg_conf.")
+        assert tensor.dtype == (torch.float32 if reads_distribution else trained[path].dtype)
+    assert {tensor.dtype for tensor in trained.values() if tensor.ndim == 4} == {torch.float16}
+
+
+def test_fp16_file_convolves_in_half_and_reads_the_distribution_in_float(half: Export) -> None:
+    model = half.model
+    dtypes = dtypes_of(model)
+    assert {dtypes[name] for node in convolutions(model) for name in (*node.input, *node.output)} == {"FLOAT16"}
+    moved = {"Conv", "Cast", "Relu", "Add", "MaxPool", "Reshape", "Transpose", "Concat"}
+    in_half = {node.op_type for node in model.graph.node if "FLOAT16" in {dtypes[name] for name in node.output}}
+    assert in_half <= moved
+    assert {"Softmax", "TopK", "InstanceNormalization", "Sigmoid", "Div"} <= {node.op_type for node in model.graph.node}
+    assert [path for path, dtype in dtypes.items() if dtype == "FLOAT16" and "reg_conf" in path] == []
+    assert {dtypes[value.name] for value in model.graph.output} == {"FLOAT", "INT32"}
+
+
+def test_fp16_file_casts_nothing_to_and_fro(half: Export) -> None:
+    model = half.model
+    made = makers(model)
+    assert [node.name for node in model.graph.node if node.op_type == "Cast" and made_by(made, node) == "Cast"] == []
+    backbone = [node for node in convolutions(model) if node.input[1].startswith("backbone.")]
+    assert len(backbone) == 20
+    assert [node.input[1] for node in backbone if made_by(made, node) == "Cast"] == ["backbone.conv1.weight"]
+
+
+def made_by(made: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> str:
+    """The operator that makes the first input of a node; empty for inputs of the graph."""
+    return made[node.input[0]].op_type if node.input[0] in made else ""
+
+
+def test_fp16_file_keeps_the_rules_and_says_what_it_is(half: Export) -> None:
+    assert violations(half.model) == ()
+    about = open_onnx(half.path).description
+    assert (about.precision, about.names, about.size) == ("fp16", NAMES, (H, W))
+    assert "on a CPU" in half.said
+    assert half.report["precision"] == "fp16"
+
+
+def test_fp16_scores_are_near_those_of_pytorch(half: Export) -> None:
+    accuracy = half.report["accuracy"]
+    assert isinstance(accuracy, dict)
+    assert accuracy["score_difference"] < 0.02
+    assert accuracy["pictures"] == 4
+    assert accuracy["loss"] <= accuracy["limit"]
+
+
+# ---- int8 ----
+
+
+def test_int8_file_convolves_uint8_with_int8_filters(int8: Export) -> None:
+    model = int8.model
+    made, dtypes = makers(model), dtypes_of(model)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    inner = [node for node in convolutions(model) if not node.input[1].startswith(FLOAT_CONVOLUTIONS)]
+    # 20 of the backbone, 3 laterals and 5 outputs of the pyramid, 2 towers of one convolution at five levels
+    assert len(inner) == 20 + 8 + 2 * 5
+    for node in inner:
+        activation, weight = made[node.input[0]], made[node.input[1]]
+        assert (activation.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
+        assert dtypes[activation.input[2]] == "UINT8"
+        assert dtypes[weight.input[0]] == "INT8"
+        assert shapes[weight.input[1]] == shapes[weight.input[0]][:1]  # a scale for each filter
+        assert {user.op_type for user in model.graph.node if node.output[0] in user.input} == {"QuantizeLinear"}
+
+
+def test_int8_file_keeps_the_last_convolutions_and_what_follows_in_float(int8: Export) -> None:
+    model = int8.model
+    made, dtypes = makers(model), dtypes_of(model)
+    last = [node for node in convolutions(model) if node.input[1].startswith(FLOAT_CONVOLUTIONS)]
+    assert len(last) == 2 * 5
+    assert {dtypes[node.input[1]] for node in last} == {"FLOAT"}
+    assert "DequantizeLinear" not in {made_by(made, node) for node in last}
+    for node in model.graph.node:
+        if node.op_type in ("Softmax", "TopK", "Sigmoid", "MatMul", "Gemm", "Div", "Sqrt", "InstanceNormalization"):
+            assert made_by(made, node) != "DequantizeLinear"
+    assert {dtypes[value.name] for value in model.graph.output} == {"FLOAT", "INT32"}
+
+
+def test_int8_file_adds_the_shortcuts_without_leaving_uint8(int8: Export) -> None:
+    model = int8.model
+    made = makers(model)
+    operands = [
+        [made[name].op_type for name in node.input if name in made]
+        for node in model.graph.node
+        if node.op_type == "Add"
+    ]
+    assert operands.count(["DequantizeLinear", "DequantizeLinear"]) == 8  # the blocks of a ResNet-18
+
+
+def test_int8_file_keeps_the_rules_but_for_two_operators(int8: Export) -> None:
+    model = int8.model
+    assert violations(model, "int8") == ()
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 17)]
+    assert model.ir_version <= 10
+    broken = violations(model)
+    assert any("QuantizeLinear" in each for each in broken)
+    assert any("is int8" in each for each in broken)
+
+
+def test_int8_file_keeps_its_description(int8: Export, half: Export) -> None:
+    about = open_onnx(int8.path).description
+    assert about.precision == "int8"
+    assert replace(about, precision="fp16") == open_onnx(half.path).description
+    assert sorted(entry.name for entry in int8.path.parent.iterdir()) == ["int8.onnx", "int8.parity.json"]
+    assert "not for CANN" in int8.said
+    assert "from 3 pictures" in int8.said
+
+
+def test_int8_file_detects(int8: Export) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 3, H, W), np.uint8)
+    found = open_onnx(int8.path, threads=1).run(images, np.array([(H, W)] * 2, np.int32))
+    assert found["count"].min() > 0
+    assert np.isfinite(found["boxes"]).all()
+
+
+# Of the random weights' backbone: the error of int8 grows from block to block.
+@pytest.mark.parametrize(("name", "layers", "most"), [("half", 20, 0.02), ("int8", 3, 0.1)])
+def test_tensors_inside_are_those_of_the_float32_program(
+    name: str, layers: int, most: float, int8: Export, request: pytest.FixtureRequest
+) -> None:
+    file: Export = request.getfixturevalue(name)
+    batch = next(batches(draw_samples((H, W), 2), (H, W), 2))
+    inside = SideBySide(file.model, int8.translation.program, batch.inputs)
+    convolved = [each for each in inside.names if inside.weights[each].startswith("backbone.")]
+    assert len(convolved) == 20
+    assert max(inside.differences(convolved[:layers]).values()) < most
+
+
+# ---- the gate ----
+
+BOX = (10.0, 10.0, 50.0, 40.0)
+ELSEWHERE = (60.0, 10.0, 90.0, 50.0)
+Row = tuple[float, int, tuple[float, float, float, float]]  # score, label, box in canvas pixels
+
+ABOUT = Description(
+    version="0",
+    outputs="detections",
+    precision="fp16",
+    names=NAMES,
+    category_ids=CATEGORY_IDS,
+    batch=1,
+    size=(H, W),
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    short_side=H,
+    long_side=W,
+    thresholds=Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16),
+    config="",
+)
+
+
+def arrays(rows: Sequence[Row], slots: int = 5) -> Arrays:
+    """The outputs of a file for one picture; the scores of empty slots are 0."""
+    found: dict[str, NDArray[np.generic]] = {
+        "boxes": np.zeros((1, slots, 4), np.float32),
+        "scores": np.zeros((1, slots), np.float32),
+        "labels": np.full((1, slots), -1, np.int32),
+        "count": np.array([len(rows)], np.int32),
+        "edge_std": np.zeros((1, slots, 4), np.float32),
+        "complete": np.ones(1, np.int32),
+    }
+    for place, (score, label, box) in enumerate(rows):
+        found["scores"][0, place], found["labels"][0, place], found["boxes"][0, place] = score, label, box
+    return found
+
+
+def counted(
+    ours: Sequence[Row], theirs: Sequence[Row], truth: Truth | None = None, max_ap_drop: float | None = None
+) -> Accuracy:
+    """What the gate makes of two sides' detections on one picture of twice the canvas."""
+    comparison = Comparison(ABOUT, truth)
+    batch = SampleBatch(("picture",), np.zeros((1, 3, H, W), np.uint8), np.array([(H, W)], np.int32), ((2 * H, 2 * W),))
+    comparison.add(batch, arrays(ours), arrays(theirs))
+    return comparison.outcome(max_ap_drop)
+
+
+def write_truth(folder: Path, *boxes: tuple[float, float, float, float]) -> Truth:
+    """A COCO file that holds boxes of the first class on picture 7; in original pixels, twice those of the canvas."""
+    file = folder / "truth.json"
+    rows = [
+        {"image_id": 7, "category_id": 1, "bbox": [2 * x1, 2 * y1, 2 * (x2 - x1), 2 * (y2 - y1)]}
+        for x1, y1, x2, y2 in boxes
+    ]
+    categories = [{"id": key, "name": name} for key, name in zip(CATEGORY_IDS, NAMES, strict=True)]
+    file.write_text(json.dumps({"images": [{"id": 7}, {"id": 8}], "annotations": rows, "categories": categories}))
+    return Truth(file, (7,))
+
+
+def test_a_file_that_finds_the_same_loses_nothing() -> None:
+    rows: list[Row] = [(0.9, 0, BOX), (0.1, 1, ELSEWHERE)]
+    same = counted(rows, rows)
+    assert (same.pytorch_ap, same.file_ap, same.loss, same.passed) == (1.0, 1.0, 0.0, True)
+    assert "PyTorch's detections above 0.3" in str(same)
+
+
+def test_a_file_that_misplaces_a_box_loses() -> None:
+    moved = (10.0, 10.0, 50.0, 46.0)  # IoU 5/6: true at seven of the ten thresholds
+    lost = counted([(0.9, 0, moved)], [(0.9, 0, BOX)])
+    assert lost.loss == pytest.approx(0.3)
+    assert lost.score_difference == 0.0
+    assert not lost.passed
+    assert counted([(0.9, 0, moved)], [(0.9, 0, BOX)], max_ap_drop=0.31).passed
+
+
+def test_ap_is_counted_on_true_boxes_in_original_pixels(tmp_path: Path) -> None:
+    truth = write_truth(tmp_path, BOX, ELSEWHERE)
+    both: list[Row] = [(0.9, 0, BOX), (0.8, 0, ELSEWHERE)]
+    same = counted(both, both, truth)
+    assert (same.pytorch_ap, same.file_ap, same.passed) == (pytest.approx(1.0), pytest.approx(1.0), True)
+    assert "truth.json" in str(same)
+    lost = counted(both[:1], both, truth)
+    assert lost.loss == pytest.approx(1 - 51 / 101)  # half of the recall levels are reached
+    assert not lost.passed
+    assert counted(both, both[:1], truth).passed  # a gain
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "difference"),
+    [([], [], 0.0), ([(0.06, 0, BOX)], [(0.07, 0, BOX)], 0.01), ([(0.2, 0, BOX)], [(0.1, 0, BOX)], 0.1)],
+    ids=["nothing found", "near", "far"],
+)
+def test_without_anything_to_count_scores_are_compared(
+    ours: list[Row], theirs: list[Row], difference: float, tmp_path: Path
+) -> None:
+    untrue = write_truth(tmp_path)
+    for truth in (None, untrue):
+        accuracy = counted(ours, theirs, truth)
+        assert accuracy.file_ap is None
+        assert accuracy.loss == pytest.approx(difference, abs=1e-6)
+        assert accuracy.passed == (difference <= LARGEST_LOSS["fp16"].score)
+        assert "could not be counted" in str(accuracy)
+
+
+def test_scores_that_are_no_numbers_do_not_pass() -> None:
+    comparison = Comparison(replace(ABOUT, outputs="raw"), None)
+    batch = SampleBatch(("picture",), np.zeros((1, 3, H, W), np.uint8), np.array([(H, W)], np.int32), ((H, W),))
+    for value in (0.5, float("nan"), 0.5):
+        comparison.add(batch, {"scores_p3": np.full((1, 4), value)}, {"scores_p3": np.full((1, 4), 0.5)})
+    assert not comparison.outcome().passed
+
+
+def test_a_file_that_loses_too_much_is_not_left_behind(
+    half: Export, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weight = "neck.fpn_convs.1.conv.weight"
+    broken = onnx.ModelProto()
+    broken.CopyFrom(half.translation.model)
+    tensor = next(tensor for tensor in broken.graph.initializer if tensor.name == weight)
+    tensor.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(tensor), weight))
+    monkeypatch.setattr(write, "trace", lambda *arguments: None)
+    monkeypatch.setattr(write, "to_onnx", lambda *arguments: Translation(broken, half.translation.program))
+    path = tmp_path / "model.onnx"
+    flags = ["--checkpoint", str(checkpoint), "--size", f"{H}x{W}", "--batch", "2", "--output", str(path)]
+    assert program.main([*flags, "--precision", "fp16"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("failed: ")
+    assert weight in said
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.parity.json"]
+    assert not json.loads(path.with_suffix(".parity.json").read_text())["passed"]
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--precision", "int8"], "--precision int8 without --images"),
+        (["--precision", "int8", "--skip_parity"], "--images DIR"),
+        (["--precision", "int8", "--images", "nowhere"], "no such folder"),
+        (["--precision", "fp16", "--max_ap_drop", "2"], "--max_ap_drop 2"),
+        (["--max_ap_drop", "0.1"], "--precision fp32"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_one_sentence(
+    flags: list[str],
+    part: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual = ["--checkpoint", str(checkpoint), "--size", f"{H}x{W}"]
+    assert part in tiny.refusal(program.main, [*usual, *flags], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def requested(flags: Sequence[str]) -> Request:
+    return read_request(command.parser("", None, ".onnx", ("fp32", "fp16", "int8")).parse_args(flags))
+
+
+def test_pictures_are_those_that_the_annotations_list(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    listed = tiny.annotations(data, "val")
+    content = json.loads(listed.read_text())
+    fewer = tmp_path / "fewer.json"
+    fewer.write_text(json.dumps({**content, "images": content["images"][1:], "annotations": []}))
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps({"categories": content["categories"]}))
+    usual = ["--checkpoint", str(checkpoint), "--precision", "int8", "--images", str(data / "val2017")]
+    for file, count in ((listed, 3), (fewer, 2)):
+        request = requested([*usual, "--annotations", str(file)])
+        assert len(request.pictures) == count
+        assert request.truth == Truth(file, tuple(row["id"] for row in content["images"][3 - count :]))
+    request = requested([*usual, "--annotations", str(classes)])
+    assert (len(request.pictures), request.truth, request.samples) == (3, None, 64)
+
+
+def test_a_precision_is_part_of_the_usual_name() -> None:
+    best = Path("runs/best.pt")
+    assert name_files(best, None, [(64, 96)], ("detections", "int8")) == {(64, 96): Path("runs/best_int8.onnx")}
+    assert name_files(best, None, [(64, 96)], ("raw", "fp16")) == {(64, 96): Path("runs/best_raw_fp16.onnx")}
+
+
+# ---- trained weights on real pictures ----
+
+SMALL_BINDINGS = (
+    "resnet.ResNetConfig.depth = 18",
+    "resnet.ResNetConfig.base_width = 32",
+    "resnet.ResNetConfig.norm = 'gn'",
+    "resnet.ResNetConfig.gn_groups = 16",
+    "resnet.ResNetConfig.frozen_stages = -1",
+    "fpn.FPNConfig.channels = 64",
+    "head.HeadConfig.channels = 64",
+    "head.HeadConfig.convs = 2",
+    "head.HeadConfig.gn_groups = 16",
+    f"SHORT_SIDE = {golden_cases.SMALL_SHORT_SIDE}",
+    f"LONG_SIDE = {golden_cases.SMALL_LONG_SIDE}",
+)
+
+
+@pytest.mark.slow  # 87 pictures three times
+@pytest.mark.parametrize(("precision", "most"), [("fp16", 0.002), ("int8", 0.01)])
+def test_ap_of_the_trained_model_stays(precision: str, most: float, test_data: Path, tmp_path: Path) -> None:
+    path, cells = tmp_path / "bccd.onnx", test_data / "bccd"
+    truth = ("--annotations", cells / "annotations" / "instances_val.json", "--images", cells / "val")
+    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", tiny.GIN_FILE)
+    settings = ("--gin_bindings", *SMALL_BINDINGS, "--size", "256x320", "--samples", "87", "--precision", precision)
+    export(*weights, *settings, *truth, "--output", path)
+    accuracy = json.loads(path.with_suffix(".parity.json").read_text())["accuracy"]
+    assert accuracy["pictures"] == 87
+    assert abs(accuracy["loss"]) < most
+    place = [str(part) for part in truth]
+    assert evaluate.main(["--onnx", str(path), *place, "--workers", "0", "--output", str(tmp_path / "ap")]) == 0
+    assert json.loads((tmp_path / "ap" / "metrics.json").read_text())["AP"] == pytest.approx(accuracy["file_ap"])
