@@ -1,4 +1,7 @@
-"""Training: `python -m gfl.train --gin_file r50.gin --gin_bindings "DATA_ROOT = 'data/coco'"`."""
+"""Training: `python -m gfl.train --gin_file r50.gin --gin_bindings "DATA_ROOT = 'data/coco'"`.
+
+On several devices or hosts: `torchrun --nproc_per_node N -m gfl.train ...`, with the same arguments.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ A run without torchrun is alone, a world of one, and nothing here opens a connec
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -161,6 +162,8 @@ class Ranks:
             with suppress(dist.DistError):
                 self._store.set("told", "")
         sys.stdout.flush()
+        for worker in multiprocessing.active_children():  # it holds copies of this process's connections
+            worker.kill()
         os._exit(code)
 
     @staticmethod

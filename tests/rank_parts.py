@@ -1,0 +1,97 @@
+"""What each of two ranks computes for test_distributed.py: rank_parts.py FOLDER [BACKEND] writes FOLDER/<rank>.pt.
+
+BACKEND: of torch.compile; without it nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tiny
+import torch
+from torch import Tensor
+
+from gfl.engine.distributed import Ranks, join
+from gfl.engine.module import DetectorModule, compiled
+from gfl.engine.state import TrainState, make_state, state_tree, step
+from gfl.model import detector
+from gfl.model.structures import Batch
+from gfl.settings import OptimConfig, RunConfig
+
+RATE, STEPS = 0.05, 3
+SGD = OptimConfig("sgd", ema=0.5, clip=1.0)
+# name -> the batches of a step by rank: None is without a box, 'blank' without a picture, 'lone' one without a box
+CASES: dict[str, tuple[tuple[int | str | None, ...], ...]] = {
+    "boxes_everywhere": ((1,), (2,)),
+    "rank_without_a_box": ((1,), (None,)),
+    "no_box_at_all": ((None,), (None,)),
+    "rank_without_a_picture": ((1,), ("blank",)),
+    "one_picture_without_a_box": (("lone",), ("blank",)),
+    "accumulated": ((1, 2), (3, None)),
+}
+
+
+def batch_of(seed: int | str | None) -> Batch:
+    """A batch by the seed in CASES."""
+    blank = Batch(*(torch.zeros_like(part) for part in tiny.make_batch()))
+    without = tiny.make_batch(5)._replace(box_mask=blank.box_mask)
+    if seed is None:
+        return without
+    if seed == "blank":
+        return blank
+    if seed == "lone":
+        return Batch(
+            *(torch.cat(pair) for pair in zip(*((part[:1] for part in each) for each in (without, blank)), strict=True))
+        )
+    return tiny.make_batch(int(seed))
+
+
+def config(precision: str = "fp32") -> RunConfig:
+    return tiny.run_config(SGD, norm="frozen_bn", precision=precision)
+
+
+def make(ranks: Ranks, cfg: RunConfig, backend: str = "") -> TrainState:
+    """A state at step 0, as `gfl.train` makes it."""
+    variables = detector.init(cfg.detector)
+    module = DetectorModule(variables, cfg.detector, [tiny.CANVAS], torch.device("cpu"), reduce=ranks.mean)
+    state = make_state(module, cfg, ranks.maximum)
+    state.forward = ranks.synchronised(compiled(module, backend) if backend else state.forward)
+    return state
+
+
+def run_case(ranks: Ranks, batches: list[Batch], backend: str = "") -> dict[str, object]:
+    """Some steps on the same batches: the state and the mean of the ranks' metrics."""
+    state = make(ranks, config(), backend)
+    metrics: list[dict[str, Tensor]] = [step(state, batches, RATE, SGD) for _ in range(STEPS)]
+    means = [{name: ranks.mean(value).item() for name, value in each.items()} for each in metrics]
+    return {"state": tiny.tensors_of(state_tree(state)), "metrics": means}
+
+
+def run_overflow(ranks: Ranks) -> dict[str, object]:
+    """A step after which the gradients of the second rank alone are infinite."""
+    cfg = config("o1")
+    state = make(ranks, cfg)
+    before = tiny.tensors_of(state_tree(state))
+    if ranks.rank == 1 and state.loss_scale is not None:
+        state.loss_scale.scale.fill_(3e38)
+    metrics = step(state, [tiny.make_batch(ranks.rank)], RATE, SGD)
+    return {"before": before, "after": tiny.tensors_of(state_tree(state)), "skipped": metrics["skipped"].item()}
+
+
+def main() -> None:
+    ranks, backend = join(), "".join(sys.argv[2:])
+    parts: dict[str, object] = {
+        name: run_case(ranks, [batch_of(seed) for seed in batches[ranks.rank]], backend)
+        for name, batches in CASES.items()
+    }
+    parts["overflow"] = run_overflow(ranks)
+    parts["maximum"] = ranks.maximum(torch.tensor(float(ranks.rank))).item()
+    parts["from_first"] = ranks.from_first(lambda: f"made by {ranks.rank}")
+    parts["at_first"] = ranks.at_first(ranks.rank)
+    torch.save(parts, Path(sys.argv[1]) / f"{ranks.rank}.pt")
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main()
