@@ -153,7 +153,8 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
             )
         if file.description.kin() != first.kin():
             raise InputError(
-                f"{file.path} and {files[0].path} are not exports of one model in one precision and batch size; give one of them"
+                f"{file.path} and {files[0].path} are not exports of one model in one precision and batch size; "
+                "give one of them"
             )
     runs = {file.description.size: file.run for file in files}
     if len(runs) < len(files):
