@@ -1,143 +1,84 @@
-"""A step does the same operations whatever the batch holds, few of them, and never asks the device for a value.
+"""A step is one static graph: the same operators whatever the batch holds, few of them, each with a kernel on an NPU.
 
-Traced on fake tensors: nothing is computed, so a whole R50 step takes seconds, and whoever reads a value gets an error.
+Traced on fake tensors, a whole R50 step takes seconds: nothing is computed, and whoever reads a value gets an error.
+What depends on values (boxes, blanks, an overflow) is traced on a small model with real numbers.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
+import tiny
 import torch
+from audit import Auditor, first_difference
 from torch import Tensor
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from gfl.engine.fake_step import RATE, fake_batch, fake_state
+from gfl.engine.module import DetectorModule
+from gfl.engine.op_trace import Op
+from gfl.engine.state import TrainState, step
 from gfl.model import detector
-from gfl.model.anchors import Grid, make_grid, padded_sizes
-from gfl.model.detector import DetectorConfig
+from gfl.model.anchors import padded_sizes
+from gfl.model.assign import ATSSConfig
 from gfl.model.structures import Batch
-from gfl.tensors.variables import flatten
+from gfl.settings import OptimConfig, RunConfig
+from gfl.tensors.precision import policy_of
 
-R50 = DetectorConfig()
-CANVAS_HW = (256, 320)
-
-STEP_OPS = 1500  # forward + loss + backward; the reference takes 1,691 for one picture and 3,880 for 8 x 40 boxes
+CANVASES = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))  # of 4:3 and 5:3 pictures, lying and standing
+SIZES = ((1, 8), (2, 8), (8, 40), (2, 160))  # pictures and box slots of a batch on each
+R50 = {
+    "fp32": RunConfig(optim=OptimConfig(ema=0.9998)),
+    "o1": RunConfig(optim=OptimConfig(ema=0.9998), precision="o1"),
+    "bf16": RunConfig(precision="bf16"),
+}
+STEP_OPS = 1500  # the reference takes 1,691 for one picture and 3,880 for 8 x 40 boxes
 LOSS_OPS = 300  # assignment + losses, forward
-ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")
-HOST_READS = (  # the output's shape or a Python number depends on values
-    "_local_scalar_dense",
-    "item",
-    "is_nonzero",
-    "equal",
-    "nonzero",
-    "nonzero_numpy",
-    "masked_select",
-    "unique",
-    "_unique",
-    "_unique2",
-    "unique_dim",
-    "unique_consecutive",
-    "bincount",
-    "repeat_interleave",
-)
-INDEXING = ("index", "index_put", "index_put_", "_unsafe_index", "_index_put_impl_")
 
 
-class Op(NamedTuple):
-    """One operation, as far as it is fixed before the batch is known."""
-
-    name: str  # e.g. 'aten.add.Tensor'
-    dtypes: tuple[torch.dtype, ...]  # of the tensors that go in and come out
-
-
-class OpRecorder(TorchDispatchMode):
-    """Writes down every operation below autograd that computes something: no view, no detach, no bare allocation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ops: list[Op] = []
-        self.host_reads: list[str] = []
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        name = func.overloadpacket.__name__
-        if name in HOST_READS or (name in INDEXING and indexes_by_mask(args)):
-            self.host_reads.append(str(func))
-        result = func(*args, **(kwargs or {}))
-        computes = func.namespace == "aten" and not func.is_view  # prim.device asks a fake tensor for its device
-        if computes and name not in (*ALLOCATIONS, "detach", "_unsafe_view"):
-            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
-            self.ops.append(Op(str(func), tuple(x.dtype for x in tensors)))
-        return result
-
-
-def indexes_by_mask(args: tuple[object, ...]) -> bool:
-    """Whether an index or index_put takes a boolean mask."""
-    return any(isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in tree_leaves(args[1]))
-
-
-def empty_batch(pictures: int, slots: int, ignored: int = 1) -> Batch:
-    """A batch of these shapes; under a fake mode there are no values."""
-    return Batch(
-        torch.empty((pictures, 3, *CANVAS_HW), dtype=torch.uint8),
-        torch.empty((pictures, 2), dtype=torch.int32),
-        torch.empty((pictures, slots, 4)),
-        torch.empty((pictures, slots), dtype=torch.int32),
-        torch.empty((pictures, slots), dtype=torch.bool),
-        torch.empty((pictures, ignored, 4)),
-        torch.empty((pictures, ignored), dtype=torch.bool),
-        torch.empty((pictures,)),
-    )
-
-
-class FakeModel(NamedTuple):
-    """The R50 of the paper as fake tensors, ready for a step."""
+class R50Steps(NamedTuple):
+    """The R50 of the paper on fake tensors: a step a canvas, and what predict does on each."""
 
     mode: FakeTensorMode
-    variables: detector.Variables
-    constants: detector.Constants
-    grid: Grid
+    state: TrainState
+    steps: list[Auditor]
+    predictions: list[Auditor]
 
 
-@pytest.fixture(scope="module")
-def model() -> FakeModel:
+@pytest.fixture(scope="module", params=R50)
+def r50(request: pytest.FixtureRequest) -> R50Steps:
+    cfg = R50[request.param]
+    canvases = CANVASES if request.param != "bf16" else CANVASES[:1]
     with FakeTensorMode() as mode:
-        variables = detector.init(R50)
-        for path, leaf in flatten(variables).items():
-            leaf.requires_grad_(not detector.is_frozen(path, R50))
-        constants = detector.freeze(variables, R50)
-        grid = make_grid(CANVAS_HW)
-    return FakeModel(mode, variables, constants, grid)
+        state = fake_state(cfg, canvases)
+        batches = [fake_batch(canvas, *size) for canvas, size in zip(canvases, SIZES, strict=False)]
+        steps = [audited_step(state, batch, cfg.optim) for batch in batches]
+        # Evaluation runs in float32 whatever trained the weights.
+        predictions = [audited_predict(state.module, batch) for batch in batches] if request.param == "fp32" else []
+    return R50Steps(mode, state, steps, predictions)
 
 
-def record_step(model: FakeModel, pictures: int, slots: int) -> OpRecorder:
-    """prepare, forward, loss and backward of one batch."""
-    with model.mode:
-        batch = empty_batch(pictures, slots)
-        for leaf in flatten(model.variables).values():
-            leaf.grad = None
-        with OpRecorder() as recorder:
-            prepared = detector.prepare(model.variables, model.constants)
-            total, _ = detector.loss(prepared, batch, model.grid, R50)
-            total.backward()
-    return recorder
+def audited_step(state: TrainState, batch: Batch, cfg: OptimConfig) -> Auditor:
+    """forward, loss, backward, loss scale, optimiser and EMA."""
+    with Auditor() as audit:
+        step(state, [batch], RATE, cfg)
+    return audit
 
 
-@pytest.fixture(scope="module")
-def steps(model: FakeModel) -> dict[str, OpRecorder]:
-    """Batches from small to large."""
-    sizes = {"1 image, 3 boxes": (1, 8), "2 images, 7 boxes": (2, 8), "8 images, 40 boxes": (8, 40)}
-    return {name: record_step(model, *size) for name, size in sizes.items()}
+def audited_predict(module: DetectorModule, batch: Batch) -> Auditor:
+    grid = module.grids[(batch.images.shape[2], batch.images.shape[3])]
+    with torch.no_grad(), Auditor() as audit:
+        prepared = detector.prepare(module.variables(), module.constants)
+        detector.predict(prepared, batch.images, batch.image_sizes, grid, module.cfg)
+    return audit
+
+
+def computing(ops: Sequence[Op]) -> list[Op]:
+    return [op for op in ops if op.computes]
 
 
 def commonest(ops: Sequence[Op]) -> str:
@@ -145,82 +86,43 @@ def commonest(ops: Sequence[Op]) -> str:
     return ", ".join(f"{name} {count}" for name, count in Counter(op.name for op in ops).most_common(12))
 
 
-def test_a_step_takes_the_same_operations_for_any_batch(steps: dict[str, OpRecorder]) -> None:
-    counts = {name: len(step.ops) for name, step in steps.items()}
-    first, *others = steps.values()
-    for other in others:
-        assert other.ops == first.ops, counts
+# ---- R50 at full size ----
 
 
-def test_a_step_takes_few_operations(steps: dict[str, OpRecorder]) -> None:
-    for name, step in steps.items():
-        assert len(step.ops) <= STEP_OPS, f"{name}: {len(step.ops)} operations: {commonest(step.ops)}"
+def test_step_and_predict_keep_every_rule_on_every_canvas(r50: R50Steps) -> None:
+    for audit in (*r50.steps, *r50.predictions):
+        assert audit.violations == []
+        assert audit.ops
 
 
-@pytest.mark.parametrize("slots", [8, 40])
-def test_assignment_and_losses_take_few_operations(model: FakeModel, slots: int) -> None:
-    with model.mode:
-        batch = empty_batch(2, slots)
-        scores = torch.empty((2, model.grid.num_anchors, 81), requires_grad=True)
-        edges = torch.empty((2, model.grid.num_anchors, 4, 17), requires_grad=True)
-        with OpRecorder() as recorder:
+def test_step_takes_the_same_operations_for_any_canvas_and_batch_size(r50: R50Steps) -> None:
+    for audits in (r50.steps, r50.predictions):
+        kinds = [[(op.name, op.dtypes) for op in audit.ops] for audit in audits]
+        assert all(other == kinds[0] for other in kinds), [len(each) for each in kinds]
+
+
+@pytest.mark.parametrize("r50", ["fp32"], indirect=True)  # the others cast besides
+def test_step_takes_few_operations(r50: R50Steps) -> None:
+    ops = computing(r50.steps[0].ops)
+    assert len(ops) <= STEP_OPS, f"{len(ops)} operations: {commonest(ops)}"
+
+
+def test_assignment_and_losses_take_few_operations() -> None:
+    cfg = detector.DetectorConfig()
+    with FakeTensorMode():
+        module = fake_state(replace(R50["fp32"], detector=tiny.detector_config()), CANVASES[:1]).module
+        batch, grid = fake_batch(CANVASES[0], 2, 40), module.grids[CANVASES[0]]
+        scores = torch.empty((2, grid.num_anchors, 81), requires_grad=True)
+        edges = torch.empty((2, grid.num_anchors, 4, 17), requires_grad=True)
+        with Auditor() as audit:
             padded_hw = padded_sizes(batch.image_sizes)
-            detector.loss_of_outputs(detector.Outputs(scores, edges), batch, padded_hw, model.grid, R50)
-    assert len(recorder.ops) <= LOSS_OPS, f"{len(recorder.ops)} operations: {commonest(recorder.ops)}"
-    assert recorder.host_reads == []
-
-
-def record_predict(model: FakeModel, pictures: int) -> OpRecorder:
-    """prepare and predict of one batch."""
-    with model.mode, torch.no_grad(), OpRecorder() as recorder:
-        batch = empty_batch(pictures, 1)
-        prepared = detector.prepare(model.variables, model.constants)
-        detector.predict(prepared, batch.images, batch.image_sizes, model.grid, R50)
-    return recorder
-
-
-@pytest.fixture(scope="module")
-def predictions(model: FakeModel) -> list[OpRecorder]:
-    return [record_predict(model, pictures) for pictures in (1, 8)]
-
-
-def test_predict_takes_the_same_operations_for_any_batch(predictions: list[OpRecorder]) -> None:
-    one, eight = predictions
-    assert one.ops == eight.ops, (len(one.ops), len(eight.ops))
-
-
-def test_nothing_is_read_from_the_device(steps: dict[str, OpRecorder], predictions: list[OpRecorder]) -> None:
-    for recorder in (*steps.values(), *predictions):
-        assert recorder.host_reads == []
-
-
-def test_no_tensor_is_float64(steps: dict[str, OpRecorder], predictions: list[OpRecorder]) -> None:
-    for recorder in (*steps.values(), *predictions):
-        assert [op for op in recorder.ops if torch.float64 in op.dtypes] == []
-
-
-READS: dict[str, Callable[[Tensor], object]] = {
-    "item": lambda x: x.sum().item(),
-    "bool": lambda x: bool(x.sum() > 0),
-    "nonzero": lambda x: torch.nonzero(x),
-    "where with one argument": lambda x: torch.where(x > 0),
-    "boolean index": lambda x: x[x > 0],
-    "boolean assignment": lambda x: x.index_put_((x > 0,), torch.zeros(())),
-    "masked_select": lambda x: torch.masked_select(x, x > 0),
-    "unique": lambda x: torch.unique(x),
-    "repeat_interleave": lambda x: torch.repeat_interleave(x.int()),
-}
-
-
-@pytest.mark.parametrize("name", READS)
-def test_the_recorder_sees_a_host_read(name: str) -> None:
-    with OpRecorder() as recorder:
-        READS[name](torch.ones(3))
-    assert recorder.host_reads
+            detector.loss_of_outputs(detector.Outputs(scores, edges), batch, padded_hw, grid, cfg)
+    ops = computing(audit.ops)
+    assert len(ops) <= LOSS_OPS, f"{len(ops)} operations: {commonest(ops)}"
 
 
 @pytest.mark.parametrize("read", [lambda x: x.tolist(), lambda x: float(x[0]), lambda x: x.numpy()])
-def test_a_fake_tensor_has_no_values_to_read(read: Callable[[Tensor], object]) -> None:
+def test_fake_tensor_has_no_values_to_read(read: Callable[[Tensor], object]) -> None:
     """What a CPU tensor gives away below the dispatcher, a fake one does not have."""
     with FakeTensorMode():
         x = torch.ones(3)
@@ -228,13 +130,125 @@ def test_a_fake_tensor_has_no_values_to_read(read: Callable[[Tensor], object]) -
             read(x)
 
 
-def test_the_recorder_counts_what_computes_and_nothing_else() -> None:
-    x = torch.ones(2, 3)
-    with OpRecorder() as recorder:
-        torch.empty_like(x).detach().view(6)
-        x.t().unsqueeze(0).expand(4, 3, 2)[0]
-    assert recorder.ops == []
-    with OpRecorder() as recorder:
-        (x + 1).double()
-    assert [op.name for op in recorder.ops] == ["aten.add.Tensor", "aten._to_copy.default"]
-    assert torch.float64 in recorder.ops[1].dtypes
+# ---- a small model on real numbers ----
+
+SMALL = {
+    "fp32, sgd": tiny.run_config(OptimConfig(ema=0.99, clip=10.0), norm="frozen_bn"),
+    "fp32, adamw, crowds ignored": replace(
+        tiny.run_config(OptimConfig("adamw")),
+        detector=replace(tiny.detector_config(), assign=ATSSConfig(ignore_iof=0.5)),
+    ),
+    "o1, static scale": tiny.run_config(OptimConfig(ema=0.99), norm="frozen_bn", precision="o1"),
+    "o1, adamw, dynamic scale": tiny.run_config(
+        OptimConfig("adamw", ema=0.99, clip=10.0), precision="o1", loss_scale="dynamic"
+    ),
+}
+
+
+def with_boxes(batch: Batch, most: int) -> Batch:
+    """The first `most` box slots of each picture filled, the rest empty."""
+    boxes = tiny.make_batch(seed=1).boxes_xyxy
+    boxes = torch.cat([boxes[:, :3], boxes[:, :1] / 2], dim=1)
+    mask = (torch.arange(4) < most).repeat(len(boxes), 1)
+    return batch._replace(boxes_xyxy=boxes * mask.unsqueeze(2), labels=batch.labels * mask, box_mask=mask)
+
+
+def with_crowd(batch: Batch) -> Batch:
+    """A crowd box over the left half of each picture."""
+    height, width = tiny.CANVAS
+    box = torch.tensor([0.0, 0.0, width / 2, height]).repeat(len(batch.images), 1, 1)
+    return batch._replace(ignored_xyxy=box, ignored_mask=torch.ones_like(batch.ignored_mask))
+
+
+def with_blank(batch: Batch) -> Batch:
+    """The last picture blank, as the loader fills the last batch of a canvas."""
+    keep = torch.tensor([1.0] * (len(batch.images) - 1) + [0.0])
+    parts = (part * keep.view(-1, *[1] * (part.ndim - 1)).to(part.dtype) for part in batch)
+    return Batch(*parts)
+
+
+BATCHES: dict[str, Callable[[Batch], Batch]] = {
+    "no box": lambda batch: with_boxes(batch, 0),
+    "one box": lambda batch: with_boxes(batch, 1),
+    "most boxes": lambda batch: with_boxes(batch, 4),
+    "crowd boxes": with_crowd,
+    "other pictures": lambda batch: tiny.make_batch(seed=7),
+    "a blank": with_blank,
+}
+
+
+class SmallRun(NamedTuple):
+    """A small model at step 0 and the trace of its first step on the usual batch."""
+
+    cfg: RunConfig
+    state: TrainState
+    usual: Auditor
+
+    def audit(self, *batches: Batch) -> Auditor:
+        """The first step, of a copy of the state."""
+        return audited(tiny.copy_of(self.state), self.cfg, batches)
+
+
+def audited(state: TrainState, cfg: RunConfig, batches: Sequence[Batch]) -> Auditor:
+    with Auditor() as audit:
+        metrics = step(state, batches, RATE, cfg.optim)
+    assert all(metric.ndim == 0 for metric in metrics.values())
+    return audit
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def small(request: pytest.FixtureRequest) -> SmallRun:
+    cfg = SMALL[request.param]
+    state = tiny.make(cfg, policy=policy_of(cfg.precision))
+    return SmallRun(cfg, state, audited(tiny.copy_of(state), cfg, [tiny.make_batch()]))
+
+
+def test_small_step_keeps_every_rule(small: SmallRun) -> None:
+    assert small.usual.violations == []
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_trace_is_the_same_for_any_batch(small: SmallRun, name: str) -> None:
+    audit = small.audit(BATCHES[name](tiny.make_batch()))
+    assert audit.violations == []
+    assert first_difference(small.usual.ops, audit.ops) is None
+
+
+@pytest.mark.parametrize("small", [name for name, cfg in SMALL.items() if cfg.precision == "o1"], indirect=True)
+def test_trace_of_an_overflow_is_that_of_any_step(small: SmallRun) -> None:
+    state = tiny.copy_of(small.state)
+    state.loss_scale.scale.fill_(torch.inf)
+    audit = audited(state, small.cfg, [tiny.make_batch()])
+    assert state.loss_scale.found_inf == 1
+    assert audit.violations == []
+    assert first_difference(small.usual.ops, audit.ops) is None
+
+
+def test_step_of_two_batches_keeps_every_rule(small: SmallRun) -> None:
+    audit = small.audit(tiny.make_batch(), with_blank(tiny.make_batch(seed=1)))
+    assert audit.violations == []
+
+
+@pytest.mark.parametrize("changes", [{}, {"nms_pre": 20, "keep_padding_cells": True, "keep_background": True}])
+def test_predict_is_the_same_trace_for_any_pictures(changes: dict[str, object]) -> None:
+    cfg = tiny.detector_config()
+    cfg = replace(cfg, predict=replace(cfg.predict, **changes))
+    module = DetectorModule(detector.init(cfg), cfg, [tiny.CANVAS], torch.device("cpu"))
+    batches = (tiny.make_batch(), tiny.make_batch(seed=7), with_blank(tiny.make_batch()))
+    usual, *others = (audited_predict(module, batch) for batch in batches)
+    assert usual.violations == []
+    assert [first_difference(usual.ops, other.ops) for other in others] == [None, None]
+
+
+def test_nothing_of_the_forward_backward_and_predict_lies_on_the_host() -> None:
+    """On torch's 'meta', a device that is not the CPU: a copy to the CPU, or a tensor left there, would show."""
+    there = torch.device("meta")
+    cfg = tiny.detector_config("frozen_bn")
+    module = DetectorModule(detector.init(cfg), cfg, [tiny.CANVAS], there)
+    batch = Batch(*(part.to(there) for part in tiny.make_batch()))
+    with Auditor() as audit:
+        total, _ = module(batch)
+        total.backward()
+    assert audit.violations == []
+    assert audited_predict(module, batch).violations == []
+    assert all(parameter.grad.device == there for parameter in module.parameters())

@@ -1,0 +1,107 @@
+"""What a bug report needs: `python -m gfl.doctor [--device auto|cpu|cuda|npu] [--json]`.
+
+Versions, devices, what of the optional parts is there, and which operators of a training step the device runs itself.
+A part that is broken is told as broken, with the reason; nothing of it stops the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from gfl import __version__
+from gfl.engine import parts
+from gfl.engine.environment import git_commit
+from gfl.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "npu")
+WIDTH = 110  # columns of the report
+Section: TypeAlias = dict[str, object]  # what is asked -> a number, a text or a list of texts
+
+
+def report(device: str) -> dict[str, Section]:
+    """{section: {what: answer}}; device is one of DEVICES."""
+    return {"versions": attempt(versions), "machine": attempt(parts.machine), **torch_sections(device)}
+
+
+def versions() -> Section:
+    """Of this project, Python and every package that it may use."""
+    commit = git_commit(Path(__file__).resolve().parent.parent)
+    own = __version__ + (f", commit {commit}" if commit else "")
+    return {"gfl": own, "python": platform.python_version(), **parts.packages()}
+
+
+def torch_sections(device: str) -> dict[str, Section]:
+    """What torch says of devices, libraries and operators, where it can be imported."""
+    try:
+        from gfl.engine import torch_report  # late: torch itself may be what is broken
+    except Exception as error:
+        hint = "TORCH_DEVICE_BACKEND_AUTOLOAD=0 in the environment leaves out device packages such as torch_npu"
+        return {"torch": {"broken": f"{parts.reason(error)}; {hint}"}}
+    return {
+        "devices": attempt(lambda: torch_report.devices(device)),
+        "torch": attempt(torch_report.backends),
+        "operators of a training step": attempt(lambda: torch_report.operators(device)),
+    }
+
+
+def attempt(section: Callable[[], Section]) -> Section:
+    """The section, or why there is none."""
+    try:
+        return section()
+    except Exception as error:  # whatever is broken here is what the report is for
+        return {"broken": parts.reason(error)}
+
+
+def lines(found: Mapping[str, Section]) -> Iterator[str]:
+    """The report as text: a headline a section, and its answers in two columns."""
+    for title, section in found.items():
+        yield title
+        width = max(len(name) for name in section)
+        for name, answer in section.items():
+            yield from answer_lines(name.ljust(width), answer)
+        yield ""
+
+
+def answer_lines(name: str, answer: object) -> Iterator[str]:
+    text = ", ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
+    gap = " " * (len(name) + 4)
+    # Names of operators and paths are not broken at their hyphens or in the middle.
+    wrapped = textwrap.wrap(text, WIDTH - len(gap), break_on_hyphens=False, break_long_words=False) or ["none"]
+    yield f"  {name}  {wrapped[0]}"
+    yield from (gap + line for line in wrapped[1:])
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog="python -m gfl.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument(
+        "--device", default="auto", metavar="|".join(DEVICES), help="whose operators are looked up (default auto)"
+    )
+    flags.add_argument("--json", action="store_true", help="print JSON instead of text")
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; 0, or 2 on a device that is none."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.device not in DEVICES:
+            raise InputError(f"got --device {arguments.device!r}, expected {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    found = report(arguments.device)
+    print(json.dumps(found, indent=2) if arguments.json else "\n".join(lines(found)).rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

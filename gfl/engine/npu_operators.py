@@ -1,0 +1,58 @@
+"""Which of PyTorch's operators an Ascend NPU runs itself, by the table beside this file. No torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import resources
+
+KERNEL = "kernel"
+COMPOSITE = "made of other operators"
+FALLS_BACK = "falls back to the CPU"
+CALLS_HOST = "kernel calls the host"
+UNKNOWN = "not in the table"
+
+_SECTIONS = {"[kernel]": KERNEL, "[composite]": COMPOSITE, "[cpu]": FALLS_BACK, "[host]": CALLS_HOST}
+
+
+def npu_support(operator: str) -> str:
+    """What an NPU does with an operator, named as torch names it, e.g. 'aten::add.Tensor': one of the five above."""
+    namespace, _, name = operator.partition("::")
+    if namespace != "aten":
+        return UNKNOWN
+    packet, _, overload = name.partition(".")
+    if packet.removesuffix("_") in _packets_that_call_the_host():
+        return CALLS_HOST
+    table = npu_table()
+    found = table.get(name, UNKNOWN)
+    if found != COMPOSITE:
+        return found
+    # A structured operator runs the kernel of its out form: 'lgamma' is composite, and 'lgamma.out' has no kernel.
+    functional = packet.removesuffix("_")
+    for out in (f"{functional}.{overload}_out", f"{functional}.out"):
+        if table.get(out, COMPOSITE) != COMPOSITE:
+            return table[out]
+    return COMPOSITE
+
+
+@lru_cache(maxsize=1)
+def npu_table() -> dict[str, str]:
+    """{operator with its overload, e.g. 'add.Tensor' or 'relu': KERNEL, COMPOSITE, FALLS_BACK or CALLS_HOST}."""
+    return dict(_entries(resources.files(__package__).joinpath("npu_operators.txt").read_text(encoding="utf-8")))
+
+
+@lru_cache(maxsize=1)
+def _packets_that_call_the_host() -> frozenset[str]:
+    """All overloads of these do, and their in-place forms."""
+    return frozenset(name.partition(".")[0] for name, support in npu_table().items() if support == CALLS_HOST)
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """The table's lines; an operator that stands in two sections counts in the later one."""
+    support = UNKNOWN
+    for line in text.splitlines():
+        if line in _SECTIONS:
+            support = _SECTIONS[line]
+        elif not line.startswith("#"):
+            packet, *overloads = line.split()
+            yield from ((packet if overload == "-" else f"{packet}.{overload}", support) for overload in overloads)

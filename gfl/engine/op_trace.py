@@ -1,0 +1,82 @@
+"""The trace of a piece of code: every ATen operator that it dispatches, below autograd, backward's too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+# Allocation computes nothing; these two are views whose schema does not say so.
+COMPUTE_NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view")
+
+
+class Shaped(NamedTuple):
+    """A tensor as far as it is known before its values are."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+class Op(NamedTuple):
+    """One dispatched operator; in the arguments and results a `Shaped` stands for each tensor."""
+
+    func: OpOverload
+    arguments: object  # (positional, by keyword)
+    results: object
+
+    @property
+    def name(self) -> str:
+        """As torch names it, e.g. 'aten::add.Tensor'."""
+        return str(self.func.name())  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    @property
+    def computes(self) -> bool:
+        """Whether it is more than a view, a detach or a bare allocation."""
+        return not self.func.is_view and self.func.overloadpacket.__name__ not in COMPUTE_NOTHING
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """Of the tensors that go in and come out."""
+        leaves = tree_leaves((self.arguments, self.results), is_leaf=is_shaped)
+        return tuple(leaf.dtype for leaf in leaves if isinstance(leaf, Shaped))
+
+
+class OpTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its __init_subclass__ untyped
+    """Writes down every ATen operator dispatched under it. Over fake tensors, enter it after their mode."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.ops: list[Op] = []
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func.namespace != "aten":  # prim::device asks a fake tensor for its device, profiler:: notes the time
+            return func(*args, **(kwargs or {}))
+        # Before the call: an operator may change its arguments, and one that reads a value may fail.
+        arguments = shaped((args, dict(kwargs or {})))
+        result = func(*args, **(kwargs or {}))
+        self.ops.append(Op(func, arguments, shaped(result)))
+        return result
+
+
+def shaped(values: object) -> object:
+    """Nested containers with a `Shaped` in place of each tensor."""
+    return tree_map(lambda leaf: Shaped(leaf.dtype, tuple(leaf.shape)) if isinstance(leaf, Tensor) else leaf, values)
+
+
+def is_shaped(value: object) -> bool:
+    """Whether a container of a trace is a `Shaped`, where torch would walk into it as a tuple."""
+    return isinstance(value, Shaped)

@@ -1,0 +1,102 @@
+"""What torch says of itself and of its devices, for `python -m gfl.doctor`: sections of a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from types import ModuleType
+
+import torch
+
+from gfl.engine.device import choose_device, describe
+from gfl.engine.fake_step import step_ops
+from gfl.engine.npu_operators import COMPOSITE, KERNEL, npu_support
+from gfl.engine.parts import GIB
+from gfl.errors import InputError
+
+OTHER_THAN_CPU = ("cuda", "npu")
+RUNS = (KERNEL, COMPOSITE)
+# Dispatch keys of operators that are written in terms of others.
+COMPOSITES = ("CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd")
+
+
+def devices(asked: str) -> dict[str, object]:
+    """The device that a run would take, and those that there are."""
+    found: dict[str, object] = {}
+    for name in dict.fromkeys((asked, *OTHER_THAN_CPU)):
+        try:
+            found[name] = on_device(choose_device(name))
+        except InputError as error:
+            found[name] = f"absent: {error}"
+        except Exception as error:  # a driver or torch_npu that fails: that is what is to be told
+            found[name] = f"broken: {type(error).__name__}: {error}"
+    return found
+
+
+def on_device(device: torch.device) -> str:
+    """'cuda:0 NVIDIA H100, 78.1 of 79.6 GiB free, 1 device'."""
+    if device.type == "cpu":
+        return describe(device)
+    module = torch.get_device_module(device)
+    free, total = module.mem_get_info()
+    return f"{describe(device)}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {module.device_count()} in all"
+
+
+def backends() -> dict[str, object]:
+    """Libraries that torch was built with, threads, and what joins several devices."""
+    has = torch.backends
+    return {
+        "threads": f"{torch.get_num_threads()} (OpenMP: {yes(has.openmp)}), {torch.get_num_interop_threads()} "
+        "between operators",
+        "mkldnn": yes(has.mkldnn),
+        "mkl": yes(has.mkl),
+        "cpu instructions": has.cpu.get_cpu_capability(),
+        "cuda": str(torch.version.cuda or "not built in"),
+        "cudnn": yes(has.cudnn),
+        "distributed": list(distributed_backends()),
+    }
+
+
+def distributed_backends() -> Iterator[str]:
+    """Those that torch can start here: gloo for the CPU, nccl for CUDA, hccl for the NPU."""
+    if torch.distributed.is_available():
+        for name in ("gloo", "nccl", "hccl", "mpi", "ucc"):
+            if torch.distributed.is_backend_available(name):
+                yield name
+
+
+def operators(asked: str) -> dict[str, object]:
+    """Every operator of a training step by what the device does with it, and how many calls fall back."""
+    device = asked if asked != "auto" else choose_device("auto").type
+    calls = Counter(op.name for op in step_ops())
+    by_support: dict[str, list[str]] = {KERNEL: []}
+    for name in sorted(calls):
+        by_support.setdefault(support_on(device, name), []).append(name.removeprefix("aten::"))
+    troubled = [name for kind, names in by_support.items() if kind not in RUNS for name in names]
+    source = "the table of torch_npu 2.13.0" if device == "npu" else f"this torch, {torch.__version__}"
+    return {
+        "looked up": f"{len(calls)} operators in {calls.total()} calls of two steps (float32 and O1), for "
+        f"{device} in {source}",
+        **{f"{kind} ({len(names)})": names for kind, names in by_support.items()},
+        "leaves the device": troubled or "nothing",
+    }
+
+
+def support_on(device: str, operator: str) -> str:
+    """What a device does with an operator. Of an NPU the table says it; for the others torch's dispatcher is asked."""
+    if device == "npu":
+        return npu_support(operator)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    if has_kernel(operator, device.upper()):
+        return KERNEL
+    if any(has_kernel(operator, key) for key in COMPOSITES):
+        return COMPOSITE
+    return f"no kernel for {device} in this torch"
+
+
+def yes(library: ModuleType) -> str:
+    """Whether torch can use one of its libraries, and the version where it says one."""
+    if not library.is_available():
+        return "no"
+    version = getattr(library, "version", lambda: None)()
+    return "yes" if version is None else f"yes, {version}"
