@@ -371,13 +371,18 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("benchmark", "flags", "expected"),
     [
-        (train, ["--config", "small", "--size", "64x64"], 3),
-        (loss, ["--size", "64x64", "--boxes", "2", "3"], 2),
-        (infer, ["--part", "graphs", "--size", "64x96", "--batch", "2"], 1),
-        (infer, ["--part", "pipeline", "--pictures", "3", "--batch", "2"], 2),
-        (loader, ["--pictures", "2", "--short_side", "64", "--long_side", "96", "--workers", "0"], 1),
+        pytest.param(train, ["--config", "small", "--size", "64x64"], 3, id="train"),
+        pytest.param(loss, ["--size", "64x64", "--boxes", "2", "3"], 2, id="loss"),
+        pytest.param(
+            infer, ["--part", "graphs", "--size", "64x96", "--batch", "2"], 1, id="graphs", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            infer, ["--part", "pipeline", "--pictures", "3", "--batch", "2"], 2, id="pipeline", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            loader, ["--pictures", "2", "--short_side", "64", "--long_side", "96", "--workers", "0"], 1, id="loader"
+        ),
     ],
-    ids=["train", "loss", "graphs", "pipeline", "loader"],
 )
 def test_a_benchmark_runs_and_writes_its_files(
     benchmark: everything.Program,

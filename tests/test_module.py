@@ -109,6 +109,7 @@ def test_constants_follow_the_weights_put_in_place_of_the_first() -> None:
     assert torch.equal(module(make_batch())[0], other(make_batch())[0])
 
 
+@pytest.mark.slow  # tests/test_compile.py has the graph and the loss by default; this adds the gradients
 def test_compiled_forward_is_one_graph_with_the_same_loss_and_gradients() -> None:
     cfg = detector_config("frozen_bn")
     module, batch = module_of(cfg), make_batch()
