@@ -1,0 +1,96 @@
+"""Where and on what the parts run, and how they run the project's programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gfl.npu_check.processes import Finished, run
+from gfl.npu_check.report import Figures
+from gfl.npu_check.sizes import Recipe, Sizes
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_FALLBACK = {"TORCH_NPU_FALLBACK_CPU_DISABLE": "1"}  # torch_npu then raises where an operator has no kernel
+
+
+class Failed(Exception):  # noqa: N818  # a verdict, not an error of the program
+    """The part did not do what it must."""
+
+    def __init__(self, reason: str, figures: Figures | None = None, tail: str = "") -> None:
+        super().__init__(reason)
+        self.figures: Figures = figures or {}
+        self.tail = tail
+
+
+class Skipped(Exception):  # noqa: N818  # likewise
+    """The part cannot run here."""
+
+
+@dataclass
+class Check:
+    """Where and on what the parts run; `commands` grows while a part runs."""
+
+    device: str  # cpu | cuda | npu
+    devices: int
+    providers: Sequence[str]  # of the installed onnxruntime
+    sizes: Sizes
+    folder: Path
+    python: str
+    soc_version: str | None = None  # of the NPU, for ATC
+    commands: list[Finished] = field(default_factory=list)
+
+    def python_program(self, log: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Finished:
+        """Run a Python program of the project; Failed where it does not exit with 0."""
+        return self.program(log, self.python, *arguments, variables=variables)
+
+    def program(self, log: str, *command: str, variables: Mapping[str, str] | None = None) -> Finished:
+        """Run a command with its output in `log`.log; Failed where it does not exit with 0."""
+        finished = run(
+            command,
+            self.folder / f"{log}.log",
+            folder=self.folder,
+            variables={"PYTHONPATH": str(ROOT), **self.sizes.variables, **(variables or {})},
+            limit_s=60.0 * self.sizes.minutes,
+        )
+        self.commands.append(finished)
+        if finished.code is None:
+            raise Failed(f"took longer than {self.sizes.minutes:g} minutes and was ended", tail=finished.tail())
+        if finished.code:
+            how = f"exit {finished.code}" if finished.code > 0 else f"ended by signal {-finished.code}"
+            raise Failed(f"{how}: {finished.said()}", tail=finished.tail())
+        return finished
+
+    def data(self, name: str) -> Path:
+        """The generated pictures of a recipe."""
+        return self.folder / "data" / name
+
+    def train(self, name: str, recipe: Recipe, *bindings: str, checkpoint: Path | None = None, ranks: int = 1) -> Path:
+        """A training run on this device, without any fallback to the CPU; its folder."""
+        workdir = self.folder / name
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+        given = (
+            f"DATA_ROOT = {str(self.data(recipe.name))!r}",
+            f"DEVICE = {self.device!r}",
+            *recipe.bindings,
+            *bindings,
+        )
+        start = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+        flags = ["--gin_file", recipe.gin_file, "--workdir", str(workdir), *start, "--gin_bindings", *given]
+        self.python_program(name, *launcher, "-m", "gfl.train", *flags, variables=NO_FALLBACK)
+        return workdir
+
+    def detect(self, name: str, model: Path, pictures: Path, provider: str, *more: str) -> dict[str, object]:
+        """Run a model over pictures, with more flags; the content of its summary.json."""
+        output = self.folder / name
+        flags = ["--model", str(model), "--input", str(pictures), "--output", str(output), "--provider", provider]
+        self.python_program(name, "-m", "infer.run", *flags, *more, variables=NO_FALLBACK)
+        summary: dict[str, object] = json.loads((output / "summary.json").read_text(encoding="utf-8"))
+        return summary
+
+    def need(self, *paths: Path) -> None:
+        """Skipped unless an earlier part left these."""
+        for path in paths:
+            if not path.exists():
+                raise Skipped(f"{path.relative_to(self.folder)} is not there: the part that writes it did not pass")

@@ -1,0 +1,92 @@
+"""What two ways of computing the same thing are compared by: losses step by step, detections picture by picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = Mapping[str, object]
+Boxes = NDArray[np.float64]
+
+CLEAR = 0.3  # a score at which a detection must be found by both; what is weaker may fall below the threshold
+SAME_IOU = 0.9  # two boxes of one class are the same detection from here on
+
+
+def read_rows(run: Path) -> list[dict[str, object]]:
+    """The lines of a run's log.jsonl."""
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line]
+
+
+def step_losses(rows: Sequence[Row]) -> list[float]:
+    """The loss of each step, NaN where the log has null."""
+    return [number(row["loss"]) for row in rows if "loss" in row]
+
+
+def number(value: object) -> float:
+    """A JSON number as it was before it was written: null is NaN."""
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def relative_differences(losses: Sequence[float], others: Sequence[float]) -> list[float]:
+    """|a - b| / |b| of each step; infinite where one is no number, or missing."""
+    differences = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, others, strict=False)]
+    differences += [math.inf] * abs(len(losses) - len(others))
+    return [difference if math.isfinite(difference) else math.inf for difference in differences]
+
+
+class Agreement(NamedTuple):
+    """How two sets of detections of the same pictures agree."""
+
+    clear: int  # detections of either side with a score of CLEAR or more
+    unmatched: int  # of these, without a partner of the same class on the other side
+    score_difference: float  # the largest between partners
+
+    @property
+    def share(self) -> float:
+        """Share of the clear detections that both sides have; 1 where there are none."""
+        return 1.0 - self.unmatched / self.clear if self.clear else 1.0
+
+
+def agreement(ours: Sequence[Row], theirs: Sequence[Row]) -> Agreement:
+    """Match COCO results by picture, class and overlap; the clear ones of each side among all of the other."""
+    clear = unmatched = 0
+    largest = 0.0
+    sides = by_picture_and_class(ours), by_picture_and_class(theirs)
+    for here, there in (sides, sides[::-1]):
+        for key, boxes in here.items():
+            partners = there.get(key, np.zeros((0, 5)))
+            for box in boxes[boxes[:, 4] >= CLEAR]:
+                overlap = iou(box[:4], partners[:, :4])
+                clear += 1
+                if not (overlap >= SAME_IOU).any():
+                    unmatched += 1
+                else:
+                    largest = max(largest, abs(float(box[4] - partners[overlap.argmax(), 4])))
+    return Agreement(clear, unmatched, largest)
+
+
+def by_picture_and_class(results: Sequence[Row]) -> dict[tuple[object, object], Boxes]:
+    """{(file name, category id): (D,5) x, y, w, h, score}."""
+    found: dict[tuple[object, object], list[list[float]]] = {}
+    for row in results:
+        box = row["bbox"]
+        if isinstance(box, list):
+            entry = [*map(number, box), number(row["score"])]
+            found.setdefault((row["file_name"], row["category_id"]), []).append(entry)
+    return {key: np.array(rows, dtype=np.float64) for key, rows in found.items()}
+
+
+def iou(box: Boxes, others: Boxes) -> Boxes:
+    """(4,), (D,4) as x, y, w, h -> (D,)."""
+    top_left = np.maximum(box[:2], others[:, :2])
+    bottom_right = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
+    shared = np.clip(bottom_right - top_left, 0.0, None).prod(axis=1)
+    union = box[2:].prod() + others[:, 2:].prod(axis=1) - shared
+    return np.asarray(shared / np.maximum(union, 1e-6), dtype=np.float64)

@@ -1,0 +1,108 @@
+"""The report that a person sends back: one JSON for machines and one Markdown page for people, in one folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gfl import __version__
+from gfl.engine.files import to_json, write_atomic
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+REPORT = "npu_check_report"
+Figures = Mapping[str, object]
+
+
+class Outcome(NamedTuple):
+    """What came of one part."""
+
+    part: str
+    status: str  # PASSED, FAILED or SKIPPED
+    reason: str  # why it failed or was skipped; empty where it passed
+    figures: Figures
+    seconds: float
+    commands: tuple[str, ...]
+    tail: str  # of the log of the command that failed
+
+
+class Report(NamedTuple):
+    """Everything that is known so far."""
+
+    device: str  # cpu | cuda | npu
+    about: Mapping[str, object]  # the device's name and number, onnxruntime's providers
+    started: str
+    outcomes: Sequence[Outcome]
+    left: Sequence[str]  # parts that have not run yet
+    doctor: str  # what gfl.doctor printed
+
+    def counts(self) -> dict[str, int]:
+        """How many parts passed, failed and were skipped."""
+        statuses = [outcome.status for outcome in self.outcomes]
+        return {status: statuses.count(status) for status in (PASSED, FAILED, SKIPPED)}
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return self.counts()[FAILED] == 0
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write both files; again after each part, so that what is known outlives whatever happens."""
+    content = {
+        "gfl": __version__,
+        "device": report.device,
+        **report.about,
+        "started": report.started,
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "counts": report.counts(),
+        "parts": [outcome._asdict() for outcome in report.outcomes],
+        "not_run": list(report.left),
+        "doctor": report.doctor,
+    }
+    write_atomic(folder / f"{REPORT}.json", to_json(content, indent=2) + "\n")
+    write_atomic(folder / f"{REPORT}.md", markdown(report))
+
+
+def markdown(report: Report) -> str:
+    """The page: a table of the parts, the figures of each, the ends of the logs of those that failed."""
+    counts = ", ".join(f"{count} {status}" for status, count in report.counts().items())
+    parts = [
+        f"# Check of {report.about.get('device_name', report.device)}",
+        f"gfl {__version__}, DEVICE={report.device}, started {report.started}: {counts}."
+        + (f" Not run yet: {', '.join(report.left)}." if report.left else ""),
+        _table(report.outcomes),
+    ]
+    for outcome in report.outcomes:
+        parts.append(f"## {outcome.part}: {outcome.status}")
+        if outcome.reason:
+            parts.append(outcome.reason)
+        if outcome.figures:
+            parts.append("\n".join(f"- {name}: {spell(value)}" for name, value in outcome.figures.items()))
+        if outcome.commands:
+            parts.append("\n".join(["```", *outcome.commands, "```"]))
+        if outcome.tail:
+            parts.append(f"```\n{outcome.tail}\n```")
+    if report.doctor:
+        parts.append(f"## What gfl.doctor says\n\n```\n{report.doctor}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    rows = ["| part | | seconds | |", "|:---|:---|---:|:---|"]
+    for outcome in outcomes:
+        text = outcome.reason.replace("|", "\\|").replace("\n", " ")
+        rows.append(f"| {outcome.part} | {outcome.status} | {outcome.seconds:.0f} | {text} |")
+    return "\n".join(rows)
+
+
+def spell(value: object) -> str:
+    """A figure as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {spell(entry)}" for name, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(spell, value))
+    return str(value)

@@ -1,0 +1,114 @@
+"""What the parts train and export: the paper's model where there is a device for it, a tiny one on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gfl.data.synthetic import write_synthetic
+
+
+class Recipe(NamedTuple):
+    """A training run on generated pictures."""
+
+    name: str  # of the data
+    gin_file: str
+    bindings: tuple[str, ...]
+    pictures_hw: tuple[int, int]
+    train: int  # pictures
+    val: int
+
+    def write_data(self, folder: Path) -> None:
+        """Generate the pictures; every fourth stands upright, so there are two canvases."""
+        write_synthetic(folder, train=self.train, val=self.val, size_hw=self.pictures_hw)
+
+
+class Sizes(NamedTuple):
+    """One device's worth of work."""
+
+    steps: Recipe  # of the parts that look at single steps
+    canvas: str  # HxW: of the model of `steps`, exported
+    learning: Recipe  # a run that learns something, whose detections can be compared
+    least_ap: float  # that it must reach
+    minutes: float  # that one command may take
+    variables: Mapping[str, str]  # of its environment
+
+
+STEPS = 20  # training steps with a forbidden CPU fallback, and of O1 beside float32
+RANK_STEPS = 5  # of two ranks beside one
+SPEED_STEPS = 40  # the first half sets up, the second is measured
+
+# The paper's R50 at 800x1333, from random weights: what counts is that two ways of computing agree, not what it learns.
+DEVICE = Sizes(
+    steps=Recipe(
+        "steps",
+        "r50.gin",
+        ("CHECKPOINT = None", "BATCH_SIZE = 4", "WARMUP_STEPS = 100", "WORKERS = 4"),
+        pictures_hw=(480, 640),
+        train=64,
+        val=8,
+    ),
+    canvas="800x1088",
+    # The demo's own data set, for three epochs.
+    learning=Recipe(
+        "learning", "demo.gin", ("EPOCHS = 3", "EVAL_EVERY = 3"), pictures_hw=(192, 256), train=480, val=96
+    ),
+    least_ap=0.10,  # seen on a CPU: 0.228
+    minutes=60.0,
+    variables={},
+)
+
+# On a CPU float16 convolutions run about 100 times slower than float32: a model of a few million multiplications.
+CPU = Sizes(
+    steps=Recipe(
+        "steps",
+        "base.gin",
+        (
+            "SHORT_SIDE = 64",
+            "LONG_SIDE = 96",
+            "BATCH_SIZE = 4",
+            "WARMUP_STEPS = 10",
+            "WORKERS = 0",
+            "resnet.ResNetConfig.depth = 18",
+            "resnet.ResNetConfig.base_width = 16",
+            "resnet.ResNetConfig.norm = 'gn'",
+            "resnet.ResNetConfig.gn_groups = 8",
+            "resnet.ResNetConfig.frozen_stages = -1",
+            "fpn.FPNConfig.channels = 16",
+            "head.HeadConfig.channels = 16",
+            "head.HeadConfig.convs = 1",
+            "head.HeadConfig.gn_groups = 8",
+        ),
+        pictures_hw=(64, 96),
+        train=16,
+        val=4,
+    ),
+    canvas="64x96",
+    learning=Recipe(
+        "learning",
+        "scratch_small.gin",
+        (
+            "SHORT_SIDE = 96",
+            "EVAL_SHORT_SIDE = 96",
+            "LONG_SIDE = 128",
+            "FLIP_VERTICAL = 0.0",
+            "BATCH_SIZE = 4",
+            "EPOCHS = 16",
+            "EVAL_EVERY = 16",
+            "WARMUP_STEPS = 20",
+            "EMA = 0.98",
+            "WORKERS = 0",
+            "resnet.ResNetConfig.base_width = 16",
+            "fpn.FPNConfig.channels = 32",
+            "head.HeadConfig.channels = 32",
+            "head.HeadConfig.convs = 1",
+        ),
+        pictures_hw=(96, 128),
+        train=96,
+        val=16,
+    ),
+    least_ap=0.05,  # seen: 0.119
+    minutes=10.0,
+    variables={"OMP_NUM_THREADS": "1"},  # more threads gain a tiny model nothing, and wait for each other on busy cores
+)
