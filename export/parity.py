@@ -41,6 +41,7 @@ class Parity:
     matched: int = 0  # detections found by both
     intermediates: dict[str, float] = field(default_factory=dict)  # of tensors inside, as shares of their largest value
     excused: list[str] = field(default_factory=list)  # found by one only, where the choice was within MARGIN
+    rivals: int = 0  # those of them that stand against an equally good one of the other side
     failures: list[str] = field(default_factory=list)
     accuracy: Accuracy | None = None  # of a precision that is not compared number by number
 
@@ -151,6 +152,7 @@ def judge(
         or np.abs(iou[k] - limits.nms_iou).min() <= MARGIN
         or min(abs(everything.scores[k] - limit) for limit in (limits.score, *last)) <= MARGIN
     }
+    parity.rivals += sum(bool(rivals[k].any()) for k in alone)
     grown = True
     while grown:
         more = {k for k in alone if k not in excused and any(iou[k, e] > limits.nms_iou - MARGIN for e in excused)}
@@ -159,6 +161,18 @@ def judge(
     for k in alone:
         side = "only the file has" if k < len(a.scores) else "only PyTorch has"
         (parity.excused if k in excused else parity.failures).append(f"{picture}: {side} {spell(everything, k)}")
+
+
+def check_rivals(parity: Parity) -> None:
+    """Add a failure where equally good detections are more than a choice between them explains.
+
+    Boxes that are all misplaced by a few pixels look the same: each overlaps the one that it should be.
+    """
+    if parity.rivals > parity.matched:
+        parity.failures.append(
+            f"{parity.rivals} detections have an equally good one of the other side beside them and only "
+            f"{parity.matched} have a counterpart within {FAR:g} px: the boxes lie elsewhere"
+        )
 
 
 def iou_of(a: Found, b: Found) -> NDArray[np.float64]:

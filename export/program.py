@@ -11,7 +11,7 @@ import torch
 
 from export.check import CheckError
 from export.graph import example_inputs, graph_of, trace
-from export.parity import Parity
+from export.parity import Parity, check_rivals
 from export.request import Request
 from export.summary import agreement
 from export.write import compare_outputs, read_batches, report_of, run_torch
@@ -42,7 +42,7 @@ def write_program(request: Request, size: Canvas) -> WrittenProgram:
     prepared = detector.prepare(variables, detector.freeze(variables, cfg))
     about = describe(request.model, size=size, batch=request.batch, outputs=request.outputs)
     graph = graph_of(request.outputs, size, cfg)
-    report = path.with_suffix(".parity.json")
+    report = path.with_name(path.name + ".parity.json")  # an .onnx of that stem has one, too
     outcome = None
     make_folder(path.parent)
     with atomic_file(path) as stream:
@@ -56,9 +56,12 @@ def write_program(request: Request, size: Canvas) -> WrittenProgram:
                 outcome.pictures += batch.names
                 ours = opened.run(batch.images, batch.image_sizes)
                 compare_outputs(outcome, batch, ours, run_torch(graph, prepared, batch), about)
+            check_rivals(outcome)
             write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")
             if outcome.failures:
                 raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", outcome.failures)
+        else:
+            report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
     return WrittenProgram(path, size, request.batch, graph.output_names, outcome, report, time.perf_counter() - started)
 
 

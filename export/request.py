@@ -176,10 +176,10 @@ def parse_sizes(texts: Sequence[str]) -> tuple[Canvas, ...]:
 
 def own_sizes(model: TrainedModel, checkpoint: Path) -> tuple[Canvas, ...]:
     """The canvases that the model's run used; InputError, proposing some, where it had no list of them."""
+    if not isinstance(model.run.data.canvases, str):  # a list in the settings, or in --gin_bindings
+        return check_canvases(model.run.data.canvases)
     if model.canvases:
         return model.canvases
-    if not isinstance(model.run.data.canvases, str):
-        return check_canvases(model.run.data.canvases)
     short, long = eval_short_side(model.run.data), model.run.data.long_side
     height, width = own_canvas(short, min(long, round(short * 1.52)))  # 1.52: COCO's usual 4:3 and 3:2 both fit
     raise InputError(

@@ -16,6 +16,7 @@ from gfl.data.synthetic import draw_scene
 from gfl.data.transforms import Image, read_picture, resize, resized_size
 from gfl.engine.description import INPUT_NAMES
 from gfl.errors import InputError
+from gfl.inference.pictures import stack
 from gfl.settings import Canvas
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -100,11 +101,6 @@ def batches(samples: Iterable[Sample], canvas: Canvas, batch: int) -> Iterator[S
     """The samples in order, `batch` at a time, the last filled with blanks."""
     remaining = iter(samples)
     while chosen := list(islice(remaining, batch)):
-        images = np.zeros((batch, 3, *canvas), np.uint8)
-        image_sizes = np.zeros((batch, 2), np.int32)
-        for place, sample in enumerate(chosen):
-            height, width = sample.image.shape[:2]
-            images[place, :, :height, :width] = sample.image.transpose(2, 0, 1)
-            image_sizes[place] = height, width
+        images, image_sizes = stack([sample.image for sample in chosen], canvas, batch)
         names = tuple(sample.name for sample in chosen)
         yield SampleBatch(names, images, image_sizes, tuple(sample.original_hw for sample in chosen))

@@ -70,6 +70,8 @@ def write_export(request: Request, size: Canvas) -> Written:
             write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")
             if outcome.failures:
                 raise CheckError(f"{path} would not agree with PyTorch ({report} has all)", outcome.failures)
+        else:
+            report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
     return Written(path, written, outcome, report, time.perf_counter() - started)
 
 
@@ -132,6 +134,7 @@ def compare_values(
         compare_inside(outcome, batch, written)
         if outcome.failures:
             break
+    parity.check_rivals(outcome)
     return outcome
 
 

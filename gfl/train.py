@@ -126,7 +126,10 @@ def train(run: Training) -> None:
                 cursor.epoch,
                 cursor.step / cfg.max_steps if cfg.max_steps else share,
             )
-            batches = [type(loaded.batch)(*(part.to(run.device) for part in loaded.batch)) for loaded in group]
+            batches = [
+                type(loaded.batch)(*(part.to(run.device, non_blocking=True) for part in loaded.batch))
+                for loaded in group
+            ]
             metrics = step(run.state, batches, rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas

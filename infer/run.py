@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--input", required=True, help="a picture, a folder, a pattern in quotes ('in/**/*.jpg') or a video")
     add("--output", type=Path, required=True, help="folder for the results; it must not hold any yet")
     add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
-    add("--shard", metavar="i/n", help="do part i of n, 1/n to n/n, into OUTPUT/shard-i-of-n; join: infer/merge.py")
+    add("--shard", metavar="i/n", help="do part i of n into OUTPUT/shard-i-of-n; to join them: python -m infer.merge")
     add(
         "--provider", default="auto", choices=("auto", "cpu", "cuda", "cann"), help="what runs the model (default auto)"
     )

@@ -25,7 +25,6 @@ def npu_module(*, available: bool, calls: dict[str, object]) -> ModuleType:
     module = ModuleType("torch_npu")
     module.npu = SimpleNamespace(  # type: ignore[attr-defined]
         is_available=lambda: available,
-        current_device=lambda: 0,
         set_compile_mode=lambda **options: calls.update(options),
         config=SimpleNamespace(allow_internal_format=True),
         conv=SimpleNamespace(allow_hf32=True),  # its default
@@ -83,7 +82,7 @@ def test_auto_sets_up_the_npu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: SimpleNamespace(type="npu"))
     module = with_npu(monkeypatch)
-    assert choose_device("auto") == ("npu", 0)
+    assert choose_device("auto") == ("npu",)
     assert module.npu.conv.allow_hf32 is False
 
 
@@ -110,7 +109,7 @@ def test_npu_of_another_version_than_torch_is_told_before_it_is_imported(monkeyp
 def test_later_build_of_the_same_version_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(f"{OURS}.post2", monkeypatch)
     with_npu(monkeypatch)
-    assert choose_device("npu") == ("npu", 0)
+    assert choose_device("npu") == ("npu",)
 
 
 @pytest.mark.parametrize("error", ["ImportError", "OSError"])
@@ -162,7 +161,7 @@ def test_npu_runs_fixed_shapes_without_run_time_compilation(monkeypatch: pytest.
     module = npu_module(available=True, calls=calls)
     monkeypatch.setitem(sys.modules, "torch_npu", module)
     monkeypatch.setattr(device.torch, "device", lambda *names: names)  # torch knows 'npu' only with torch_npu
-    assert choose_device("npu") == ("npu", 0)
+    assert choose_device("npu") == ("npu",)
     assert calls == {"jit_compile": False}
     assert module.npu.config.allow_internal_format is False
 

@@ -30,7 +30,7 @@ from export.check import violations
 from export.divergence import SideBySide
 from export.graph import graph_of, trace
 from export.operators import CANN_OPERATORS
-from export.parity import Found, Parity, compare_detections, detections_of, judge, match
+from export.parity import Found, Parity, check_rivals, compare_detections, detections_of, judge, match
 from export.request import name_files, read_request
 from export.samples import draw_samples
 from export.translate import Translation, to_onnx
@@ -155,6 +155,7 @@ def pair(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Export:
 def sizes_folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for one picture at a time, in both of the run's canvases."""
     folder = tmp_path_factory.mktemp("sizes")
+    (folder / f"best_{H}x{W}.parity.json").write_text("{}")  # of an earlier file
     export("--checkpoint", model.checkpoint, "--output", folder, "--skip_parity")
     return folder
 
@@ -240,6 +241,10 @@ def test_export_ends_with_what_was_written_and_what_to_do_next(pair: Export) -> 
     for part in (str(pair.path), "opset 17", "uint8    2x3x64x96", "float32  2x100x4", "largest difference: scores"):
         assert part in pair.said
     assert f"next: python -m gfl.evaluate --onnx {pair.path}" in pair.said.splitlines()[-1]
+
+
+def test_a_file_that_was_not_compared_has_no_report_beside_it(sizes_folder: Path) -> None:
+    assert sorted(entry.name for entry in sizes_folder.iterdir()) == [f"best_{H}x{W}.onnx", f"best_{W}x{H}.onnx"]
 
 
 # ---- what it computes ----
@@ -468,6 +473,17 @@ def test_matching_pairs_the_nearest_of_a_class() -> None:
     assert match(found(), b) == match(b, found()) == []
 
 
+def test_boxes_that_all_lie_elsewhere_are_not_excused_as_equally_good() -> None:
+    there, moved = found((0.9, 0, BOX), (0.8, 1, BOX)), found((0.9, 0, (12.0, 10.0, 52.0, 50.0)), (0.8, 1, BOX))
+    beside = found((0.9, 0, (12.0, 10.0, 52.0, 50.0)), (0.8, 1, (12.0, 10.0, 52.0, 50.0)))
+    for ours, passes in ((there, True), (moved, False), (beside, False)):
+        parity = Parity()
+        compare_detections(parity, ("picture",), outputs_of(ours), outputs_of(there), LIMITS)
+        assert parity.failures == []
+        check_rivals(parity)
+        assert (parity.failures == []) == passes
+
+
 def outputs_of(boxes: Found) -> Arrays:
     count = len(boxes.scores)
     arrays: Arrays = {
@@ -531,6 +547,11 @@ def test_without_flags_the_newest_run_is_taken(tmp_path: Path, monkeypatch: pyte
     said = " ".join(request.notes)
     for part in (str(here), f"{H}x{W}, {W}x{H}", str(folder)):
         assert part in said
+
+
+def test_canvases_that_are_bound_take_the_place_of_the_runs(model: Model) -> None:
+    flags = ["--checkpoint", str(model.checkpoint), "--gin_bindings", "CANVASES = [(96, 96)]"]
+    assert list(read_request(flags_of(flags)).files) == [(96, 96)]
 
 
 def test_without_flags_and_without_a_run_it_says_so(

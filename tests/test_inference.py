@@ -11,15 +11,17 @@ import cv2
 import numpy as np
 import pytest
 import tiny
+import torch
 from test_export import export, write_model
 
 import gfl
 from export import torch as program_export
 from gfl import evaluate, load
 from gfl.data.transforms import read_picture
+from gfl.engine.providers import Placement, ProviderChoice
 from gfl.errors import InputError
 from gfl.inference.detect import Detect
-from gfl.inference.models import open_model
+from gfl.inference.models import merged, open_model
 from gfl.inference.result import Placed, Result, result_of
 
 H, W = tiny.CANVAS
@@ -165,6 +167,28 @@ def test_a_checkpoint_takes_any_batch_and_a_static_file_its_own(forms: dict[str,
         open_model(forms["pt"], batch=0)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+@pytest.mark.parametrize("form", ["pt", "pt2"])
+def test_pytorch_without_the_device_is_an_error_unless_the_cpu_may_stand_in(form: str, forms: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="no CUDA device"):
+        open_model(forms[form], choice=ProviderChoice("cuda"))
+    placement = open_model(forms[form], choice=ProviderChoice("cuda", allow_fallback=True)).placement()
+    assert placement.provider == "PyTorch cpu"
+    assert [note.split(":")[0] for note in placement.notes] == ["provider cuda"]
+
+
+@pytest.mark.parametrize("form", ["pt", "pt2"])
+def test_options_that_pytorch_would_not_read_are_refused(form: str, forms: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="got the provider options device_id"):
+        open_model(forms[form], choice=ProviderChoice("cuda", options={"device_id": "1"}))
+
+
+def test_the_provider_of_a_folder_is_that_of_a_file_that_ran() -> None:
+    tried, ran = Placement("CUDAExecutionProvider", {}, ()), Placement("CPUExecutionProvider", {"CPU": 9}, ("a note",))
+    assert merged([tried, ran]) == Placement("CPUExecutionProvider", {"CPU": 9}, ("a note",))
+    assert merged([tried, tried]) == tried
+
+
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_evaluation_takes_every_form(form: str, forms: dict[str, Path], tmp_path: Path) -> None:
     data = tiny.write_data(tmp_path / "data")
@@ -209,8 +233,6 @@ def test_what_is_no_model_is_told_in_one_sentence(make: Callable[[Path], Path], 
 
 
 def test_a_program_of_another_hand_is_refused(tmp_path: Path) -> None:
-    import torch
-
     path = tmp_path / "other.pt2"
     torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.zeros(1),)), path)
     with pytest.raises(InputError, match="no export of this project"):

@@ -55,6 +55,7 @@ TORCH_FREE = (
     "gfl/engine/files.py",
     "gfl/engine/om_model.py",
     "gfl/engine/onnx_model.py",
+    "gfl/engine/progress.py",
     "gfl/engine/providers.py",
     "gfl/engine/session.py",
     "gfl/inference/detect.py",
@@ -62,7 +63,8 @@ TORCH_FREE = (
     "gfl/inference/models.py",
     "gfl/inference/pictures.py",
     "gfl/inference/result.py",
-    *(f"infer/{name}.py" for name in ("batches", "drawing", "pipeline", "recorder", "results", "sources", "task")),
+    *(f"infer/{name}.py" for name in ("batches", "drawing", "merge", "pipeline", "recorder", "results", "run")),
+    *(f"infer/{name}.py" for name in ("sources", "summary", "task")),
 )
 TORCH_FREE_PACKAGES = ("numpy", "cv2", "onnxruntime", "tqdm", "ais_bench")
 LATE = ("gfl.inference.checkpoint", "gfl.inference.program")
@@ -168,7 +170,7 @@ def torch_where_inference_shares_code(sources: Sources) -> Iterator[str]:
     for path in TORCH_FREE:
         for name in imports(path, sources) if path in sources else ():
             known = any(within(name, package) for package in (*TORCH_FREE_PACKAGES, "gfl.errors", "infer", *LATE))
-            free = f"{name.replace('.', '/')}.py" in TORCH_FREE or name in ("gfl.__version__", "gfl.engine.progress")
+            free = f"{name.replace('.', '/')}.py" in TORCH_FREE or name == "gfl.__version__"
             if not known and not free and name.split(".")[0] not in sys.stdlib_module_names:
                 yield f"{path} imports {name}, expected what an .onnx needs"
 

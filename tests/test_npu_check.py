@@ -19,7 +19,7 @@ from gfl.npu_check import __main__ as program
 from gfl.npu_check import parts as checks
 from gfl.npu_check import tripwire
 from gfl.npu_check.__main__ import About, chosen_parts, run_all
-from gfl.npu_check.check import NO_FALLBACK, Check, Failed, Skipped
+from gfl.npu_check.check import NO_FALLBACK, Check, Failed, Skipped, python_path
 from gfl.npu_check.compare import agreement, relative_differences, step_losses
 from gfl.npu_check.parts import PARTS, Part
 from gfl.npu_check.processes import Finished, run
@@ -513,3 +513,11 @@ def test_the_whole_check_passes_on_the_cpu(tmp_path: Path) -> None:
     assert skipped == ["cann", "atc", "om"]
     assert [part["part"] for part in written["parts"]] == list(PARTS)
     assert "torch" in written["doctor"]
+
+
+def test_what_is_on_the_path_of_modules_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CANN's set_env.sh puts its compilers' modules there."""
+    monkeypatch.setenv("PYTHONPATH", "/cann/python")
+    assert python_path() == os.pathsep.join([str(ROOT), "/cann/python"])
+    monkeypatch.delenv("PYTHONPATH")
+    assert python_path() == str(ROOT)

@@ -24,7 +24,9 @@ from export.om import atc_command
 from gfl.engine.description import DETECTION_NAMES
 from gfl.engine.om_model import open_om
 from gfl.engine.onnx_model import open_onnx
+from gfl.engine.providers import ProviderChoice
 from gfl.errors import InputError
+from gfl.inference.models import open_model
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -213,6 +215,12 @@ def test_without_ascends_package_the_reason_is_told(om: Path) -> None:
 def test_an_absent_npu_is_told(om: Path, ais_bench: None) -> None:
     with pytest.raises(InputError, match=r"on NPU 3 \(device 3 is not there\)"):
         open_om(om, device_id=3)
+
+
+def test_options_that_were_settled_by_the_compiler_are_refused(om: Path, ais_bench: None) -> None:
+    assert open_model(om, choice=ProviderChoice("cann", options={"device_id": "0"})).batch == BATCH
+    with pytest.raises(InputError, match="expected device_id alone"):
+        open_model(om, choice=ProviderChoice("cann", options={"device_id": "0", "precision_mode": "force_fp32"}))
 
 
 def test_an_om_without_its_description_is_refused(om: Path, ais_bench: None) -> None:

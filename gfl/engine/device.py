@@ -81,7 +81,7 @@ def _npu() -> torch.device:
     npu.set_compile_mode(jit_compile=False)
     npu.config.allow_internal_format = False
     npu.conv.allow_hf32 = npu.matmul.allow_hf32 = False  # else float32 convolutions round their inputs to 11 bits
-    return torch.device("npu", npu.current_device())
+    return torch.device("npu")  # of no number: asking for one would open the first NPU on behalf of every rank
 
 
 def _import_torch_npu() -> ModuleType:

@@ -107,8 +107,9 @@ class Ranks:
             return DistributedDataParallel(
                 cast(nn.Module, forward),
                 process_group=self._tensors,
+                # No gradient_as_bucket_view: Ascend's Apex moves the gradients into one tensor of its own, and unscales
+                # that; views of DDP's buckets would take them out of it again.
                 broadcast_buffers=False,  # they are frozen
-                gradient_as_bucket_view=True,
             )
 
     # ---- words ----

@@ -21,7 +21,7 @@ from gfl.engine.state import TrainState
 from gfl.errors import InputError
 from gfl.settings import RunConfig
 
-BAD_STEPS = 20  # losses in a row that are no numbers, under a loss scale: it skips such steps, but not for ever
+BAD_STEPS = 20  # in a row without finite numbers, under a loss scale: it skips such steps, but not for ever
 
 
 class StepNote(NamedTuple):
@@ -54,7 +54,8 @@ class StepLog:
         self.notes: list[StepNote] = []
         self.metrics: list[dict[str, Tensor]] = []
         self.passed_over: set[str] = set()  # why pictures could not be read
-        self.bad_steps = 0  # losses in a row that are no numbers
+        self.bad_steps = 0  # in a row
+        self.skipped = math.inf  # steps that the loss scale has skipped; not known before the first row
         self.done, self.seconds = 0, 0.0  # steps of this process, and how long they took
         self.steps = 0  # of the current epoch
         self._begin()
@@ -88,7 +89,7 @@ class StepLog:
         if self.folder is not None:
             self._write(self.folder, rows, found)
         for row, note in zip(rows, self.notes, strict=True):
-            self._check(row["loss"], note)
+            self._check(row, note)
         self.notes, self.metrics = [], []
         self._begin()
 
@@ -104,12 +105,14 @@ class StepLog:
         folder.append([{**row, **note._asdict(), **speed} for row, note in zip(rows, self.notes, strict=True)])
         self._show(rows[-1], speed, seconds)
 
-    def _check(self, loss: float, note: StepNote) -> None:
-        self.bad_steps = 0 if math.isfinite(loss) else self.bad_steps + 1
+    def _check(self, row: dict[str, float], note: StepNote) -> None:
+        skipped, self.skipped = row["skipped"] > self.skipped, row["skipped"]
+        self.bad_steps = self.bad_steps + 1 if skipped or not math.isfinite(row["loss"]) else 0
         if self.bad_steps > (BAD_STEPS if self.state.loss_scale else 0):
+            what = "the loss is not a number" if not math.isfinite(row["loss"]) else "the gradients are not numbers"
             raise InputError(
-                f"the loss is not a number at step {note.step} (lr {note.lr:.2g}); "
-                f"lower LR (it is for 16 images), raise WARMUP_STEPS or set CLIP"
+                f"{what} at step {note.step} (lr {note.lr:.2g}); "
+                f"lower LR (it is for 16 images), raise WARMUP_STEPS, set CLIP, or lower LOSS_SCALE"
             )
 
     def _show(self, last: dict[str, float], speed: dict[str, float], seconds: float) -> None:

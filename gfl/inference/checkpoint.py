@@ -15,10 +15,9 @@ from gfl.data.canvas import own_canvas
 from gfl.data.sampler import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.engine.description import Arrays, Description, Thresholds
-from gfl.engine.device import choose_device
 from gfl.engine.providers import ProviderChoice
 from gfl.inference.models import Model
-from gfl.inference.on_torch import DEVICES, placed_on, to_arrays
+from gfl.inference.on_torch import place_on, to_arrays
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.structures import Detections
@@ -73,9 +72,9 @@ def describe(
 
 
 def open_checkpoint(path: Path, *, batch: int, threads: int, choice: ProviderChoice) -> Model:
-    """A .pt as a model; InputError as `load_trained`, and for a device that is not there."""
+    """A .pt as a model; InputError as `load_trained` and `place_on`."""
     trained = load_trained(path)
-    device = choose_device(DEVICES[choice.name])
+    device, placement = place_on(choice)
     if threads:
         torch.set_num_threads(threads)
     predict = predictor(trained.variables, trained.run.detector, device)
@@ -86,4 +85,4 @@ def open_checkpoint(path: Path, *, batch: int, threads: int, choice: ProviderCho
     short, long = eval_short_side(trained.run.data), trained.run.data.long_side
     size = trained.canvases[0] if trained.canvases else own_canvas(min(short, long), long)
     about = describe(trained, size=size, batch=batch)
-    return Model(path, about, trained.canvases, batch, run, lambda: placed_on(device))
+    return Model(path, about, trained.canvases, batch, run, lambda: placement)

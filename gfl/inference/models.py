@@ -93,6 +93,11 @@ def open_model(
             raise InputError(
                 f"got the provider {choice.name} for {path}, which runs on an Ascend NPU only; leave it out"
             )
+        if choice.options.keys() - {"device_id"}:
+            raise InputError(
+                f"got the provider options {', '.join(choice.options)} for {path}, expected device_id alone; leave the "
+                "others out, they were settled when it was compiled"
+            )
         device = int(choice.options.get("device_id", 0))
         model = static_model(path, [open_om(file, device_id=device) for file in files_of(path, kind)])
     else:
@@ -171,10 +176,11 @@ def _by_area(canvas: Canvas) -> tuple[int, Canvas]:
 
 
 def merged(placements: Sequence[Placement]) -> Placement:
-    """What ran where, over the files of a folder; the provider is that of the first."""
+    """What ran where, over the files of a folder; the provider is that of the first that ran, if any did."""
+    ran = [placement for placement in placements if placement.nodes_by_provider] or placements
     nodes: dict[str, int] = {}
     for placement in placements:
         for provider, count in placement.nodes_by_provider.items():
             nodes[provider] = nodes.get(provider, 0) + count
     notes = dict.fromkeys(note for placement in placements for note in placement.notes)
-    return Placement(placements[0].provider, nodes, tuple(notes))
+    return Placement(ran[0].provider, nodes, tuple(notes))

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from gfl.engine.description import DETECTION_NAMES, Arrays
-from gfl.engine.providers import Placement
+from gfl.engine.device import choose_device
+from gfl.engine.providers import Placement, ProviderChoice
+from gfl.errors import InputError
 
 DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "cann": "npu"}  # provider -> PyTorch's device
 
@@ -18,6 +20,22 @@ def to_arrays(outputs: Sequence[Tensor], names: Sequence[str] = DETECTION_NAMES)
     return {name: tensor.cpu().numpy() for name, tensor in zip(names, outputs, strict=True)}
 
 
-def placed_on(device: torch.device) -> Placement:
-    """PyTorch runs everything on one device, and counts no nodes."""
-    return Placement(f"PyTorch {device.type}", {}, ())
+def place_on(choice: ProviderChoice) -> tuple[torch.device, Placement]:
+    """The device of a choice. PyTorch runs everything on it, and counts no nodes.
+
+    Raises InputError for options, which PyTorch would not read, and for a device that is not there unless the CPU may
+    stand in.
+    """
+    if choice.options:
+        raise InputError(
+            f"got the provider options {', '.join(choice.options)} for a model that PyTorch runs, expected none, since "
+            "they are ONNX Runtime's; leave them out, or export the model to .onnx"
+        )
+    notes: tuple[str, ...] = ()
+    try:
+        device = choose_device(DEVICES[choice.name])
+    except InputError as error:
+        if not choice.allow_fallback:
+            raise
+        device, notes = torch.device("cpu"), (f"provider {choice.name}: {error}",)
+    return device, Placement(f"PyTorch {device.type}", {}, notes)

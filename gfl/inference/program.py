@@ -17,10 +17,9 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from gfl.engine.description import Arrays, Description
-from gfl.engine.device import choose_device
 from gfl.engine.providers import Placement, ProviderChoice
 from gfl.errors import InputError
-from gfl.inference.on_torch import DEVICES, placed_on, to_arrays
+from gfl.inference.on_torch import place_on, to_arrays
 
 DESCRIPTION = "gfl_description.json"  # the archive's member with the metadata
 
@@ -58,6 +57,7 @@ class Program:
     output_names: tuple[str, ...]
     module: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
     device: torch.device
+    placed: Placement
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name."""
@@ -67,15 +67,15 @@ class Program:
 
     def placement(self) -> Placement:
         """PyTorch's device."""
-        return placed_on(self.device)
+        return self.placed
 
 
 def open_program(path: Path, *, threads: int = 0, choice: ProviderChoice = ProviderChoice()) -> Program:  # noqa: B008
-    """Open a .pt2; InputError as `load_program`, and for a device that is not there."""
-    device = choose_device(DEVICES[choice.name])
+    """Open a .pt2; InputError as `load_program` and `place_on`."""
+    device, placed = place_on(choice)
     if threads:
         torch.set_num_threads(threads)
     program, about, output_names = load_program(path)
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
-    return Program(path, about, output_names, program.module(), device)
+    return Program(path, about, output_names, program.module(), device, placed)

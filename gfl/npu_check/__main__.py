@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from gfl.engine.files import make_folder
 from gfl.errors import InputError
-from gfl.npu_check.check import ROOT, Check, Failed, Skipped
+from gfl.npu_check.check import Check, Failed, Skipped, python_path
 from gfl.npu_check.parts import PARTS, Part, spelled
 from gfl.npu_check.processes import run
 from gfl.npu_check.report import FAILED, PASSED, REPORT, SKIPPED, Outcome, Report, write_report
@@ -51,7 +51,7 @@ def probe(python: str, device: str) -> About:
     command = (python, "-m", "gfl.npu_check.probe", device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        variables = {"PYTHONPATH": str(ROOT)}
+        variables = {"PYTHONPATH": python_path()}
         finished = run(command, folder / "probe.log", folder=folder, variables=variables, limit_s=PROBE_S)
         said = finished.said().removeprefix("error: ")
     if finished.code is None:

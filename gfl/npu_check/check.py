@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,11 @@ from gfl.npu_check.sizes import Recipe, Sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_FALLBACK = {"TORCH_NPU_FALLBACK_CPU_DISABLE": "1"}  # torch_npu then raises where an operator has no kernel
+
+
+def python_path() -> str:
+    """PYTHONPATH of the programs that are run: this project's before what is there, CANN's own modules among it."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 class Failed(Exception):  # noqa: N818  # a verdict, not an error of the program
@@ -51,7 +57,7 @@ class Check:
             command,
             self.folder / f"{log}.log",
             folder=self.folder,
-            variables={"PYTHONPATH": str(ROOT), **self.sizes.variables, **(variables or {})},
+            variables={"PYTHONPATH": python_path(), **self.sizes.variables, **(variables or {})},
             limit_s=60.0 * self.sizes.minutes,
         )
         self.commands.append(finished)
