@@ -101,11 +101,16 @@ def evaluate(
 
 
 def check_classes(model_names: Sequence[str], data: CocoData) -> None:
-    """InputError unless the model and the annotations have the same number of classes."""
+    """InputError unless model and annotations have as many classes, and in one order where the names are the same."""
     if len(model_names) != len(data.names):
         raise InputError(
             f"{data.annotations} has {len(data.names)} classes ({', '.join(data.names[:5])}, ...), the model was "
             f"trained on {len(model_names)} ({', '.join(model_names[:5])}, ...); give annotations of the same classes"
+        )
+    if sorted(model_names) == sorted(data.names) and tuple(model_names) != data.names:
+        raise InputError(
+            f"{data.annotations} has the model's classes in another order ({', '.join(data.names[:5])}, ...), expected "
+            f"{', '.join(model_names[:5])}, ...; number its categories in that order"
         )
 
 

@@ -21,7 +21,13 @@ from gfl.engine.progress import counted
 from gfl.errors import InputError
 from infer.results import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
 
-SAME = {"model_sha256": "another model", "input_sha256": "other pictures", "score": "another --score"}
+SAME = {
+    "model_sha256": "another model",
+    "input_sha256": "other pictures",
+    "score": "another --score",
+    "batch": "another --batch",
+    "annotations": "other --annotations",
+}
 
 
 class Shard(TypedDict):
@@ -35,7 +41,11 @@ class Shard(TypedDict):
     seconds: float
     p50_ms: float | None
     p95_ms: float | None
+    share: dict[str, float]
+    batch: int
     provider: str
+    nodes_by_provider: dict[str, int]
+    annotations: str | None
     score: float
     model_sha256: str
     input_sha256: str
@@ -105,8 +115,12 @@ def check_same(folders: Sequence[Path], shards: Sequence[Shard]) -> None:
 def merged(shards: Sequence[Shard]) -> dict[str, object]:
     """The whole's summary.json: sums, with the speed of shards that run side by side and the times of the slowest."""
     shown: Counter[str] = Counter()
+    nodes: Counter[str] = Counter()
     for shard in shards:
         shown.update(shard["detections_of_score"])
+        nodes.update(shard["nodes_by_provider"])
+    ran = [shard for shard in shards if shard["images"]] or list(shards)
+    time = sum(shard["seconds"] for shard in ran)
     images, seconds = sum(shard["images"] for shard in shards), max(shard["seconds"] for shard in shards)
     return {
         "images": images,
@@ -119,7 +133,13 @@ def merged(shards: Sequence[Shard]) -> dict[str, object]:
         "img_per_s": images / seconds,
         "p50_ms": max((shard["p50_ms"] for shard in shards if shard["p50_ms"] is not None), default=None),
         "p95_ms": max((shard["p95_ms"] for shard in shards if shard["p95_ms"] is not None), default=None),
-        "provider": ", ".join(dict.fromkeys(shard["provider"] for shard in shards)),
+        "share": {
+            part: sum(shard["share"][part] * shard["seconds"] for shard in ran) / time for part in ran[0]["share"]
+        },
+        "batch": shards[0]["batch"],
+        "provider": ", ".join(dict.fromkeys(shard["provider"] for shard in ran)),
+        "nodes_by_provider": dict(nodes),
+        "annotations": shards[0]["annotations"],
         "model_sha256": shards[0]["model_sha256"],
         "input_sha256": shards[0]["input_sha256"],
         "shards": list(shards),

@@ -31,6 +31,7 @@ def summarise(
     recorder: Recorder,
     timings: Timings,
     placed: Placement,
+    annotations: str | None,
 ) -> Summary:
     """The content of summary.json. Times are wall time.
 
@@ -60,6 +61,7 @@ def summarise(
         "model": str(model.path),
         "model_sha256": digest(model.path),
         "input_sha256": inputs.digest if isinstance(inputs, Files) else None,
+        "annotations": annotations,
         "shard": {"index": shard[0], "count": shard[1]} if shard else None,
         "gfl_version": __version__,
     }

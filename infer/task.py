@@ -128,7 +128,15 @@ def run(arguments: argparse.Namespace) -> None:
             print(line, file=sys.stderr)
         placed = model.placement() if timings.run_s else Placement("none", {}, ())
         content = summarise(
-            model, task.inputs, task.shard, arguments.score, detections.count, recorder, timings, placed
+            model,
+            task.inputs,
+            task.shard,
+            arguments.score,
+            detections.count,
+            recorder,
+            timings,
+            placed,
+            arguments.annotations.name if arguments.annotations else None,
         )
         write_atomic(unfinished / SUMMARY, to_json(content, indent=2))
     print(*result_lines(recorder, timings, placed, arguments.score), sep="\n")

@@ -191,8 +191,10 @@ def test_predictor_keeps_the_weights_it_was_made_with() -> None:
     )
 
 
-def test_classes_are_compared_by_number(trained: Path, data: Path) -> None:
+def test_classes_are_compared_by_number_and_order(trained: Path, data: Path) -> None:
     annotated = read_coco(tiny.annotations(data, "val"), data / "val2017", keep_empty=True)
+    with pytest.raises(evaluate.InputError, match="in another order"):
+        evaluate.check_classes(annotated.names[::-1], annotated)
     evaluate.check_classes(load_trained(trained / "last.pt").names, annotated)
     with pytest.raises(evaluate.InputError, match=r"has 5 classes \(circle, .*trained on 2 \(a, b"):
         evaluate.check_classes(("a", "b"), annotated)

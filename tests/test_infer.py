@@ -363,6 +363,9 @@ def test_merged_shards_are_the_whole(sharded: Path, whole: Path, tmp_path: Path)
     ours, theirs = summary_of(tmp_path / "merged"), summary_of(whole)
     for key in ("images", "failed", "detections_of_score", "incomplete", "model_sha256", "input_sha256", "provider"):
         assert ours[key] == theirs[key]
+    assert set(theirs) - {"model", "shard", "canvases", "notes", "first_result_s", "gfl_version"} <= set(ours)
+    assert sum(ours["nodes_by_provider"].values()) > 0
+    assert sum(ours["share"].values()) == pytest.approx(1.0)
     assert [summary_of(sharded / f"shard-{i}-of-3")["images"] for i in (1, 2, 3)] == [2, 3, 3]
 
 
@@ -387,12 +390,16 @@ def change_summary(folder: Path, **changes: object) -> None:
         (lambda shards: shutil.copytree(shards / "shard-1-of-3", shards / "shard-1-of-2"), "shards of 2 and of 3"),
         (lambda shards: change_summary(shards / "shard-2-of-3", model_sha256="0"), "is of another model than"),
         (lambda shards: change_summary(shards / "shard-2-of-3", input_sha256="0"), "is of other pictures than"),
+        (
+            lambda shards: change_summary(shards / "shard-2-of-3", annotations="a.json"),
+            "is of other --annotations than",
+        ),
         (lambda shards: (shards / "shard-2-of-3" / "detections.json").write_text("[]"), "has 0 detections"),
-        (lambda shards: (shards / "shard-2-of-3" / "summary.json").write_text("{}"), "lacks detections"),
+        (lambda shards: (shards / "shard-2-of-3" / "summary.json").write_text("{}"), "lacks annotations"),
         (lambda shards: (shards / "shard-2-of-3" / "summary.json").write_text("{"), "cannot be read"),
         (shutil.rmtree, "holds no shard-i-of-n"),
     ],
-    ids=["missing", "unfinished", "two_splits", "model", "pictures", "changed", "foreign", "no_json", "nothing"],
+    ids=["missing", "unfinished", "two_splits", "model", "pictures", "ids", "changed", "foreign", "no_json", "nothing"],
 )
 def test_shards_that_are_not_one_whole_are_refused(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], said: str

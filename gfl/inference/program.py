@@ -43,9 +43,8 @@ def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, .
             f"{path} cannot be read as a torch.export program ({reason}); export or copy it again"
         ) from error
     text = extra[DESCRIPTION]
-    metadata = json.loads(text) if text else {}
-    about = Description.from_metadata(metadata, path)
-    return program, about, tuple(json.loads(metadata["output_names"]))
+    about = Description.from_metadata(json.loads(text) if text else {}, path)
+    return program, about, tuple(json.loads(json.loads(text)["output_names"]))
 
 
 @dataclass(frozen=True)
