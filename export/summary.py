@@ -51,7 +51,8 @@ def agreement(found: Parity) -> str:
     parts = [f"agrees with PyTorch on {len(found.pictures)} pictures"]
     if found.matched:
         parts.append(f"{found.matched} detections matched")
-    parts.append(f"largest difference: {largest or 'none, nothing was detected'}")
+    untried = "none: nothing was detected, so boxes and NMS are untried; give --images with objects in them"
+    parts.append(f"largest difference: {largest or untried}")
     if found.intermediates:
         inside = max(found.intermediates.values())
         parts.append(f"{len(found.intermediates)} tensors inside within {inside:.1e} of their largest value")
