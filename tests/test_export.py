@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -23,9 +20,20 @@ import tiny
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from tiny_export import (
+    BINDINGS,
+    CATEGORY_IDS,
+    NAMES,
+    SMALL_BINDINGS,
+    export,
+    flags_of,
+    tiny_graph,
+    translations,
+    write_model,
+)
 
-from export import command, write
 from export import onnx as program
+from export import write
 from export.check import violations
 from export.divergence import SideBySide
 from export.graph import graph_of, trace
@@ -35,9 +43,8 @@ from export.request import name_files, read_request
 from export.samples import draw_samples
 from export.translate import Translation, to_onnx
 from gfl import __version__, evaluate
-from gfl.config import read_run
 from gfl.data.coco import read_coco
-from gfl.engine.checkpoints import load_trained, write_checkpoint
+from gfl.engine.checkpoints import load_trained
 from gfl.engine.description import Arrays, Description, Thresholds
 from gfl.engine.onnx_model import open_onnx
 from gfl.errors import InputError
@@ -50,42 +57,10 @@ from gfl.model.structures import Outputs
 from gfl.tensors.variables import Variables, flatten
 
 H, W = CANVAS = tiny.CANVAS
-NAMES = ("circle", "square", "triangle", "star", "ring")  # those of the generated data set
-CATEGORY_IDS = (1, 2, 3, 5, 8)
-BINDINGS = (*tiny.BINDINGS, "postprocess.PredictConfig.rounds = 4")  # fewer, for a smaller graph
 LIMITS = Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16)
 
 
 # ---- what the tests share ----
-
-
-def write_model(path: Path) -> Path:
-    """A checkpoint of the tiny model with the goldens' weights, whose scores spread widely."""
-    parsed = read_run([tiny.GIN_FILE], BINDINGS)
-    cfg = replace(parsed.run.detector, num_classes=len(NAMES))
-    tree: dict[str, object] = {
-        "variables": flatten(golden_cases.filled(detector.init(cfg))),
-        "config": parsed.config_text,
-        "names": list(NAMES),
-        "category_ids": list(CATEGORY_IDS),
-        "canvases": [[H, W], [W, H]],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(path, tree)
-    return path
-
-
-def export(*arguments: object) -> str:
-    """Run the program, which must end well; what it printed."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        assert program.main([str(argument) for argument in arguments]) == 0
-    return said.getvalue()
-
-
-def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
-    """The parsed flags of `python -m export.onnx`."""
-    return command.parser("", None, ".onnx", ("fp32", "fp16", "int8")).parse_args(arguments)
 
 
 def pictures(count: int = 2) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -139,14 +114,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def pair(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """The tiny model for two pictures at a time, detections out."""
     path = tmp_path_factory.mktemp("pair") / "pair.onnx"
-    seen: list[Translation] = []
-
-    def remember(*arguments: object) -> Translation:
-        seen.append(to_onnx(*arguments))  # type: ignore[arg-type]  # handed on as they are
-        return seen[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "to_onnx", remember)
+    with translations() as seen:
         said = export("--checkpoint", model.checkpoint, "--size", f"{H}x{W}", "--batch", 2, "--output", path)
     return Export(path, said, seen[0], tuple(sorted(entry.name for entry in path.parent.iterdir())))
 
@@ -365,21 +333,6 @@ def test_a_file_that_differs_from_pytorch_is_not_left_behind(
     report = json.loads(path.with_suffix(".parity.json").read_text())
     assert not report["passed"]
     assert len(report["failures"]) > 1
-
-
-def tiny_graph(
-    operator: str, dtype: int = TensorProto.FLOAT, shape: Sequence[int | str] = (2, 3), opset: int = 17, ir: int = 8
-) -> onnx.ModelProto:
-    """One operator of one or two inputs."""
-    names = ["a", "b"] if operator in ("Add", "Mod") else ["a"]
-    inputs = [helper.make_tensor_value_info(name, dtype, shape) for name in names]
-    made = helper.make_node(operator, names, ["c"])
-    if operator == "NonZero":
-        output = helper.make_tensor_value_info("c", TensorProto.INT64, (2, "found"))
-    else:
-        output = helper.make_tensor_value_info("c", dtype, shape)
-    graph = helper.make_graph([made], "graph", inputs, [output])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir)
 
 
 @pytest.mark.parametrize(
@@ -712,20 +665,6 @@ def test_flags_that_the_file_settles_are_refused(
 
 
 # ---- trained weights on real pictures ----
-
-SMALL_BINDINGS = (
-    "resnet.ResNetConfig.depth = 18",
-    "resnet.ResNetConfig.base_width = 32",
-    "resnet.ResNetConfig.norm = 'gn'",
-    "resnet.ResNetConfig.gn_groups = 16",
-    "resnet.ResNetConfig.frozen_stages = -1",
-    "fpn.FPNConfig.channels = 64",
-    "head.HeadConfig.channels = 64",
-    "head.HeadConfig.convs = 2",
-    "head.HeadConfig.gn_groups = 16",
-    f"SHORT_SIDE = {golden_cases.SMALL_SHORT_SIDE}",
-    f"LONG_SIDE = {golden_cases.SMALL_LONG_SIDE}",
-)
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import golden_cases
 import numpy as np
 import onnx
 import pytest
@@ -18,9 +15,10 @@ import tiny
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
+from tiny_export import CATEGORY_IDS, NAMES, SMALL_BINDINGS, export, flags_of, translations, write_model
 
-from export import command, write
 from export import onnx as program
+from export import write
 from export.accuracy import Accuracy, Comparison
 from export.check import violations
 from export.divergence import SideBySide
@@ -28,10 +26,8 @@ from export.precision import HALF, LARGEST_LOSS
 from export.quantise import FLOAT_CONVOLUTIONS
 from export.request import Request, name_files, read_request
 from export.samples import SampleBatch, Truth, batches, draw_samples
-from export.translate import Translation, to_onnx
+from export.translate import Translation
 from gfl import evaluate
-from gfl.config import read_run
-from gfl.engine.checkpoints import write_checkpoint
 from gfl.engine.description import Arrays, Description, Thresholds
 from gfl.engine.onnx_model import open_onnx
 from gfl.model import detector
@@ -39,8 +35,6 @@ from gfl.tensors.precision import O1
 from gfl.tensors.variables import flatten
 
 H, W = tiny.CANVAS
-NAMES = ("circle", "square", "triangle", "star", "ring")  # those of the generated data set
-CATEGORY_IDS = (1, 2, 3, 5, 8)
 # Folded norms in the backbone, so that convolutions follow each other; few rounds, for a small graph.
 BINDINGS = (
     *(binding for binding in tiny.BINDINGS if "ResNetConfig.norm" not in binding),
@@ -50,29 +44,6 @@ BINDINGS = (
 
 
 # ---- what the tests share ----
-
-
-def write_model(path: Path) -> Path:
-    """A checkpoint of the tiny model with the goldens' weights, whose scores spread widely."""
-    parsed = read_run([tiny.GIN_FILE], BINDINGS)
-    cfg = replace(parsed.run.detector, num_classes=len(NAMES))
-    tree: dict[str, object] = {
-        "variables": flatten(golden_cases.filled(detector.init(cfg))),
-        "config": parsed.config_text,
-        "names": list(NAMES),
-        "category_ids": list(CATEGORY_IDS),
-        "canvases": [[H, W]],
-    }
-    write_checkpoint(path, tree)
-    return path
-
-
-def export(*arguments: object) -> str:
-    """Run the program, which must end well; what it printed."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        assert program.main([str(argument) for argument in arguments]) == 0
-    return said.getvalue()
 
 
 class Export(NamedTuple):
@@ -93,14 +64,7 @@ class Export(NamedTuple):
 
 
 def export_tiny(checkpoint: Path, path: Path, *flags: object) -> Export:
-    seen: list[Translation] = []
-
-    def remember(*arguments: object) -> Translation:
-        seen.append(to_onnx(*arguments))  # type: ignore[arg-type]  # handed on as they are
-        return seen[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "to_onnx", remember)
+    with pytest.MonkeyPatch.context() as patch, translations() as seen:
         # Of random weights an int8 form loses what it loses: here it is the files that are looked at.
         patch.setitem(LARGEST_LOSS, "int8", replace(LARGEST_LOSS["int8"], agreement=1.0, score=1.0))
         said = export("--checkpoint", checkpoint, "--size", f"{H}x{W}", "--output", path, *flags)
@@ -109,7 +73,7 @@ def export_tiny(checkpoint: Path, path: Path, *flags: object) -> Export:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("run") / "best.pt")
+    return write_model(tmp_path_factory.mktemp("run") / "best.pt", BINDINGS, [(H, W)])
 
 
 @pytest.fixture(scope="module")
@@ -450,7 +414,7 @@ def test_a_wrong_flag_is_told_in_one_sentence(
 
 
 def requested(flags: Sequence[str]) -> Request:
-    return read_request(command.parser("", None, ".onnx", ("fp32", "fp16", "int8")).parse_args(flags))
+    return read_request(flags_of(flags))
 
 
 def test_pictures_are_those_that_the_annotations_list(data: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -476,20 +440,6 @@ def test_a_precision_is_part_of_the_usual_name() -> None:
 
 
 # ---- trained weights on real pictures ----
-
-SMALL_BINDINGS = (
-    "resnet.ResNetConfig.depth = 18",
-    "resnet.ResNetConfig.base_width = 32",
-    "resnet.ResNetConfig.norm = 'gn'",
-    "resnet.ResNetConfig.gn_groups = 16",
-    "resnet.ResNetConfig.frozen_stages = -1",
-    "fpn.FPNConfig.channels = 64",
-    "head.HeadConfig.channels = 64",
-    "head.HeadConfig.convs = 2",
-    "head.HeadConfig.gn_groups = 16",
-    f"SHORT_SIDE = {golden_cases.SMALL_SHORT_SIDE}",
-    f"LONG_SIDE = {golden_cases.SMALL_LONG_SIDE}",
-)
 
 
 @pytest.mark.slow  # 87 pictures three times

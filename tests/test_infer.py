@@ -19,7 +19,7 @@ import pytest
 import tiny
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from test_export import CATEGORY_IDS, NAMES, export, write_model
+from tiny_export import CATEGORY_IDS, NAMES, export, write_model
 
 from gfl import load
 from gfl.errors import InputError
@@ -544,7 +544,7 @@ def test_missing_model(refused: Callable[..., str], tmp_path: Path) -> None:
 
 def test_onnx_from_elsewhere(refused: Callable[..., str], tmp_path: Path) -> None:
     import onnx
-    from test_export import tiny_graph
+    from tiny_export import tiny_graph
 
     onnx.save(tiny_graph("Relu"), tmp_path / "foreign.onnx")
     assert "foreign.onnx is no export of this project" in refused("--model", tmp_path / "foreign.onnx")

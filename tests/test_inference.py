@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from test_export import export, write_model
+from tiny_export import export, write_model
 
 import gfl
 from export import torch as program_export
