@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from export.request import Request
+    from gfl.settings import Canvas
 
 
 def parser(program: str, description: str | None, suffix: str, precisions: Sequence[str]) -> argparse.ArgumentParser:
@@ -55,6 +60,19 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
         help="COCO JSON whose class names and category ids to write; fp16 and int8 count their AP on its boxes",
     )
     return flags
+
+
+def export_sizes(arguments: argparse.Namespace, write: Callable[[Request, Canvas], Iterator[str]]) -> None:
+    """Write each size that the command line asks for, print what `write` says of it, and at the end what to do next."""
+    from export.request import read_request  # late, as in `main`
+    from export.summary import next_command
+
+    request = read_request(arguments)
+    for note in request.notes:
+        print(note)
+    for size in request.files:
+        print(*write(request, size), sep="\n", flush=True)
+    print(f"next: {next_command(request)}")
 
 
 def main(flags: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:

@@ -27,16 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export each size and say what was written."""
-    from export.request import read_request  # late, as in `main`
-    from export.summary import next_command, summary
+    from export.summary import summary  # late, as in `command.main`
     from export.write import write_export
 
-    request = read_request(arguments)
-    for note in request.notes:
-        print(note)
-    for size in request.files:
-        print(*summary(write_export(request, size), request.precision), sep="\n", flush=True)
-    print(f"next: {next_command(request)}")
+    command.export_sizes(arguments, lambda request, size: summary(write_export(request, size), request.precision))
 
 
 if __name__ == "__main__":

@@ -29,15 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     """Export each size and say what was written."""
     from export.program import program_summary, write_program  # late, as in `command.main`
-    from export.request import read_request
-    from export.summary import next_command
 
-    request = read_request(arguments)
-    for note in request.notes:
-        print(note)
-    for size in request.files:
-        print(*program_summary(write_program(request, size)), sep="\n", flush=True)
-    print(f"next: {next_command(request)}")
+    command.export_sizes(arguments, lambda request, size: program_summary(write_program(request, size)))
 
 
 if __name__ == "__main__":
