@@ -26,6 +26,7 @@ from gfl.engine.providers import ProviderChoice
 from gfl.errors import InputError
 from gfl.inference.checkpoint import Predict, predictor
 from gfl.inference.models import EXPORTS, Model, kind_of, open_model
+from gfl.inference.result import coco_detections
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import CocoResult, Metrics, evaluate_detections
 from gfl.report.tables import evaluation_report
@@ -76,19 +77,10 @@ def coco_results(
     scores, labels = detections.scores.cpu().numpy(), detections.labels.cpu().numpy()
     results: list[CocoResult] = []
     for image, image_id in enumerate(image_ids):
-        if image_id < 0:
-            continue
-        for box, score, label in zip(boxes[image], scores[image], labels[image], strict=True):
-            if 0 <= label < len(category_ids):
-                x1, y1, x2, y2 = box.tolist()
-                results.append(
-                    {
-                        "image_id": image_id,
-                        "category_id": category_ids[label],
-                        "bbox": [x1, y1, x2 - x1, y2 - y1],
-                        "score": float(score),
-                    }
-                )
+        real = (labels[image] >= 0) & (labels[image] < len(category_ids))
+        if image_id >= 0:
+            categories = [category_ids[label] for label in labels[image][real]]
+            results += coco_detections(image_id, boxes[image][real], scores[image][real], categories)
     return results
 
 

@@ -5,6 +5,7 @@ Shapes: B picture, D detection.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
@@ -22,7 +23,7 @@ class CocoDetection(TypedDict):
 
     image_id: int
     category_id: int
-    bbox: list[float]  # x, y, width, height px
+    bbox: Sequence[float]  # x, y, width, height px
     score: float
 
 
@@ -66,13 +67,19 @@ class Result:
 
     def to_coco(self, image_id: int = 0) -> list[CocoDetection]:
         """COCO results; bbox is x, y, width, height in px of the original."""
-        corners = self.boxes_xyxy.astype(np.float64)
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-        rows = zip(self.category_ids, boxes, self.scores.tolist(), strict=True)
-        return [
-            {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-            for category, box, score in rows
-        ]
+        return coco_detections(image_id, self.boxes_xyxy, self.scores, self.category_ids)
+
+
+def coco_detections(
+    image_id: int, boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32], category_ids: Sequence[int]
+) -> list[CocoDetection]:
+    """COCO results of one picture from boxes (D,4) in its own px, scores (D,) and D category ids."""
+    corners = boxes_xyxy.astype(np.float64)
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    return [
+        {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+        for category, box, score in zip(category_ids, boxes, scores.tolist(), strict=True)
+    ]
 
 
 def result_of(arrays: Arrays, index: int, placed: Placed, about: Description) -> Result:
