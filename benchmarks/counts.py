@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from gfl.engine.op_trace import Op, OpTrace
+
 HOST_READ = "_local_scalar_dense"  # what .item(), bool(tensor) and the like come down to
-# Allocation computes nothing; these two are views whose schema does not say so.
-NOTHING = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "_reshape_alias")
 
 
 class Ops(NamedTuple):
@@ -22,47 +19,20 @@ class Ops(NamedTuple):
     host_reads: int
 
 
-class OpCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its __init_subclass__ untyped
-    """Counts the ATen ops under it by name, backward's too."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
-        self.by_name: Counter[str] = Counter()
-        self.host_reads = 0
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: tuple[type, ...],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        name = func._schema.name.removeprefix("aten::")
-        if name == HOST_READ:
-            self.host_reads += 1
-        elif not is_view(func) and name not in NOTHING:
-            self.by_name[name] += 1
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def ops(self) -> Ops:
-        return Ops(self.by_name.total(), self.host_reads)
-
-
-def is_view(func: OpOverload) -> bool:
-    """Whether an op returns its argument's memory unwritten (view, transpose, slice, detach, ...)."""
-    return any(value.alias_info is not None and not value.alias_info.is_write for value in func._schema.returns)
+def count(ops: Sequence[Op]) -> Ops:
+    """The ops of a trace that compute something, and those that read from the device."""
+    reads = [op.func.overloadpacket.__name__ == HOST_READ for op in ops]
+    return Ops(sum(op.computes and not read for op, read in zip(ops, reads, strict=True)), sum(reads))
 
 
 def ops_by_part(parts: Iterable[str]) -> dict[str, Ops]:
     """Run something that names each part when it is done; the ops of each."""
     found: dict[str, Ops] = {}
-    before = Ops(0, 0)
-    with OpCounter() as counter:
+    counted = 0
+    with OpTrace() as trace:
         for part in parts:
-            now = counter.ops
-            found[part] = Ops(now.computing - before.computing, now.host_reads - before.host_reads)
-            before = now
+            found[part] = count(trace.ops[counted:])
+            counted = len(trace.ops)
     return found
 
 

@@ -6,7 +6,7 @@ interpolation and sigmoid in float32; element-wise operations in the widest type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from tiny import CANVAS, make_batch, run_config
 from torch import Tensor
-from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from gfl.engine.fake_step import fake_batch
 from gfl.engine.module import DetectorModule
+from gfl.engine.op_trace import OpTrace, Shaped, is_shaped
 from gfl.engine.state import TrainState, make_state, restore, state_tree, step
 from gfl.model import detector
 from gfl.model.backbones.resnet import ResNetConfig
@@ -90,32 +90,18 @@ class Op(NamedTuple):
     outputs: frozenset[torch.dtype]
 
 
-class DtypeRecorder(TorchDispatchMode):
-    """Writes down every operation below autograd but views and bare allocations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ops: list[Op] = []
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if func.namespace == "aten" and not func.is_view and name not in ("detach", "_unsafe_view", *ALLOCATIONS):
-            self.ops.append(Op(name, floating((args, kwargs)), floating(result)))
-        return result
-
-
-ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided")
+def computing(trace: OpTrace) -> list[Op]:
+    """All operations below autograd but views and bare allocations."""
+    return [
+        Op(op.func.overloadpacket.__name__, floating(op.arguments), floating(op.results))
+        for op in trace.ops
+        if op.computes
+    ]
 
 
 def floating(values: object) -> frozenset[torch.dtype]:
-    return frozenset(x.dtype for x in tree_leaves(values) if isinstance(x, Tensor) and x.is_floating_point())
+    leaves = tree_leaves(values, is_leaf=is_shaped)
+    return frozenset(x.dtype for x in leaves if isinstance(x, Shaped) and x.dtype.is_floating_point)
 
 
 def breaches(ops: Sequence[Op]) -> list[str]:
@@ -141,30 +127,16 @@ def breaches(ops: Sequence[Op]) -> list[str]:
     return found
 
 
-def empty_batch(canvas: Canvas, pictures: int = 2, slots: int = 8) -> Batch:
-    """A batch of these shapes; under a fake mode there are no values."""
-    return Batch(
-        torch.empty((pictures, 3, *canvas), dtype=torch.uint8),
-        torch.empty((pictures, 2), dtype=torch.int32),
-        torch.empty((pictures, slots, 4)),
-        torch.empty((pictures, slots), dtype=torch.int32),
-        torch.empty((pictures, slots), dtype=torch.bool),
-        torch.empty((pictures, 1, 4)),
-        torch.empty((pictures, 1), dtype=torch.bool),
-        torch.empty((pictures,)),
-    )
-
-
 @pytest.fixture(scope="module")
 def r50_step() -> list[Op]:
     """prepare, forward, loss and backward of the R50 at the recipe's size; nothing is computed."""
     with FakeTensorMode():
         module = DetectorModule(detector.init(R50), R50, [(800, 1344)], CPU, O1)
-        batch = empty_batch((800, 1344))
-        with DtypeRecorder() as recorder:
+        batch = fake_batch((800, 1344), pictures=2, slots=8)
+        with OpTrace() as trace:
             total, _ = module(batch)
             torch.autograd.backward(total * 128.0)
-    return recorder.ops
+    return computing(trace)
 
 
 def test_every_operation_of_an_r50_step_computes_in_the_dtype_of_the_table(r50_step: list[Op]) -> None:
@@ -186,9 +158,9 @@ def small_steps() -> dict[str, list[Op]]:
     for cfg in (SGD, ADAMW):
         state = tiny.make(run_config(cfg, norm="frozen_bn", precision="o1", loss_scale="dynamic"), policy=O1)
         batch = make_batch()
-        with DtypeRecorder() as recorder:
+        with OpTrace() as trace:
             step(state, [batch], RATE, cfg)
-        steps[cfg.optimizer] = recorder.ops
+        steps[cfg.optimizer] = computing(trace)
     return steps
 
 
@@ -226,16 +198,16 @@ BREACHES: dict[str, Callable[[Tensor], object]] = {
 
 @pytest.mark.parametrize("name", BREACHES)
 def test_the_table_finds_a_breach(name: str) -> None:
-    with DtypeRecorder() as recorder:
+    with OpTrace() as trace:
         BREACHES[name](torch.ones(4))
-    assert breaches(recorder.ops) != []
+    assert breaches(computing(trace)) != []
 
 
 def test_bfloat16_convolves_and_multiplies_no_matrices() -> None:
     module = DetectorModule(detector.init(small := tiny.detector_config()), small, [CANVAS], CPU, BF16)
-    with FakeTensorMode(allow_non_fake_inputs=True), DtypeRecorder() as recorder:
-        module(empty_batch(CANVAS))
-    dtypes = {name: {op.inputs for op in recorder.ops if op.name == name} for name in ("convolution", "addmm")}
+    with FakeTensorMode(allow_non_fake_inputs=True), OpTrace() as trace:
+        module(fake_batch(CANVAS, pictures=2, slots=8))
+    dtypes = {name: {op.inputs for op in computing(trace) if op.name == name} for name in ("convolution", "addmm")}
     assert dtypes == {"convolution": {frozenset({torch.bfloat16})}, "addmm": {frozenset({torch.float32})}}
 
 
