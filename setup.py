@@ -15,6 +15,7 @@ PACKAGES = [
     "gfl",
     "gfl.configs",
     "gfl.data",
+    "gfl.doctor",
     "gfl.engine",
     "gfl.inference",
     "gfl.model",

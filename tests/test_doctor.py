@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from tiny import refusal
 
-from gfl import __version__, doctor
-from gfl.engine import parts, torch_report
+from gfl import __version__
+from gfl.doctor import __main__ as doctor
+from gfl.doctor import installed, torch_report
+from gfl.doctor.installed import Part
 from gfl.engine.fake_step import step_ops
 from gfl.engine.npu_operators import CALLS_HOST, COMPOSITE, FALLS_BACK, KERNEL
 from gfl.engine.op_trace import Op, OpTrace
-from gfl.engine.parts import Part
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = "operators of a training step"
@@ -154,24 +155,24 @@ def test_report_is_made_where_torch_is_broken(tmp_path: Path) -> None:
 
 
 def test_part_that_works_is_its_version() -> None:
-    assert parts.state_of(Part("numpy", ("numpy",), "required")).replace(".", "").isdigit()
+    assert installed.state_of(Part("numpy", ("numpy",), "required")).replace(".", "").isdigit()
 
 
 def test_part_that_is_absent_says_what_it_is_for() -> None:
-    assert parts.state_of(Part("no_such_part", ("no-such-part",), "optional: speed")) == "absent (optional: speed)"
+    assert installed.state_of(Part("no_such_part", ("no-such-part",), "optional: speed")) == "absent (optional: speed)"
 
 
 def test_part_that_is_broken_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_part.py").write_text("print('noise')\nraise OSError('libx.so: cannot open\\nand more')")
     monkeypatch.syspath_prepend(tmp_path)
-    state = parts.state_of(Part("broken_part", ("broken-part",), "required"))
+    state = installed.state_of(Part("broken_part", ("broken-part",), "required"))
     assert state == "version unknown, broken: OSError: libx.so: cannot open"
 
 
 def test_part_may_have_another_build_or_two() -> None:
-    assert str(parts.version_of(("no-such-build", "numpy"))).endswith(" (numpy)")
-    assert " beside " in str(parts.version_of(("numpy", "torch")))
-    assert parts.version_of(("no-such-build",)) is None
+    assert str(installed.version_of(("no-such-build", "numpy"))).endswith(" (numpy)")
+    assert " beside " in str(installed.version_of(("numpy", "torch")))
+    assert installed.version_of(("no-such-build",)) is None
 
 
 @pytest.mark.parametrize(
@@ -190,10 +191,10 @@ def test_apex_is_told_by_its_files(
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").write_text("raise ImportError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(parts, "APEX_PACKAGES", ("some_apex",))
-    assert parts.apex_kind().startswith(kind)
+    monkeypatch.setattr(installed, "APEX_PACKAGES", ("some_apex",))
+    assert installed.apex_kind().startswith(kind)
 
 
 def test_memory_is_a_number_of_gib() -> None:
-    free, total = (float(word) for word in parts.free_memory().replace(" GiB", "").split(" of "))
+    free, total = (float(word) for word in installed.free_memory().replace(" GiB", "").split(" of "))
     assert 0 < free <= total

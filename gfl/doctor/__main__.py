@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gfl import __version__
-from gfl.engine import parts
+from gfl.doctor import installed
 from gfl.engine.environment import git_commit
 from gfl.errors import InputError
 
@@ -27,23 +27,23 @@ Section: TypeAlias = dict[str, object]  # what is asked -> a number, a text or a
 
 def report(device: str) -> dict[str, Section]:
     """{section: {what: answer}}; device is one of DEVICES."""
-    return {"versions": attempt(versions), "machine": attempt(parts.machine), **torch_sections(device)}
+    return {"versions": attempt(versions), "machine": attempt(installed.machine), **torch_sections(device)}
 
 
 def versions() -> Section:
     """Of this project, Python and every package that it may use."""
-    commit = git_commit(Path(__file__).resolve().parent.parent)
+    commit = git_commit(Path(__file__).resolve().parents[2])
     own = __version__ + (f", commit {commit}" if commit else "")
-    return {"gfl": own, "python": platform.python_version(), **parts.packages()}
+    return {"gfl": own, "python": platform.python_version(), **installed.packages()}
 
 
 def torch_sections(device: str) -> dict[str, Section]:
     """What torch says of devices, libraries and operators, where it can be imported."""
     try:
-        from gfl.engine import torch_report  # late: torch itself may be what is broken
+        from gfl.doctor import torch_report  # late: torch itself may be what is broken
     except Exception as error:
         hint = "TORCH_DEVICE_BACKEND_AUTOLOAD=0 in the environment leaves out device packages such as torch_npu"
-        return {"torch": {"broken": f"{parts.reason(error)}; {hint}"}}
+        return {"torch": {"broken": f"{installed.reason(error)}; {hint}"}}
     return {
         "devices": attempt(lambda: torch_report.devices(device)),
         "torch": attempt(torch_report.backends),
@@ -56,7 +56,7 @@ def attempt(section: Callable[[], Section]) -> Section:
     try:
         return section()
     except Exception as error:  # whatever is broken here is what the report is for
-        return {"broken": parts.reason(error)}
+        return {"broken": installed.reason(error)}
 
 
 def lines(found: Mapping[str, Section]) -> Iterator[str]:

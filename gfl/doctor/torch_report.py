@@ -8,10 +8,10 @@ from types import ModuleType
 
 import torch
 
+from gfl.doctor.installed import GIB
 from gfl.engine.device import choose_device, describe
 from gfl.engine.fake_step import step_ops
 from gfl.engine.npu_operators import COMPOSITE, KERNEL, npu_support
-from gfl.engine.parts import GIB
 from gfl.errors import InputError
 
 OTHER_THAN_CPU = ("cuda", "npu")
