@@ -23,7 +23,16 @@ import numpy as np
 
 from benchmarks.measure import Form, Gemm, Sample, Timing, figures_of, interleave, paired_ratio
 from benchmarks.parts import RATE, make_training
-from benchmarks.program import add_rounds, flags_of, gemm_of, positive, rounds_of, run_program
+from benchmarks.program import (
+    add_pictures,
+    add_rounds,
+    flags_of,
+    gemm_of,
+    given_pictures,
+    positive,
+    rounds_of,
+    run_program,
+)
 from benchmarks.tables import Found, Table
 from gfl.config import read_run
 from gfl.data.canvas import Canvas, own_canvas, round_up
@@ -230,10 +239,9 @@ def read_setting(arguments: argparse.Namespace, folder: Path) -> Setting:
 
 def pictures_of(arguments: argparse.Namespace, folder: Path, count: int) -> tuple[Path, Path]:
     """Annotations and pictures: of the flags, of coco_tiny, or generated; InputError for one flag without the other."""
-    if (arguments.annotations is None) != (arguments.images is None):
-        raise InputError("got one of --annotations and --images, expected both or neither; give the other too")
-    if arguments.annotations is not None:
-        return arguments.annotations, arguments.images
+    given = given_pictures(arguments)
+    if given is not None:
+        return given
     tiny = Path(os.environ.get(TEST_DATA, "")) / "coco_tiny"
     if os.environ.get(TEST_DATA) and tiny.is_dir():
         return tiny / "annotations" / "instances_train2017.json", tiny / "train2017"
@@ -274,8 +282,7 @@ def measure(arguments: argparse.Namespace) -> Found:
 def parser() -> argparse.ArgumentParser:
     flags = flags_of("benchmarks.canvases", __doc__)
     flags.add_argument("--config", choices=sorted(CONFIGS), default="r50", help="model and sizes (default r50)")
-    flags.add_argument("--annotations", type=Path, help=f"COCO instances JSON (default: ${TEST_DATA}/coco_tiny's)")
-    flags.add_argument("--images", type=Path, help="the folder of its pictures")
+    add_pictures(flags, default=f"${TEST_DATA}/coco_tiny's")
     flags.add_argument("--pictures", type=positive, help="so many, spread over the set (default 32)")
     flags.add_argument("--batch", type=positive, help="pictures a batch (default 2)")
     flags.add_argument("--short_side", type=positive, help="of a resized picture, px (default 800; small: 320)")
