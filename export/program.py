@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from export.check import CheckError
 from export.graph import example_inputs, graph_of, trace
 from export.parity import Parity, check_rivals
 from export.request import Request
 from export.summary import agreement
-from export.write import compare_outputs, read_batches, report_of, run_torch
-from gfl.engine.files import atomic_file, make_folder, to_json, write_atomic
+from export.write import compare_outputs, conclude, read_batches, run_torch
+from gfl.engine.files import atomic_file, make_folder
 from gfl.engine.providers import ProviderChoice
 from gfl.inference.checkpoint import describe
 from gfl.inference.program import open_program, save_program
@@ -57,11 +56,7 @@ def write_program(request: Request, size: Canvas) -> WrittenProgram:
                 ours = opened.run(batch.images, batch.image_sizes)
                 compare_outputs(outcome, batch, ours, run_torch(graph, prepared, batch), about)
             check_rivals(outcome)
-            write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")
-            if outcome.failures:
-                raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", outcome.failures)
-        else:
-            report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
+        conclude(request, path, about, outcome, report, "its checkpoint")
     return WrittenProgram(path, size, request.batch, graph.output_names, outcome, report, time.perf_counter() - started)
 
 

@@ -64,15 +64,22 @@ def write_export(request: Request, size: Canvas) -> Written:
         written = onnx.load(draft)
         if found := violations(written, request.precision):
             raise CheckError(f"{path} would break the rules of a static graph", found)
-        outcome = None
-        if request.parity:
-            outcome = compare(request, graph, reference, draft, Translation(written, translation.program))
-            write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")
-            if outcome.failures:
-                raise CheckError(f"{path} would not agree with PyTorch ({report} has all)", outcome.failures)
-        else:
-            report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
+        told = Translation(written, translation.program)
+        outcome = compare(request, graph, reference, draft, told) if request.parity else None
+        conclude(request, path, about, outcome, report, "PyTorch")
     return Written(path, written, outcome, report, time.perf_counter() - started)
+
+
+def conclude(
+    request: Request, path: Path, about: Description, outcome: Parity | None, report: Path, other: str
+) -> None:
+    """Write the report on a comparison with `other`; raises CheckError where it failed."""
+    if outcome is None:
+        report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
+        return
+    write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")
+    if outcome.failures:
+        raise CheckError(f"{path} would not agree with {other} ({report} has all)", outcome.failures)
 
 
 def translate(graph: Exported, prepared: Prepared, about: Description) -> Translation:
