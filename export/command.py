@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
+
 if TYPE_CHECKING:
     from export.request import Request
     from gfl.settings import Canvas
@@ -84,7 +86,6 @@ def main(flags: argparse.ArgumentParser, run: Callable[[argparse.Namespace], Non
     arguments = flags.parse_args(argv)
     # The project's imports come late, so that the sentence above comes before `import onnx`, and --help at once.
     from export.check import CheckError
-    from gfl.errors import InputError
 
     try:
         run(arguments)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gfl.autoload import leave_out_torch_npu
+
 if TYPE_CHECKING:
     from gfl.inference.detect import load as load
 
 __version__ = "0.1.0"
+
+leave_out_torch_npu()
 
 
 def __getattr__(name: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from gfl.autoload import CANN, SWITCH
 from gfl.engine import device
 from gfl.engine.device import ENVIRONMENT, choose_device, describe, memory_bytes, seed_generators, synchronise
 from gfl.errors import InputError
@@ -194,3 +196,65 @@ def test_seed_fixes_the_numbers_of_every_library(seed: int) -> None:
         seed_generators(seed)
         draws.append((random.random(), float(np.random.random()), float(torch.rand(()))))
     assert draws[0] == draws[1]
+
+
+# ---- torch_npu beside a torch that would load it by itself ----
+
+
+def install_torch_npu(folder: Path, version: str) -> dict[str, str]:
+    """A torch_npu without CANN, as pip leaves it, and the environment in which it is found."""
+    (folder / "torch_npu").mkdir()
+    (folder / "torch_npu" / "__init__.py").write_text(
+        "raise ImportError('libhccl.so: cannot open shared object file: No such file or directory')"
+    )
+    about = folder / f"torch_npu-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n")
+    (about / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
+    root = Path(__file__).resolve().parents[1]
+    kept = {key: value for key, value in os.environ.items() if key not in (SWITCH, CANN)}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(folder), str(root)])}
+
+
+def choose_elsewhere(name: str, environment: dict[str, str]) -> str:
+    """What a process of its own says that asks for the device `name`, gfl imported first."""
+    code = (
+        "from gfl.errors import InputError\n"
+        "from gfl.engine.device import choose_device\n"
+        f"try: print(choose_device({name!r}))\n"
+        "except InputError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    return (done.stdout + done.stderr).strip()
+
+
+@pytest.mark.parametrize("name", ["npu", "auto"])
+def test_torch_npu_without_cann_is_one_sentence_not_a_traceback_of_torch(name: str, tmp_path: Path) -> None:
+    said = choose_elsewhere(name, install_torch_npu(tmp_path, OURS))
+    assert said.startswith(f"DEVICE='{name}': torch_npu cannot be imported (libhccl.so: cannot open")
+    assert said.endswith("install CANN and source its set_env.sh in this shell, or give DEVICE='cpu'")
+
+
+def test_torch_npu_of_another_version_is_one_sentence_not_a_traceback_of_torch(tmp_path: Path) -> None:
+    said = choose_elsewhere("auto", {**install_torch_npu(tmp_path, "2.1.0"), CANN: "/usr/local/Ascend"})
+    assert said.startswith(f"DEVICE='auto': got torch_npu 2.1.0 beside torch {OURS}, expected the same version")
+
+
+def test_cpu_runs_where_torch_npu_is_broken(tmp_path: Path) -> None:
+    assert choose_elsewhere("cpu", install_torch_npu(tmp_path, OURS)) == "cpu"
+
+
+def test_torch_loads_a_torch_npu_that_has_what_it_needs(tmp_path: Path) -> None:
+    """torch's own switch stays as it is: this torch_npu still fails, and torch says so."""
+    said = choose_elsewhere("cpu", {**install_torch_npu(tmp_path, OURS), CANN: "/usr/local/Ascend"})
+    assert "Failed to load the backend extension: torch_npu" in said
+
+
+@pytest.mark.parametrize(("program", "flag"), [("gfl.train", "--gin_file"), ("export.onnx", "--checkpoint")])
+def test_programs_start_where_torch_npu_is_broken(program: str, flag: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", program, flag, str(tmp_path / "none.pt")]
+    environment = install_torch_npu(tmp_path, OURS)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "none.pt" in done.stderr

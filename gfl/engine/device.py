@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import random
+import sys
 from contextlib import suppress
 from importlib import metadata
 from types import ModuleType
@@ -27,14 +29,16 @@ SEED_LIMIT = 2**32  # NumPy takes no larger seed
 def choose_device(name: str) -> torch.device:
     """'auto' | 'cpu' | 'cuda' | 'npu' -> the device, ready for use; InputError when it is not there."""
     if name == "npu":
-        return _npu()
+        return _npu(name)
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("DEVICE='cuda': no CUDA device was found; give DEVICE='auto' or 'cpu', or check the driver")
     if name == "auto":
+        if "torch_npu" not in sys.modules and importlib.util.find_spec("torch_npu") is not None:
+            _import_torch_npu(name)  # torch did not load it, for a reason that is told here
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         if found is None or found.type not in ("cuda", "npu"):  # of others nobody has said that the recipe runs there
             return torch.device("cpu")
-        return _npu() if found.type == "npu" else found
+        return _npu(name) if found.type == "npu" else found
     return torch.device(name)
 
 
@@ -67,14 +71,12 @@ def describe(device: torch.device) -> str:
     return f"{device} {torch.get_device_module(device).get_device_name()}"
 
 
-def _npu() -> torch.device:
+def _npu(name: str) -> torch.device:
     """The current NPU with the settings of a training run: fixed shapes, float32 that is float32."""
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
-    npu = _import_torch_npu().npu
+    npu = _import_torch_npu(name).npu
     if not npu.is_available():
         raise InputError(
-            "DEVICE='npu': torch_npu is installed but finds no NPU; check `npu-smi info`, the driver and "
+            f"DEVICE={name!r}: torch_npu is installed but finds no NPU; check `npu-smi info`, the driver and "
             "ASCEND_RT_VISIBLE_DEVICES, or give DEVICE='cpu'"
         )
     # Fixed shapes are compiled once, by the operators' own kernels: no run-time compilation, no private formats.
@@ -84,25 +86,27 @@ def _npu() -> torch.device:
     return torch.device("npu")  # of no number: asking for one would open the first NPU on behalf of every rank
 
 
-def _import_torch_npu() -> ModuleType:
+def _import_torch_npu(name: str) -> ModuleType:
     """torch_npu; InputError with what is missing: itself, CANN, or the version that fits."""
     wanted = torch.__version__.split("+")[0]
     with suppress(metadata.PackageNotFoundError):
         found = metadata.version("torch_npu")
         if found.split(".")[:3] != wanted.split(".")[:3]:
             raise InputError(
-                f"DEVICE='npu': got torch_npu {found} beside torch {wanted}, expected the same version of both; "
+                f"DEVICE={name!r}: got torch_npu {found} beside torch {wanted}, expected the same version of both; "
                 f"pip install torch-npu=={wanted}"
             )
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     try:
         return importlib.import_module("torch_npu")
     except ModuleNotFoundError as error:
         raise InputError(
-            f"DEVICE='npu': torch_npu cannot be imported ({error}); pip install torch-npu=={wanted} (the version of "
-            "your torch) and pyyaml, or give DEVICE='auto'"
+            f"DEVICE={name!r}: torch_npu cannot be imported ({error}); pip install torch-npu=={wanted} (the version of "
+            "your torch) and pyyaml, or give DEVICE='cpu'"
         ) from error
     except (ImportError, OSError, RuntimeError) as error:  # a shared library of CANN that is not found
         raise InputError(
-            f"DEVICE='npu': torch_npu cannot be imported ({str(error).strip().splitlines()[0]}); install CANN and "
+            f"DEVICE={name!r}: torch_npu cannot be imported ({str(error).strip().splitlines()[0]}); install CANN and "
             "source its set_env.sh in this shell, or give DEVICE='cpu'"
         ) from error
