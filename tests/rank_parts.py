@@ -68,13 +68,17 @@ def run_case(ranks: Ranks, batches: list[Batch], backend: str = "") -> dict[str,
     return {"state": tiny.tensors_of(state_tree(state)), "metrics": means}
 
 
-def run_overflow(ranks: Ranks) -> dict[str, object]:
-    """A step after which the gradients of the second rank alone are infinite."""
-    cfg = config("o1")
-    state = make(ranks, cfg)
+def run_overflow(ranks: Ranks, *, late: bool) -> dict[str, object]:
+    """A step in which the second rank alone overflows; late: after the gradients were averaged, so it alone sees it."""
+    state = make(ranks, config("o1"))
     before = tiny.tensors_of(state_tree(state))
-    if ranks.rank == 1 and state.loss_scale is not None:
-        state.loss_scale.scale.fill_(3e38)
+    scale = state.loss_scale
+    if ranks.rank == 1 and scale is not None:
+        if late:
+            unscale = scale.unscale
+            scale.unscale = lambda gradients: unscale([gradients[0].fill_(torch.inf), *gradients[1:]])  # type: ignore[method-assign]
+        else:
+            scale.scale.fill_(3e38)
     metrics = step(state, [tiny.make_batch(ranks.rank)], RATE, SGD)
     return {"before": before, "after": tiny.tensors_of(state_tree(state)), "skipped": metrics["skipped"].item()}
 
@@ -85,7 +89,8 @@ def main() -> None:
         name: run_case(ranks, [batch_of(seed) for seed in batches[ranks.rank]], backend)
         for name, batches in CASES.items()
     }
-    parts["overflow"] = run_overflow(ranks)
+    parts["overflow"] = run_overflow(ranks, late=False)
+    parts["late_overflow"] = run_overflow(ranks, late=True)
     parts["maximum"] = ranks.maximum(torch.tensor(float(ranks.rank))).item()
     parts["from_first"] = ranks.from_first(lambda: f"made by {ranks.rank}")
     parts["at_first"] = ranks.at_first(ranks.rank)

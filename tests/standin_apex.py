@@ -236,6 +236,23 @@ class AscendAmp(Amp):
         )
 
 
+class ForgetfulAmp(AscendAmp):
+    """As AscendAmp, but zero_grad is the optimiser's own, and what is unscaled is the combined tensor wherever the
+    gradients are: as we read an older one, which we have not run.
+    """
+
+    def initialize(self, *args: object, **kwargs: object) -> tuple[nn.Module, torch.optim.Optimizer]:  # type: ignore[override]
+        model, optimiser = super().initialize(*args, **kwargs)  # type: ignore[arg-type]
+        del optimiser.zero_grad  # the optimiser's own again
+        return model, optimiser
+
+    def _set_aside(self) -> None:
+        pass
+
+    def _is_combined(self, parameter: Tensor) -> bool:
+        return True
+
+
 def widest(original: Callable[..., object]) -> Callable[..., object]:
     """torch.cat and torch.stack: all halves become float32 as soon as one tensor is."""
 

@@ -11,7 +11,7 @@ import standin_apex
 import tiny
 import torch
 import torch.nn.functional as F
-from standin_apex import Amp, AscendAmp
+from standin_apex import Amp, AscendAmp, ForgetfulAmp
 from tiny import assert_equal_bits, log_lines, make, make_batch, run_config, run_training, write_data
 
 from gfl.engine.apex_adapter import ApexLossScale
@@ -170,6 +170,13 @@ def test_accumulated_batches_are_unscaled_once_at_the_end(kind: type[Amp], monke
     state = with_apex(kind(), monkeypatch)
     step(state, [make_batch(1), make_batch(2)], RATE, SGD)
     assert_equal_bits(state.module.leaves(), own.module.leaves())
+
+
+def test_apex_that_loses_the_gradients_it_combined_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = with_apex(ForgetfulAmp(), monkeypatch)
+    step(state, [make_batch(1)], RATE, SGD)
+    with pytest.raises(InputError, match=r"APEX = True: .*does not keep them there .*; give APEX = False, and PREC"):
+        step(state, [make_batch(2)], RATE, SGD)
 
 
 # ---- overflow ----

@@ -151,9 +151,10 @@ def test_ranks_keep_equal_bits(name: str, parts: list[dict[str, object]]) -> Non
     tiny.assert_equal_bits(*(case_of(part, name)[0] for part in parts))
 
 
-def test_an_overflow_on_one_rank_skips_the_step_on_all(parts: list[dict[str, object]]) -> None:
+@pytest.mark.parametrize("when", ["overflow", "late_overflow"])
+def test_an_overflow_on_one_rank_skips_the_step_on_all(when: str, parts: list[dict[str, object]]) -> None:
     for part in parts:
-        overflow = part["overflow"]
+        overflow = part[when]
         assert isinstance(overflow, dict)
         assert overflow["skipped"] == 1.0
         kept = [path for path in overflow["before"] if path.startswith(("/variables", "/ema", "/optimiser"))]

@@ -28,7 +28,10 @@ OPTIONS: dict[str, object] = {"combine_grad": True, "verbosity": 0}
 
 
 class ApexLossScale(LossScale):
-    """The loss scale as Apex keeps it; what is asked of it is what `LossScale` offers."""
+    """The loss scale as Apex keeps it; what is asked of it is what `LossScale` offers.
+
+    A dynamic scale is each rank's own, and they stay equal: the gradients that Apex looks at are the ranks' mean.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class ApexLossScale(LossScale):
         self.amp, self.optimiser = amp, optimiser
         self.usual_step = optimiser.step  # as Apex left it; it stands another in its place to skip a step
         self.one = torch.ones((), device=device)
+        self.combined: int | None = None  # where in memory Apex holds all gradients as one tensor
 
     def backward(self, total: Tensor, *, last: bool = True) -> None:
         """Add the gradients of the scaled loss to those that are there, and divide all by the scale after the last.
@@ -52,7 +56,11 @@ class ApexLossScale(LossScale):
             scaled.backward()
 
     def unscale(self, gradients: list[Tensor]) -> None:
-        """found_inf becomes 1 where a gradient is not finite or Apex skips the step; the gradients stay."""
+        """found_inf becomes 1 where a gradient is not finite or Apex skips the step; the gradients stay.
+
+        Raises InputError where Apex unscales other gradients than these.
+        """
+        self._check_combined(gradients)
         self.found_inf.zero_()
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.found_inf, self.one)
         if self.optimiser.step != self.usual_step:  # a dynamic scale; Apex has read the device to know
@@ -61,6 +69,17 @@ class ApexLossScale(LossScale):
 
     def update(self) -> None:
         """Nothing: Apex changed its scale at the end of the backward pass."""
+
+    def _check_combined(self, gradients: list[Tensor]) -> None:
+        """Ascend's Apex combines the gradients at the first step, and they must stay in its tensor ever after."""
+        storages = {gradient.untyped_storage().data_ptr() for gradient in gradients}
+        if self.combined is None and len(gradients) > 1 and len(storages) == 1:
+            (self.combined,) = storages
+        if self.combined is not None and storages != {self.combined}:
+            raise InputError(
+                "APEX = True: the installed Apex combines the gradients into one tensor and does not keep them there "
+                f"(an older one leaves the optimiser's zero_grad as it is); {WAY_OUT}"
+            )
 
     def state_dict(self) -> dict[str, object]:
         """Apex's own state beside the count of skipped steps."""
