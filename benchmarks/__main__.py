@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from benchmarks import canvases, infer, loader, loss, train
+from benchmarks import canvases, evaluate, infer, loader, loss, train
 from benchmarks.program import flags_of, write_reports
 from benchmarks.tables import Found, Report
 
@@ -27,6 +27,7 @@ PROGRAMS: Mapping[str, Program] = {
     "canvases": canvases,
     "infer": infer,
     "loader": loader,
+    "evaluate": evaluate,
 }
 # scratch_small.gin as it trains, on the canvas of a 480x640 picture, with a batch that fills the cores.
 SMALL = ("--config", "small", "--size", "320x448", "--batch", "8")
@@ -37,6 +38,7 @@ RUNS: Sequence[tuple[str, Sequence[str]]] = (
     ("canvases", ("--config", "small", "--repeats", "2")),  # the paper's model would take an hour
     ("infer", ()),
     ("loader", ()),
+    ("evaluate", ()),
 )
 QUICK_RUNS = (
     ("train", ("--quick",)),
@@ -45,6 +47,7 @@ QUICK_RUNS = (
     ("canvases", ("--config", "small", "--quick")),
     ("infer", ("--quick",)),
     ("loader", ("--quick",)),
+    ("evaluate", ("--quick",)),
 )
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks import __main__ as everything
-from benchmarks import graphs, infer, loader, loss, measure, parts, pipeline, plain, plain_onnx, program, tables, train
+from benchmarks import (
+    evaluate,
+    graphs,
+    infer,
+    loader,
+    loss,
+    measure,
+    parts,
+    pipeline,
+    plain,
+    plain_onnx,
+    program,
+    tables,
+    train,
+)
 from benchmarks.counts import Ops, macs_by_part, ops_by_part
 from benchmarks.inputs import random_batch, with_lively_norms, write_pictures
 from gfl.data.coco import read_coco
@@ -382,6 +397,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             loader, ["--pictures", "2", "--short_side", "64", "--long_side", "96", "--workers", "0"], 1, id="loader"
         ),
+        pytest.param(evaluate, ["--pictures", "3"], 1, id="evaluate"),
     ],
 )
 def test_a_benchmark_runs_and_writes_its_files(
@@ -408,6 +424,19 @@ def test_a_benchmark_runs_and_writes_its_files(
 @pytest.mark.parametrize(("name", "flags"), [*everything.RUNS, *everything.QUICK_RUNS])
 def test_the_commands_of_make_bench_are_understood(name: str, flags: Sequence[str]) -> None:
     everything.PROGRAMS[name].parser().parse_args(flags)
+
+
+def test_counting_forms_count_the_same(tmp_path: Path) -> None:
+    """On made-up detections of which some are right."""
+    truth = tmp_path / "instances.json"
+    evaluate.write_truth(truth, 5)
+    detections = evaluate.make_detections(truth)
+    assert len(detections) == 5 * evaluate.DETECTIONS
+    expected = evaluate.example(truth, detections)
+    assert 0.1 < expected < 0.9
+    for backend in evaluate.BACKENDS:
+        if backend != "faster" or find_spec("faster_coco_eval") is not None:
+            assert evaluate.ours(truth, detections, backend) == pytest.approx(expected, abs=1e-9)
 
 
 def test_one_of_two_paths_is_an_input_error(
