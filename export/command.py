@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -78,12 +79,14 @@ def export_sizes(arguments: argparse.Namespace, write: Callable[[Request, Canvas
 
 
 def main(flags: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
-    """Run a program as the command line says; 0, 1 when a check fails, 2 on a user's mistake."""
+    """Run a program as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
     if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
         # This folder stands before the installed packages: `import onnx` would find export/onnx.py.
         print(f"error: got started from inside export/, expected `{flags.prog}` from elsewhere", file=sys.stderr)
         return 2
     arguments = flags.parse_args(argv)
+    if argv is None:  # a program of its own
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # of a batch system; leave nothing half-written
     # The project's imports come late, so that the sentence above comes before `import onnx`, and --help at once.
     from export.check import CheckError
 
@@ -95,4 +98,7 @@ def main(flags: argparse.ArgumentParser, run: Callable[[argparse.Namespace], Non
     except CheckError as failure:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped; files that were finished stay, the one that was not is gone", file=sys.stderr)
+        return 130
     return 0

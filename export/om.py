@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile as the command line says; 0, 1 when ATC fails, 2 on a user's mistake."""
+    """Compile as the command line says; 0, 1 when ATC fails, 2 on a user's mistake, 130 when interrupted."""
     flags = argparse.ArgumentParser(
         prog="python -m export.om", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

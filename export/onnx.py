@@ -20,7 +20,7 @@ from export import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake."""
+    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
     flags = command.parser("python -m export.onnx", __doc__, ".onnx", ("fp32", "fp16", "int8"))
     return command.main(flags, run, argv)
 

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from gfl.data.canvas import fit_canvas
 from gfl.data.coco import read_coco
 from gfl.data.synthetic import draw_scene
-from gfl.data.transforms import Image, read_picture, resize, resized_size
+from gfl.data.transforms import PICTURES, Image, is_picture, read_picture, resize, resized_size
 from gfl.engine.description import INPUT_NAMES
 from gfl.errors import InputError
 from gfl.inference.pictures import stack
 from gfl.settings import Canvas
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas, so that padding occurs
 SMALLEST_DRAWN = 64  # px, the least that the generator draws
 
@@ -57,9 +56,9 @@ def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
     """At most `count` pictures of a folder, spread evenly over its sorted names; InputError where there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected one with pictures; check --images")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = sorted(filter(is_picture, folder.iterdir()))
     if not files:
-        raise InputError(f"{folder} holds no picture ({', '.join(SUFFIXES)}); give --images a folder that does")
+        raise InputError(f"{folder} holds no picture ({', '.join(PICTURES)}); give --images a folder that does")
     return tuple(files[i] for i in spread(len(files), count))
 
 

@@ -20,7 +20,7 @@ from export import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake."""
+    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
     # Of PyTorch's own runtimes only float32 gives the same numbers on every device; smaller types are for ONNX.
     flags = command.parser("python -m export.torch", __doc__, ".pt2", ("fp32",))
     return command.main(flags, run, argv)

@@ -16,11 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gfl.data.transforms import JPEG_START, PNG_START, Image, decode_picture
+from gfl.data.transforms import JPEG_START, PICTURES, PNG_START, Image, decode_picture, is_picture
 from gfl.errors import InputError
 from infer.pipeline import Opened, Source
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that state the picture's size
 
@@ -150,11 +149,6 @@ def pattern_files(pattern: str) -> Files:
         got = f"{len(found)} that are no pictures" if found else "nothing"
         raise InputError(f"{pattern} matches {got}, expected at least one of {', '.join(PICTURES)}; check --input")
     return join(files)
-
-
-def is_picture(path: Path) -> bool:
-    """By its name; hidden files (macOS leaves ._photo.jpg) are none."""
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
 
 
 def join(files: Sequence[File]) -> Files:

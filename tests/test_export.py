@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -580,6 +581,28 @@ def test_started_as_a_script_it_names_the_right_form(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "python -m export.onnx" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_terminated_program_leaves_nothing(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch system sends SIGTERM; here while the file is written."""
+
+    def terminated(*_: object) -> None:
+        assert list(tmp_path.glob(".best.onnx.*.tmp"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(write, "attach", terminated)
+    path = tmp_path / "best.onnx"
+    flags = ["--checkpoint", str(model.checkpoint), "--size", f"{H}x{W}", "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["export.onnx", *flags])
+    usual = signal.getsignal(signal.SIGTERM)
+    try:
+        assert program.main() == 130
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+    assert "stopped; files that were finished stay" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- evaluation of the file ----

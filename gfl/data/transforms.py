@@ -19,12 +19,18 @@ Image = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # how the names of files end
 JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_SCAN = 0xDA
 JPEG_END = 0xD9
 # In a scan's data 0xff is followed by 0x00 (a literal 0xff), a restart marker or fill: anything else ends the scan.
 JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+def is_picture(path: Path) -> bool:
+    """By its name; hidden files (macOS leaves ._photo.jpg) are none."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
 
 
 def read_picture(path: Path) -> Image:
