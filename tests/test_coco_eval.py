@@ -174,6 +174,14 @@ def test_optional_keys_may_be_missing(tmp_path: Path, backend: str) -> None:
     assert numbers(evaluate_detections(bare, some(), backend=backend)) == complete
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_annotations_may_start_with_a_mark_of_their_encoding(tmp_path: Path, backend: str, encoding: str) -> None:
+    """Windows tools write one; `read_coco` takes it too."""
+    path = write(tmp_path / "a.json")
+    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
+    assert pytest.approx(1) == evaluate_detections(path, perfect(), backend=backend).AP
+
+
 def test_an_annotation_of_id_zero_counts_like_any_other(tmp_path: Path, backend: str) -> None:
     path = write(tmp_path / "a.json")
     content = json.loads(path.read_text(encoding="utf-8"))

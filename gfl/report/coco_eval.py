@@ -115,7 +115,7 @@ def _choose_backend(backend: str) -> str:
 def _read_annotations(path: Path) -> _Json:
     """The parts of a COCO file that evaluation reads, with the missing fields filled."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"cannot read the annotations {path}: {error.strerror}; check the path") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
