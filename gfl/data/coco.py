@@ -52,7 +52,7 @@ class CocoData:
     names: tuple[str, ...]  # label -> class name
     category_ids: tuple[int, ...]  # label -> the file's category id
     without_boxes: int  # pictures of the file without a box to learn from; among `pictures` if keep_empty
-    dropped_boxes: int  # under a pixel, without area, marked 'ignore', or wholly outside their picture
+    dropped_boxes: int  # under a pixel, without area, or marked 'ignore'
     clipped_boxes: int  # kept boxes (crowds too) that reached over the border of their picture
 
 
@@ -95,6 +95,8 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
     file, folder = Path(annotations), Path(images)
     image_rows, annotation_rows, category_rows = _read_tables(file)
     image_ids = _unique_ids(file, "image", image_rows)
+    if len(image_ids) and image_ids.min() < 0:
+        raise InputError(f"{file}: got the image id {image_ids.min()}, expected 0 or more; number the images anew")
     sizes_hw = np.stack([_positive(file, "image", image_rows, key) for key in ("height", "width")], axis=1)
     category_ids = _unique_ids(file, "category", category_rows)
     names = dict(zip(category_ids.tolist(), _texts(file, "category", category_rows, "name"), strict=True))
@@ -270,7 +272,8 @@ def _read_boxes(file: Path, rows: list[Row], image_ids: Ints, sizes_hw: Ints, ca
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     limits_xyxy = np.tile(sizes_hw[picture][:, ::-1], (1, 2)).astype(np.float64)
     clipped_xyxy = np.clip(xyxy, 0.0, limits_xyxy)
-    kept = _kept(file, rows, xywh, clipped_xyxy)
+    kept = _kept(file, rows, xywh)
+    _require_inside(file, rows, kept, clipped_xyxy)
     crowd = np.array([bool(row.get("iscrowd")) for row in rows], dtype=np.bool_)
     # Compared as float32: 19.7 + 620.3 ends a rounding error beyond 640 and is not over the border.
     over_border = (xyxy.astype(np.float32) != clipped_xyxy.astype(np.float32)).any(axis=1)
@@ -298,13 +301,24 @@ def _places(file: Path, rows: list[Row], key: str, known: Ints, where: str) -> I
     return places
 
 
-def _kept(file: Path, rows: list[Row], xywh: Floats, clipped_xyxy: Floats) -> Mask:
-    """(N,) true where the reference's loader keeps the box: a pixel wide and high, with area, inside the picture."""
-    inside = clipped_xyxy[:, 2:] - clipped_xyxy[:, :2]
+def _kept(file: Path, rows: list[Row], xywh: Floats) -> Mask:
+    """(N,) true where the reference's loader keeps a box inside the picture: a pixel wide and high, with area."""
     areas = np.array(_values(file, "annotation", rows, "area", _is_area, "a finite number or none"), dtype=np.float64)
     ignored = np.array([bool(row.get("ignore")) for row in rows], dtype=np.bool_)
     # An absent area is NaN here, and NaN <= 0 is false: the box stays.
-    return (xywh[:, 2:] >= 1).all(axis=1) & (inside > 0).all(axis=1) & ~(areas <= 0) & ~ignored
+    return (xywh[:, 2:] >= 1).all(axis=1) & ~(areas <= 0) & ~ignored
+
+
+def _require_inside(file: Path, rows: list[Row], kept: Mask, clipped_xyxy: Floats) -> None:
+    """A box with nothing of it inside its picture says that the file is wrong; the reference drops it silently."""
+    outside = kept & (clipped_xyxy[:, 2:] <= clipped_xyxy[:, :2]).any(axis=1)
+    if outside.any():
+        place = int(np.argmax(outside))
+        raise InputError(
+            f"{file}: {_named('annotation', place, rows[place])} has the box {_shown(rows[place]['bbox'])} wholly "
+            f"outside its picture ({int(outside.sum())} annotations of {len(rows)} are so), expected x, y, width, "
+            "height in the picture's own pixels; mend or remove these annotations"
+        )
 
 
 # ---- the pictures ----
@@ -347,7 +361,7 @@ def _require_pictures(file: Path, in_file: int, left: int, dropped_boxes: int) -
         raise InputError(f"{file}: got an empty list of images, expected at least one picture; check the file")
     raise InputError(
         f"{file}: none of its {in_file} pictures has a box to learn from ({dropped_boxes} boxes were dropped as "
-        "smaller than a pixel or outside their picture, crowds do not count); add boxes or set keep_empty"
+        "smaller than a pixel or without area, crowds do not count); add boxes or set keep_empty"
     )
 
 
