@@ -26,6 +26,7 @@ from gfl.settings import RunConfig
 
 BASE = "base.gin"  # all knobs and their wiring; read before anything else
 COMMAND_LINE = "--gin_bindings"
+LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
 REQUIRED = "gin.REQUIRED"  # gin's constant for "the user must give this"
 
 
@@ -258,7 +259,10 @@ def _settle(value: object, place: str) -> object:
 
 
 def _check(bindings: _Bindings) -> tuple[str, ...]:
-    """Check the macros and types of all bindings; returns the unused macros of the files."""
+    """Check the macros and types of all bindings; returns the unused macros of the files.
+
+    One that is nearly a knob is a mistake in a file as on the command line; others may be of use to a further file.
+    """
     used: set[str] = set()
     for name, binding in bindings.items():
         if "." in name:
@@ -266,7 +270,7 @@ def _check(bindings: _Bindings) -> tuple[str, ...]:
     base = str(config_folder() / BASE)
     unused = {name: each for name, each in bindings.items() if "." not in name and name not in used}
     for name, binding in unused.items():
-        if binding.source == COMMAND_LINE:
+        if binding.source == COMMAND_LINE or (name not in _base()[0] and _near(name, used, LIKELY_TYPO)):
             raise InputError(_unused_knob(name, binding, used))
     return tuple(f"{name} = {each.value!r} ({each.place})" for name, each in unused.items() if each.source != base)
 
@@ -325,8 +329,10 @@ def _spell(expected: object) -> str:
 
 
 def _unused_knob(name: str, binding: _Binding, used: Collection[str]) -> str:
-    """What is wrong with a macro of the command line that nothing uses."""
-    given = f"{COMMAND_LINE} '{name} = {binding.value!r}'"
+    """What is wrong with a macro that nothing uses."""
+    given = f"{binding.place}: {name} = {binding.value!r}"
+    if binding.source == COMMAND_LINE:
+        given = f"{COMMAND_LINE} '{name} = {binding.value!r}'"
     if name in _base()[0]:
         return f"{given} changes nothing, because a run file binds its setting directly; remove one of the two"
     return f"{name} is no knob ({given}); {_nearest(name, used)}"
@@ -334,9 +340,15 @@ def _unused_knob(name: str, binding: _Binding, used: Collection[str]) -> str:
 
 def _nearest(name: str, names: Collection[str]) -> str:
     """'did you mean NAME?' for the one of `names` that is near in any case of letters, or else all of them."""
+    near = _near(name, names)
+    return f"did you mean {near}?" if near else f"expected one of {', '.join(sorted(names))}"
+
+
+def _near(name: str, names: Collection[str], least: float = 0.6) -> str | None:
+    """The one of `names` that is nearest in any case of letters, where any is; least: of difflib's ratio."""
     by_lower = {each.lower(): each for each in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return f"did you mean {by_lower[near[0]]}?" if near else f"expected one of {', '.join(sorted(names))}"
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=least)
+    return by_lower[near[0]] if near else None
 
 
 # ---- building: gin evaluates

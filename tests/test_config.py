@@ -284,8 +284,18 @@ def test_a_knob_that_a_direct_binding_overrules_is_refused() -> None:
 
 
 def test_what_a_file_binds_in_vain_is_reported_with_its_line(tmp_path: Path) -> None:
-    mine = write(tmp_path / "mine.gin", "EPOCHS = 3\nBACH_SIZE = 4\nRunConfig.seed = 3\n")
-    assert read(mine).unused == (f"BACH_SIZE = 4 ({mine}:2)",)
+    mine = write(tmp_path / "mine.gin", "EPOCHS = 3\nMY_SIZES = 4\nRunConfig.seed = 3\nSEED = 5\n")
+    assert read(mine).unused == (f"SEED = 5 ({mine}:4)", f"MY_SIZES = 4 ({mine}:2)")
+
+
+@pytest.mark.parametrize(
+    ("typo", "knob"), [("BACH_SIZE", "BATCH_SIZE"), ("EPOCS", "EPOCHS"), ("shortside", "SHORT_SIDE")]
+)
+def test_what_a_file_binds_in_vain_and_is_nearly_a_knob_is_refused(typo: str, knob: str, tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.gin", f"WORKERS = 3\n{typo} = 4\n")
+    with pytest.raises(InputError) as error:
+        read(mine)
+    assert str(error.value) == f"{typo} is no knob ({mine}:2: {typo} = 4); did you mean {knob}?"
 
 
 @pytest.mark.parametrize(
