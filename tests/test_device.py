@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -173,10 +174,19 @@ def test_torch_npu_is_not_imported_unless_asked_for() -> None:
     assert "torch_npu" not in sys.modules
 
 
-def test_cpu_is_described_by_its_threads_and_counts_no_memory() -> None:
+def test_cpu_is_described_by_its_threads() -> None:
     assert describe(CPU) == f"cpu, {torch.get_num_threads()} threads"
-    assert memory_bytes(CPU) is None
     synchronise(CPU)
+
+
+def test_memory_on_a_cpu_is_the_peak_of_this_process() -> None:
+    before = memory_bytes(CPU)
+    taken = np.ones(64 * 2**20, np.uint8)
+    after = memory_bytes(CPU)
+    assert before is not None
+    assert after is not None
+    assert taken.nbytes < after
+    assert 2**26 < before <= after < 2**40  # bytes, not kilobytes: PyTorch alone is larger than 64 MiB
 
 
 def test_device_that_counts_no_memory_is_asked_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,38 +226,39 @@ def install_torch_npu(folder: Path, version: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join([str(folder), str(root)])}
 
 
-def choose_elsewhere(name: str, environment: dict[str, str]) -> str:
-    """What a process of its own says that asks for the device `name`, gfl imported first."""
+def choose_elsewhere(names: Sequence[str], environment: dict[str, str]) -> list[str]:
+    """What a process of its own that imports gfl first is given for these devices, or told of them: a line each."""
     code = (
+        "import sys\n"
         "from gfl.errors import InputError\n"
         "from gfl.engine.device import choose_device\n"
-        f"try: print(choose_device({name!r}))\n"
-        "except InputError as error: print(error)\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: print(choose_device(name))\n"
+        "    except InputError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    return (done.stdout + done.stderr).strip()
+    command = [sys.executable, "-c", code, *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return (done.stdout + done.stderr).strip().splitlines()
 
 
-@pytest.mark.parametrize("name", ["npu", "auto"])
-def test_torch_npu_without_cann_is_one_sentence_not_a_traceback_of_torch(name: str, tmp_path: Path) -> None:
-    said = choose_elsewhere(name, install_torch_npu(tmp_path, OURS))
-    assert said.startswith(f"DEVICE='{name}': torch_npu cannot be imported (libhccl.so: cannot open")
-    assert said.endswith("install CANN and source its set_env.sh in this shell, or give DEVICE='cpu'")
+def test_torch_npu_without_cann_is_one_sentence_not_a_traceback_of_torch(tmp_path: Path) -> None:
+    """And the CPU is there as ever."""
+    *told, cpu = choose_elsewhere(["npu", "auto", "cpu"], install_torch_npu(tmp_path, OURS))
+    for name, said in zip(("npu", "auto"), told, strict=True):
+        assert said.startswith(f"DEVICE='{name}': torch_npu cannot be imported (libhccl.so: cannot open")
+        assert said.endswith("install CANN and source its set_env.sh in this shell, or give DEVICE='cpu'")
+    assert cpu == "cpu"
 
 
 def test_torch_npu_of_another_version_is_one_sentence_not_a_traceback_of_torch(tmp_path: Path) -> None:
-    said = choose_elsewhere("auto", {**install_torch_npu(tmp_path, "2.1.0"), CANN: "/usr/local/Ascend"})
+    (said,) = choose_elsewhere(["auto"], {**install_torch_npu(tmp_path, "2.1.0"), CANN: "/usr/local/Ascend"})
     assert said.startswith(f"DEVICE='auto': got torch_npu 2.1.0 beside torch {OURS}, expected the same version")
-
-
-def test_cpu_runs_where_torch_npu_is_broken(tmp_path: Path) -> None:
-    assert choose_elsewhere("cpu", install_torch_npu(tmp_path, OURS)) == "cpu"
 
 
 def test_torch_loads_a_torch_npu_that_has_what_it_needs(tmp_path: Path) -> None:
     """torch's own switch stays as it is: this torch_npu still fails, and torch says so."""
-    said = choose_elsewhere("cpu", {**install_torch_npu(tmp_path, OURS), CANN: "/usr/local/Ascend"})
-    assert "Failed to load the backend extension: torch_npu" in said
+    said = choose_elsewhere(["cpu"], {**install_torch_npu(tmp_path, OURS), CANN: "/usr/local/Ascend"})
+    assert "Failed to load the backend extension: torch_npu" in said[-1]
 
 
 @pytest.mark.parametrize(("program", "flag"), [("gfl.train", "--gin_file"), ("export.onnx", "--checkpoint")])

@@ -53,9 +53,20 @@ def seed_generators(seed: int) -> None:
 
 
 def memory_bytes(device: torch.device) -> int | None:
-    """Peak memory taken on the device so far; None where the device does not say."""
-    peak = None if device.type == "cpu" else getattr(torch.get_device_module(device), "max_memory_allocated", None)
+    """Peak memory taken on the device so far, on a CPU by this process; None where neither system nor device says."""
+    if device.type == "cpu":
+        return _peak_of_process()
+    peak = getattr(torch.get_device_module(device), "max_memory_allocated", None)
     return None if peak is None else int(peak())
+
+
+def _peak_of_process() -> int | None:
+    try:
+        import resource  # late: not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kB but for macOS
 
 
 def synchronise(device: torch.device) -> None:
