@@ -11,6 +11,16 @@ from dataclasses import dataclass, field
 from gfl.model.detector import DetectorConfig
 
 Canvas = tuple[int, int]
+ANY = math.inf
+
+
+def require(config: object, **limits: tuple[float, float]) -> None:
+    """Raise ValueError for a setting, by its name, that is not between its limits; None is no number."""
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
+            wanted = f"at least {low:g}" if high == ANY else f"a number from {low:g} to {high:g}"
+            raise ValueError(f"{name.upper()}={value}: expected {wanted}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class DataConfig:
                 "DATA_ROOT=None: expected a folder in COCO layout; give DATA_ROOT, "
                 "or TRAIN_JSON, TRAIN_IMAGES, VAL_JSON and VAL_IMAGES"
             )
+        require(self, eval_short_side=(32, ANY), flip=(0, 1), flip_vertical=(0, 1), brightness=(0, 1), contrast=(0, 1))
         sides = self.short_side if isinstance(self.short_side, tuple) else (self.short_side, self.short_side)
         if len(sides) != 2 or not 32 <= sides[0] <= sides[1]:
             raise ValueError(f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high")
@@ -70,6 +81,8 @@ class OptimConfig:
         for name, allowed in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "cosine"))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name.upper()}={getattr(self, name)!r}: expected one of {allowed}")
+        require(self, lr=(0, ANY), weight_decay=(0, ANY), clip=(0, ANY), warmup_steps=(0, ANY))
+        require(self, final_lr=(0, 1), warmup_start=(0, 1), momentum=(0, 0.9999), ema=(0, 0.99999))
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,8 @@ class RunConfig:
     log_every: int = 20  # steps between two copies of the metrics to the host
 
     def __post_init__(self) -> None:
-        for name, least in (("accumulate", 1), ("epochs", 1), ("max_steps", 0), ("seed", 0), ("log_every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name.upper()}={getattr(self, name)}: expected at least {least}")
+        require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, ANY))
+        require(self, eval_every=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
         if self.batch_size < 1 or self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"
