@@ -25,7 +25,7 @@ from gfl.engine.files import make_folder, to_json, write_atomic
 from gfl.engine.providers import ProviderChoice
 from gfl.errors import InputError
 from gfl.inference.checkpoint import Predict, predictor
-from gfl.inference.models import EXPORTS, Model, kind_of, open_model
+from gfl.inference.models import EXPORTS, Model, open_model
 from gfl.inference.result import coco_detections
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import CocoResult, Metrics, evaluate_detections
@@ -113,7 +113,7 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict
     model = load_trained(arguments.checkpoint, settings, data.names, bindings=arguments.gin_bindings)
     check_classes(model.names, data)
     canvases = model.canvases
-    if canvases is None or arguments.gin_file or arguments.gin_bindings:  # these may change sizes and CANVASES
+    if canvases is None or arguments.gin_file:
         canvases = canvases_for(None, model.run.data, val=data)
     loader = EvalLoader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
     return predictor(model.variables, model.run.detector, choose_device(arguments.device)), loader
@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
         )
     predict, loader = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
-    output = arguments.output or path.parent / (f"evaluation_{kind_of(path)[1:]}" if exported else "evaluation")
+    output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
     metrics, results, failed = evaluate(predict, data, loader)
     print(evaluation_report(metrics))
@@ -163,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
     flags.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
     flags.add_argument(
-        "--output", type=Path, help="folder to write to (default: evaluation/, evaluation_onnx/ ... beside the file)"
+        "--output", type=Path, help="folder to write to (default: evaluation_best_pt/ beside best.pt, and so on)"
     )
     flags.add_argument("--gin_file", action="append", default=[], help="settings, instead of those in the file")
     flags.add_argument("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")

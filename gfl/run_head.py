@@ -10,6 +10,7 @@ import torch
 from gfl import __version__
 from gfl.data.coco import CocoData
 from gfl.data.loader import TrainLoader
+from gfl.engine.checkpoints import Origin
 from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
 from gfl.engine.progress import class_shares, counted, headline
@@ -17,7 +18,7 @@ from gfl.settings import Canvas, RunConfig
 
 
 def head_lines(
-    cfg: RunConfig, module: DetectorModule, loader: TrainLoader, val: CocoData | None, origin: str
+    cfg: RunConfig, module: DetectorModule, loader: TrainLoader, val: CocoData | None, origin: Origin
 ) -> Iterator[str]:
     """The lines, in order. origin: where the weights come from."""
     yield first_line(cfg, module.device)
@@ -36,7 +37,8 @@ def head_lines(
     yield headline("shapes", shapes_text(loader, loader.canvases), f"boxes padded to {loader.box_slots}")
     parameters = sum(leaf.numel() for leaf in module.leaves().values() if leaf.is_floating_point())
     depth = cfg.detector.backbone.depth
-    yield headline("model", f"R{depth}-FPN GFLV2 {parameters / 1e6:.2f} M parameters", origin)
+    yield headline("model", f"R{depth}-FPN GFLV2 {parameters / 1e6:.2f} M parameters", origin.text)
+    yield from (headline("", line) for line in origin.table.splitlines())
     optim = cfg.optim
     yield headline(
         "lr",

@@ -19,14 +19,14 @@ from gfl.config import ParsedRun, read_run, read_text
 from gfl.data.coco import read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader, canvases_for
 from gfl.data.paths import split_paths
-from gfl.data.sampler import fingerprint
+from gfl.data.sampler import epoch_settings, fingerprint
 from gfl.engine import progress
-from gfl.engine.checkpoints import initial_variables, read_state, write_checkpoint
+from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators
 from gfl.engine.distributed import Ranks, join, pictures_a_rank
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
-from gfl.engine.records import RunFolder, open_run
+from gfl.engine.records import LAST, RunFolder, last_checkpoint, open_run
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
 from gfl.engine.steplog import StepLog, StepNote
 from gfl.errors import InputError
@@ -82,18 +82,19 @@ class Training:
                 pictures = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
                 ranks.check_same(pictures, data.annotations)
         self.state, self.origin = self._initial_state(resumed=saved is not None)
-        self.best = -1.0
+        self.best, self.evaluation_due = -1.0, False
         if saved is not None:
             restore(self.state, saved)
-            self.best = float(str(saved["best"]))
-            self.origin = f"resumed at step {self.state.cursor.step:,}"
+            self._check_same_epoch(saved)
+            self.best, self.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
+            self.origin = Origin(f"resumed at step {self.state.cursor.step:,}")
         self.val_loader = self._val_loader()
 
-    def _initial_state(self, *, resumed: bool) -> tuple[TrainState, str]:
+    def _initial_state(self, *, resumed: bool) -> tuple[TrainState, Origin]:
         """The state at step 0, the same on every rank, and where its weights come from."""
         cfg, ranks = self.cfg, self.ranks
         if resumed:
-            variables, origin = detector.init(cfg.detector), ""
+            variables, origin = detector.init(cfg.detector), Origin("")
         else:
             variables, origin = ranks.from_first(lambda: initial_variables(cfg))
         policy = policy_of(cfg.precision, apex=cfg.apex)
@@ -101,6 +102,24 @@ class Training:
         state = make_state(module, cfg, ranks.maximum)
         state.forward = ranks.synchronised(state.forward)
         return state, origin
+
+    def epoch_settings(self) -> dict[str, str]:
+        """What decides an epoch's batches; a checkpoint of the middle of one holds it."""
+        cfg = self.cfg
+        return epoch_settings(self.data.pictures, cfg.data, self.canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
+
+    def _check_same_epoch(self, saved: Mapping[str, object]) -> None:
+        """Raise InputError where a run goes on in the middle of an epoch whose batches are other ones now."""
+        cursor, before = self.state.cursor, saved["epoch_settings"]
+        if cursor.batch == 0 or not isinstance(before, dict):
+            return
+        for name, now in self.epoch_settings().items():
+            if before[name] != now:
+                raise InputError(
+                    f"got {name} = {now} where the run stopped with {before[name]} in the middle of epoch "
+                    f"{cursor.epoch + 1}, expected the same until that epoch's end: some of its pictures would come "
+                    "twice, others never; take the change back, or start a run of its own with --checkpoint"
+                )
 
     def _val_loader(self) -> EvalLoader | None:
         if self.val is None:
@@ -114,7 +133,9 @@ def train(run: Training) -> None:
     cfg, cursor = run.cfg, run.state.cursor
     log = StepLog(cfg, run.state, run.folder, run.out, run.ranks)
     started = cursor.step
-    while cursor.epoch < cfg.epochs and not finished(run):
+    if run.evaluation_due:  # the run was stopped before it was done
+        validate(run)
+    while not ended(run):
         batches_in_epoch = len(run.loader.plan(cursor.epoch))
         log.begin_epoch(-(-batches_in_epoch // cfg.accumulate))
         for group in grouped(run.loader.epoch(cursor.epoch, cursor.batch), cfg.accumulate, log):
@@ -141,33 +162,41 @@ def train(run: Training) -> None:
             )
             if cursor.step == started + 1 and run.folder is not None:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
-            if finished(run):
+            if enough_steps(run):
                 break
             # Not after the epoch's last batch: what is saved there includes the evaluation, which would be repeated.
             if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < batches_in_epoch:
                 log.flush()
-                save(run, "last.pt")
+                save(run, LAST)
         log.flush()
         if cursor.batch >= batches_in_epoch:
             cursor.epoch, cursor.batch = cursor.epoch + 1, 0
-        last = cursor.epoch >= cfg.epochs or finished(run)
-        if run.val_loader is not None and (last or (cursor.batch == 0 and cursor.epoch % cfg.eval_every == 0)):
-            validate(run, final=last)
-        save(run, "last.pt")
+        run.evaluation_due = run.val_loader is not None and (
+            ended(run) or (cursor.batch == 0 and cursor.epoch % cfg.eval_every == 0)
+        )
+        save(run, LAST)  # before an evaluation, which takes its time and may fail
+        if run.evaluation_due:
+            validate(run)
 
 
-def finished(run: Training) -> bool:
+def enough_steps(run: Training) -> bool:
     """Whether MAX_STEPS ends the run here."""
     return 0 < run.cfg.max_steps <= run.state.cursor.step
 
 
-def validate(run: Training, *, final: bool) -> None:
-    """Evaluate the averaged weights, each rank its share; the first counts, records, and keeps the best."""
+def ended(run: Training) -> bool:
+    """Whether there is no step left to do."""
+    return run.state.cursor.epoch >= run.cfg.epochs or enough_steps(run)
+
+
+def validate(run: Training) -> None:
+    """Evaluate the averaged weights, each rank its share; the first counts, records, keeps the best, and saves."""
     if run.val is None or run.val_loader is None:
         return
     with without_casts(run.state):
         predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.device)
         shares = run.ranks.at_first(detect_all(predict, run.val_loader, run.val.category_ids))
+    run.evaluation_due = False
     if run.folder is None:
         return
     results = in_order(chain.from_iterable(results for results, _ in shares))
@@ -184,10 +213,11 @@ def validate(run: Training, *, final: bool) -> None:
     if better:
         run.best = metrics.AP
         save(run, "best.pt")
+    save(run, LAST)
     summary = metrics.summary()
     epoch = max(cursor.epoch, 1)
     run.out.line(progress.validation_line(epoch, run.cfg.epochs, summary, "best.pt" if better else None))
-    if final:
+    if ended(run):
         run.out.line("")
         run.out.line(evaluation_report(metrics))
 
@@ -199,10 +229,12 @@ def save(run: Training, name: str) -> None:
     tree = {
         **state_tree(run.state),
         "best": run.best,
+        "evaluation_due": run.evaluation_due,
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
         "names": list(run.data.names),
         "category_ids": list(run.data.category_ids),
+        "epoch_settings": run.epoch_settings() if run.state.cursor.batch else {},
         "canvases": None if run.canvases is None else [list(canvas) for canvas in run.canvases],
     }
     write_checkpoint(run.folder.path / name, tree)
@@ -228,14 +260,13 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
         if not arguments.gin_file:
             raise InputError("got no --gin_file; give one, e.g. --gin_file r50.gin")
         return read_run(arguments.gin_file, bindings), None
-    if arguments.workdir is None:
-        raise InputError("got --resume without --workdir; give --workdir, the folder of the run to go on with")
+    last = last_checkpoint(arguments.workdir)
     if arguments.checkpoint is not None:
         raise InputError(
             f"got --resume with --checkpoint {arguments.checkpoint}, expected one of them: --resume goes on from "
             "the workdir's last.pt; start a run of its own to begin with other weights"
         )
-    saved = dict(read_state(arguments.workdir / "last.pt"))
+    saved = dict(read_state(last))
     parsed = read_run(arguments.gin_file, bindings) if arguments.gin_file else read_text(str(saved["config"]), bindings)
     return parsed, saved
 
@@ -257,6 +288,8 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) 
     if arguments.print_config:
         if ranks.first:
             print(parsed.config_text)
+            for unused in parsed.unused:
+                print(f"# note: nothing uses {unused}")
         return
     name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
     with open_run(arguments.workdir, name, resume=arguments.resume) if ranks.first else nullcontext() as folder:
@@ -266,14 +299,23 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) 
             about = {"device": describe(run.device), "precision": run.cfg.precision, "ranks": ranks.world}
             folder.write_environment(command, about)
             if saved is not None:
-                folder.cut(run.state.cursor.step)
+                folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
             tell_head(run, folder)
         try:
             train(run)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(how_to_go_on(folder)) from None
         finally:
             run.out.close()
         if folder is not None:
             run.out.line(f"\nthe run is in {folder.path}")
+
+
+def how_to_go_on(folder: RunFolder | None) -> str:
+    """What a run that is interrupted leaves to go on with."""
+    if folder is None or (folder.path / LAST).is_file():
+        return "; go on with --resume --workdir " + ("of this run" if folder is None else str(folder.path))
+    return " before its first checkpoint; start again in another folder (SAVE_EVERY = N saves every N steps)"
 
 
 def tell_head(run: Training, folder: RunFolder) -> None:
@@ -299,8 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ranks.leave()
     except InputError as error:
         return ranks.fail(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        return ranks.fail("\nstopped; go on with --resume --workdir of this run", 130)
+    except KeyboardInterrupt as stop:
+        return ranks.fail(f"\nstopped{stop}", 130)
     except Exception:
         if ranks.world == 1:
             raise

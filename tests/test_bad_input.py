@@ -118,11 +118,19 @@ def test_box_that_is_no_number(refused: Callable[..., str], data: Path, number: 
     assert "expected four finite numbers" in refused()
 
 
-def test_boxes_outside_are_dropped_and_clipped_and_counted(
+def test_box_outside(refused: Callable[..., str], data: Path) -> None:
+    def change(content: Content) -> None:
+        content["annotations"][0]["bbox"] = [1000.0, 10.0, 20.0, 20.0]
+
+    tiny.change_annotations(data, change, "train")
+    assert "annotation 1 has the box [1000.0, 10.0, 20.0, 20.0] wholly outside its picture" in refused()
+
+
+def test_boxes_over_the_border_and_without_area_are_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def change(content: Content) -> None:
-        content["annotations"][0]["bbox"] = [1000.0, 10.0, 20.0, 20.0]
+        content["annotations"][0]["bbox"] = [10.0, 10.0, 0.0, 20.0]
         content["annotations"][1]["bbox"] = [-10.0, 10.0, 30.0, 20.0]
 
     tiny.change_annotations(data, change, "train")
@@ -182,6 +190,12 @@ def test_picture_without_a_canvas(refused: Callable[..., str]) -> None:
         ("resnet.ResNetConfig.depth = 52", "depth=52: expected one of [18, 34, 50, 101]"),
         ("CANVASES = 'some'", "expected 'auto', 'own' or a list of (H, W)"),
         ("CANVASES = ((100, 100),)", "expected (H, W) in positive multiples of 32; use (128, 128)"),
+        ("CLIP = -1.0", "CLIP=-1.0: expected at least 0"),
+        ("EVAL_SHORT_SIDE = 0", "EVAL_SHORT_SIDE=0: expected at least 32"),
+        ("EMA = 1.0", "EMA=1.0: expected a number from 0 to 0.99999"),
+        ("FLIP = 50.0", "FLIP=50.0: expected a number from 0 to 1"),
+        ("SAVE_EVERY = -1", "SAVE_EVERY=-1: expected at least 0"),
+        ("EVAL_EVERY = -1", "EVAL_EVERY=-1: expected at least 0"),
         ("WORKERS = -1", "got WORKERS = -1, expected 0"),
         ("DEVICE = 'tpu'", "DEVICE='tpu': expected 'auto', 'cpu', 'cuda' or 'npu'"),
         ("CHECKPOINT = 'nowhere.pth'", "checkpoint nowhere.pth: no such file"),
@@ -237,7 +251,7 @@ def test_resume_with_a_checkpoint(trained: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "cannot be read (FileNotFoundError)"),
+        (None, "has no last.pt; give the --workdir of a run that has one"),
         (b"no checkpoint", "cannot be read"),
         ({"weight": torch.ones(1)}, "holds no run to go on with"),
     ],
@@ -432,7 +446,7 @@ def test_evaluation_of_what_is_no_model(
     elif content is not None:
         torch.save(content, model)
     assert said in refusal(evaluate.main, evaluation(model, data), capsys)
-    assert not (tmp_path / "evaluation").exists()
+    assert not list(tmp_path.glob("evaluation*"))
 
 
 def test_evaluation_with_the_settings_of_another_model(

@@ -80,10 +80,10 @@ def test_results_go_beside_the_checkpoint_and_are_told(
     shutil.copy(trained / "last.pt", tmp_path / "model.pt")
     assert evaluate.main(arguments(tmp_path / "model.pt", data)) == 0
     said = capsys.readouterr().out
-    assert str(tmp_path / "evaluation" / "metrics.json") in said
+    assert str(tmp_path / "evaluation_model_pt" / "metrics.json") in said
     assert "IoU .50" in said
     assert "3 images evaluated" in said
-    assert_same_results(tmp_path / "evaluation", trained)
+    assert_same_results(tmp_path / "evaluation_model_pt", trained)
 
 
 def test_plain_weights_need_the_settings_and_give_the_same(trained: Path, data: Path, tmp_path: Path) -> None:
@@ -99,6 +99,20 @@ def test_bindings_change_what_the_checkpoint_says(trained: Path, data: Path, tmp
     assert evaluate.main(arguments(trained / "last.pt", data, "--output", str(tmp_path), *changes)) == 0
     found = Counter(each["image_id"] for each in results_of(tmp_path)[1])
     assert max(found.values()) == 7 < max(Counter(each["image_id"] for each in results_of(trained)[1]).values())
+
+
+def test_bindings_that_change_no_size_keep_the_runs_canvases(trained: Path, data: Path, tmp_path: Path) -> None:
+    """GroupNorm sees the padding: other canvases would change the scores."""
+    model = load_trained(trained / "last.pt")
+    changes = "postprocess.PredictConfig.nms_iou = 0.5"
+    assert load_trained(trained / "last.pt", bindings=[changes]).canvases == model.canvases is not None
+    assert load_trained(trained / "last.pt", bindings=["SHORT_SIDE = 80"]).canvases is None
+    files = []
+    for name in ("plain", "bound"):
+        extra = ["--gin_bindings", tiny.SEES_EVERYTHING] if name == "bound" else []
+        assert evaluate.main(arguments(trained / "last.pt", data, "--output", str(tmp_path / name), *extra)) == 0
+        files.append((tmp_path / name / "val_detections.json").read_text())
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -196,16 +197,18 @@ def test_killed_run_goes_on_as_if_it_had_never_stopped(
     assert_same_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize(("function", "call", "step"), [("validate", 1, 4), ("save", 2, 4), ("save", 4, 8)])
+@pytest.mark.parametrize(
+    ("function", "call", "step"), [("validate", 1, 4), ("save", 2, 2), ("save", 3, 4), ("save", 5, 6), ("save", 6, 8)]
+)
 def test_run_killed_around_an_evaluation_repeats_no_line_of_it(
     function: str, call: int, step: int, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it; or after its lines were written and before the checkpoint that knows of them."""
+    """Before it; or after its lines were written and before the checkpoint that knows of them. step: in last.pt."""
     with monkeypatch.context() as patch:
         patch.setattr(train, function, fails_at(call, getattr(train, function)))
         with pytest.raises(Killed):
             train.main(train_arguments(data, tmp_path / "run", *LONG_RUN))
-    assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == step - 2  # type: ignore[index]
+    assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == step  # type: ignore[index]
     assert resume(tmp_path / "run") == 0
     assert_same_runs(tmp_path / "run", whole)
 
@@ -231,8 +234,21 @@ def test_interrupted_run_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(train, "validate", interrupted)
         assert train.main(train_arguments(data, tmp_path / "run")) == 130
-    assert "go on with --resume --workdir" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"\nstopped; go on with --resume --workdir {tmp_path / 'run'}\n"
     assert not (tmp_path / "run" / ".lock").exists()
+    assert resume(tmp_path / "run") == 0
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == tiny.VAL_PICTURES
+
+
+def test_run_interrupted_before_its_first_checkpoint_promises_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "step", interrupted)
+    assert train.main(train_arguments(data, tmp_path / "run")) == 130
+    assert "\nstopped before its first checkpoint; start again" in capsys.readouterr().err
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,6 +263,31 @@ def test_resumed_run_takes_further_bindings(data: Path, tmp_path: Path) -> None:
     assert resume(run, "EPOCHS = 2") == 0
     assert [line["step"] for line in log_lines(run) if "loss" in line] == list(range(1, 9))
     assert from_text((run / "config.gin").read_text()).epochs == 2
+
+
+def test_run_stopped_in_an_epoch_goes_on_with_the_same_batches(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else pictures of it would come twice or never."""
+    run = run_training(data, tmp_path / "run", "MAX_STEPS = 2")
+    twice, quotient = tiny.BATCH * 2, "got BATCH_SIZE / ACCUMULATE ="
+    for binding, said in (
+        (
+            f"BATCH_SIZE = {twice}",
+            f"{quotient} {twice} where the run stopped with {tiny.BATCH} in the middle of epoch 1",
+        ),
+        (f"ACCUMULATE = {tiny.BATCH}", f"{quotient} 1 where the run stopped with {tiny.BATCH}"),
+        ("SEED = 7", "got SEED = 7 where the run stopped with 0"),
+    ):
+        assert resume(run, "MAX_STEPS = 0", binding) == 2
+        assert said in capsys.readouterr().err
+    assert resume(run, "MAX_STEPS = 0", "FLIP = 0.0") == 0
+
+
+def test_run_stopped_between_epochs_goes_on_with_other_batches(data: Path, tmp_path: Path) -> None:
+    run = run_training(data, tmp_path / "run")
+    assert resume(run, "EPOCHS = 2", f"BATCH_SIZE = {tiny.BATCH * 2}", "SEED = 7") == 0
+    assert [line["epoch"] for line in log_lines(run) if "loss" in line].count(1) < STEPS_AN_EPOCH
 
 
 def test_resumed_run_keeps_its_weights_whatever_it_started_from(data: Path, tmp_path: Path) -> None:
@@ -268,15 +309,42 @@ def test_finetuning_tells_what_was_reinitialised(
     for split in ("train", "val"):
         tiny.change_annotations(other, keep_two_classes, split)
     run = run_training(other, tmp_path / "run", "MAX_STEPS = 1", flags=["--checkpoint", str(whole / "best.pt")])
-    said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("model"))
-    assert "re-initialised gfl_cls.weight (5 -> 2), gfl_cls.bias (5 -> 2)" in said
-    assert "best.pt: " in said
+    printed = capsys.readouterr().out
+    said = next(line for line in printed.splitlines() if line.startswith("model"))
+    assert re.search(r"best\.pt: tensors \d+ kept, 2 re-initialised$", said)
+    assert re.search(r"bbox_head\.gfl_cls\.weight +re-initialised 5 -> 2\n +bbox_head\.gfl_cls\.bias", printed)
     assert load_trained(run / "last.pt").names == ("circle", "square")
 
 
 def keep_two_classes(content: dict[str, list[dict[str, object]]]) -> None:
     content["categories"] = content["categories"][:2]
     content["annotations"] = [each for each in content["annotations"] if each["category_id"] in (1, 2)]
+
+
+def test_checkpoint_of_another_backbone_is_refused(
+    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Biases and scales would fit, and the run would be one from random weights."""
+    wider = ("resnet.ResNetConfig.base_width = 32", "MAX_STEPS = 1")
+    arguments = train_arguments(data, tmp_path / "run", *wider, flags=["--checkpoint", str(whole / "best.pt")])
+    assert train.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "has another backbone than the run: got backbone.conv1.weight (16, 3, 7, 7), expected (32, 3, 7, 7)" in said
+
+
+def test_run_file_for_finetuning_trains_from_a_checkpoint(data: Path, whole: Path, tmp_path: Path) -> None:
+    """As the README has it for a model of one's own: its file first, then finetune.gin."""
+    flags = ["--checkpoint", str(whole / "best.pt"), "--gin_file", "finetune.gin"]
+    own = [
+        each
+        for each in tiny.BINDINGS
+        if each.startswith(("SHORT", "LONG", "BATCH", "WORKERS", "resnet", "fpn", "head"))
+    ]
+    named = ["--gin_file", tiny.GIN_FILE, "--workdir", str(tmp_path / "run"), *flags]
+    assert train.main([*named, "--gin_bindings", f"DATA_ROOT = {str(data)!r}", "EPOCHS = 1", *own]) == 0
+    settings = from_text((tmp_path / "run" / "config.gin").read_text())
+    assert (settings.optim.optimizer, settings.optim.lr) == ("sgd", 0.0025)
+    assert all(0 < float(str(line["loss"])) < 10 for line in log_lines(tmp_path / "run") if "loss" in line)
 
 
 def test_run_starts_from_the_averaged_weights_of_its_checkpoint(data: Path, whole: Path, tmp_path: Path) -> None:

@@ -201,6 +201,23 @@ def fingerprint(pictures: Sequence[Picture]) -> int:
     return checksum
 
 
+def epoch_settings(
+    pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[Canvas] | None, batch_size: int, seed: int
+) -> dict[str, str]:
+    """What decides which pictures are in which batch of an epoch, by the names that a person knows it by.
+
+    batch_size is pictures a batch over all ranks. What only changes the pictures (FLIP, say) is not in it.
+    """
+    return {
+        "SEED": str(seed),
+        "BATCH_SIZE / ACCUMULATE": str(batch_size),
+        "SHORT_SIDE": str(cfg.short_side),
+        "LONG_SIDE": str(cfg.long_side),
+        "CANVASES": str(None if canvases is None else [tuple(canvas) for canvas in canvases]),
+        "the checksum of the training pictures": f"{fingerprint(pictures):08x}",
+    }
+
+
 def check_split(batch_size: int, rank: int, world: int) -> None:
     """Raise ValueError for a batch or a rank that cannot be."""
     if batch_size < 1 or not 0 <= rank < world:

@@ -27,15 +27,17 @@ LAST = "last.pt"
 _RUN_FILES = ("config.gin", LOG, LAST)  # any of these says that a folder holds a run
 
 
-def cut_log(path: Path, step: int) -> int:
+def cut_log(path: Path, step: int, *, evaluated: bool = True) -> int:
     """Drop the lines of a log.jsonl whose `step` lies past the given one; the number of lines dropped.
 
+    Without `evaluated`, those of an evaluation (they have an AP) after that very step are dropped as well.
     A last line that a killed run left half-written is dropped too; a missing file has nothing to drop.
     Raises InputError for a broken line elsewhere.
     """
 
     def keep(line: str) -> bool:
-        return int(json.loads(line)["step"]) <= step
+        entry = json.loads(line)
+        return int(entry["step"]) <= (step if evaluated or "AP" not in entry else step - 1)
 
     return _cut(path, keep, header_lines=0)
 
@@ -136,10 +138,14 @@ class RunFolder:
         writer.writerow(["" if _is_nan(row[column]) else row[column] for column in columns])
         append_text(path, text.getvalue())
 
-    def cut(self, step: int) -> None:
-        """Before going on from the checkpoint of `step`: drop what the log and the results say past it."""
-        cut_log(self.path / LOG, step)
-        cut_results(self.path / RESULTS, step)
+    def cut(self, step: int, *, evaluated: bool = True) -> None:
+        """Before going on from the checkpoint of `step`: drop what the log and the results say past it.
+
+        evaluated: whether an evaluation after that step, if there was one, is in the checkpoint; if not, it is done
+        again, and what is written of it is dropped too.
+        """
+        cut_log(self.path / LOG, step, evaluated=evaluated)
+        cut_results(self.path / RESULTS, step if evaluated else step - 1)
 
 
 def _is_nan(value: object) -> bool:
@@ -158,13 +164,7 @@ def open_run(
     `resume` finds no last.pt, and where the folder cannot be made.
     """
     if resume:
-        if workdir is None:
-            raise InputError("got --resume without --workdir; give --workdir, the folder of the run to go on with")
-        if not (workdir / LAST).is_file():
-            raise InputError(
-                f"got --resume, but {workdir} has no {LAST}; give the --workdir of a run that has one, "
-                "or start a new run without --resume"
-            )
+        workdir = last_checkpoint(workdir).parent
         lock = Lock(workdir)
         _remove_unfinished(workdir)
         return RunFolder(workdir, lock, resumed=True, made=False)
@@ -180,6 +180,18 @@ def open_run(
         lock.release()
         raise
     return RunFolder(workdir, lock, resumed=False, made=made)
+
+
+def last_checkpoint(workdir: Path | None) -> Path:
+    """The last.pt of the folder of --resume; InputError where there is none."""
+    if workdir is None:
+        raise InputError("got --resume without --workdir; give --workdir, the folder of the run to go on with")
+    if not (workdir / LAST).is_file():
+        raise InputError(
+            f"got --resume, but {workdir} has no {LAST}; give the --workdir of a run that has one, "
+            "or start a new run without --resume"
+        )
+    return workdir / LAST
 
 
 def _make_default_workdir(parent: Path, now: float) -> Path:
