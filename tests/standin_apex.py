@@ -193,6 +193,10 @@ class AscendAmp(Amp):
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         found = super().initialize(models, optimizers, opt_level, loss_scale, verbosity)
         self.asked["combine_grad"] = combine_grad
+        self._patch_zero_grad(optimizers)
+        return found
+
+    def _patch_zero_grad(self, optimizers: torch.optim.Optimizer) -> None:
         usual = optimizers.zero_grad
 
         def zero_grad(_: torch.optim.Optimizer) -> None:  # takes no set_to_none, as Ascend's
@@ -202,7 +206,6 @@ class AscendAmp(Amp):
                 self.combined.zero_()
 
         optimizers.zero_grad = types.MethodType(zero_grad, optimizers)  # type: ignore[method-assign]
-        return found
 
     def _set_aside(self) -> None:
         """They are zero: the run calls zero_grad after a step, and delays the unscaling within one."""
@@ -217,23 +220,22 @@ class AscendAmp(Amp):
         return super()._unscale()
 
     def _combine(self) -> None:
+        """Each gradient keeps a storage of its own, whose address lies within the combined tensor's memory."""
         self.combined = torch.zeros(sum(parameter.numel() for parameter in self.parameters))
-        start = 0
+        memory, start = self.combined.numpy(), 0
         for parameter in self.parameters:
-            part = self.combined[start : start + parameter.numel()].as_strided(
-                parameter.shape, parameter.stride(), start
-            )
+            part = torch.from_numpy(memory[start : start + parameter.numel()])
+            part = part.as_strided(parameter.shape, parameter.stride())
             part.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
             parameter.grad = part
             start += parameter.numel()
 
     def _is_combined(self, parameter: Tensor) -> bool:
-        gradient = parameter.grad
-        return (
-            gradient is not None
-            and self.combined is not None
-            and gradient.untyped_storage().data_ptr() == self.combined.untyped_storage().data_ptr()
-        )
+        gradient, combined = parameter.grad, self.combined
+        if gradient is None or combined is None:
+            return False
+        offset = gradient.data_ptr() - combined.data_ptr()
+        return 0 <= offset < combined.numel() * combined.element_size()
 
 
 class ForgetfulAmp(AscendAmp):
@@ -241,10 +243,8 @@ class ForgetfulAmp(AscendAmp):
     gradients are: as we read an older one, which we have not run.
     """
 
-    def initialize(self, *args: object, **kwargs: object) -> tuple[nn.Module, torch.optim.Optimizer]:  # type: ignore[override]
-        model, optimiser = super().initialize(*args, **kwargs)  # type: ignore[arg-type]
-        del optimiser.zero_grad  # the optimiser's own again
-        return model, optimiser
+    def _patch_zero_grad(self, optimizers: torch.optim.Optimizer) -> None:
+        pass
 
     def _set_aside(self) -> None:
         pass

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfl.engine.optim import LossScale, own
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 
 USED = ("initialize", "scale_loss", "state_dict", "load_state_dict", "disable_casts")  # of apex.amp
 WAY_OUT = "give APEX = False, and PRECISION = 'o1' runs the same recipe without Apex"
@@ -40,12 +40,15 @@ class ApexLossScale(LossScale):
         setting: float | str,
         device: torch.device,
         share: Callable[[Tensor], Tensor] = own,
+        *,
+        combines: bool = False,
     ) -> None:
         super().__init__(setting, device, share)
         self.amp, self.optimiser = amp, optimiser
         self.usual_step = optimiser.step  # as Apex left it; it stands another in its place to skip a step
         self.one = torch.ones((), device=device)
-        self.combined: int | None = None  # where in memory Apex holds all gradients as one tensor
+        self.combines = combines
+        self.places: list[int] = []  # of the gradients in memory, where Apex holds them as one tensor
 
     def backward(self, total: Tensor, *, last: bool = True) -> None:
         """Add the gradients of the scaled loss to those that are there, and divide all by the scale after the last.
@@ -71,11 +74,12 @@ class ApexLossScale(LossScale):
         """Nothing: Apex changed its scale at the end of the backward pass."""
 
     def _check_combined(self, gradients: list[Tensor]) -> None:
-        """Ascend's Apex combines the gradients at the first step, and they must stay in its tensor ever after."""
-        storages = {gradient.untyped_storage().data_ptr() for gradient in gradients}
-        if self.combined is None and len(gradients) > 1 and len(storages) == 1:
-            (self.combined,) = storages
-        if self.combined is not None and storages != {self.combined}:
+        """Ascend's Apex points the gradients into one tensor at the first step, and unscales that one ever after."""
+        if not self.combines:
+            return
+        places = [gradient.data_ptr() for gradient in gradients]
+        self.places = self.places or places
+        if places != self.places:
             raise InputError(
                 "APEX = True: the installed Apex combines the gradients into one tensor and does not keep them there "
                 f"(an older one leaves the optimiser's zero_grad as it is); {WAY_OUT}"
@@ -113,10 +117,10 @@ def start_apex(
     try:
         amp.initialize(module, optimiser, opt_level="O1", loss_scale=setting, **options)
     except RuntimeError as error:  # Apex's own checks: of the device, say
-        raise InputError(f"APEX = True: Apex refuses ({_first_line(error)}); {WAY_OUT}") from error
+        raise InputError(f"APEX = True: Apex refuses ({first_line(error)}); {WAY_OUT}") from error
     device = next(module.parameters()).device
     _try_casts(device)
-    return ApexLossScale(amp, optimiser, setting, device, share)
+    return ApexLossScale(amp, optimiser, setting, device, share, combines="combine_grad" in options)
 
 
 def _import_amp() -> ModuleType:
@@ -132,7 +136,7 @@ def _import_amp() -> ModuleType:
                 f"lost it after 25.06); {WAY_OUT}"
             ) from error
         raise InputError(
-            f"APEX = True: the installed package apex cannot be imported ({_first_line(error)}); {WAY_OUT}"
+            f"APEX = True: the installed package apex cannot be imported ({first_line(error)}); {WAY_OUT}"
         ) from error
     if missing := [name for name in USED if not hasattr(amp, name)]:
         raise InputError(f"APEX = True: the installed apex.amp has no {', '.join(missing)}; {WAY_OUT}")
@@ -153,7 +157,7 @@ def _try_casts(device: torch.device) -> None:
     except (IndexError, AttributeError, RuntimeError) as error:
         raise InputError(
             "APEX = True: the installed Apex fails at the second use of one weight "
-            f"({type(error).__name__}: {_first_line(error)}), a fault of its cache under torch {torch.__version__}; "
+            f"({type(error).__name__}: {first_line(error)}), a fault of its cache under torch {torch.__version__}; "
             f"{WAY_OUT}"
         ) from error
     if {output.dtype for output in outputs} != {torch.float16}:
@@ -163,8 +167,3 @@ def _try_casts(device: torch.device) -> None:
             f"APEX = True: the installed Apex gives a weight used twice the gradient {weight.grad}, expected 2; "
             f"{WAY_OUT}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return str(error).strip().split("\n")[0].rstrip(".")

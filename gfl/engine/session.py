@@ -30,7 +30,7 @@ from gfl.engine.providers import (
     spread,
     targets,
 )
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 
 LOG_FATAL, LOG_WARNING = 4, 2  # severities of ONNX Runtime; the second is its default
 
@@ -217,11 +217,6 @@ def why_not(name: str, error: BaseException) -> str:
         except OSError as missing:
             return first_line(missing)
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error's text, which ONNX Runtime may spread over many; its type where there is none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.tensors.variables import Variables, flatten, unflatten
 
 FORMATS = "this project's .pt, mmdetection's .pth, torchvision's ResNet .pth or .safetensors"
@@ -251,7 +251,7 @@ def fetch_torchvision(depth: int) -> CheckpointFile:
         raise InputError(f"{name} cannot be downloaded ({reason}): expected a network; {by_hand}") from error
     except Exception as error:  # a hash that differs, a full disk, a damaged file in the cache: the unpickler's too
         cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"{name} cannot be loaded ({reason}): delete {cached} if it is there and try again, or {by_hand}"
         ) from error

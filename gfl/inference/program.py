@@ -18,7 +18,7 @@ from torch.export.passes import move_to_device_pass
 
 from gfl.engine.description import Arrays, Description
 from gfl.engine.providers import Placement, ProviderChoice
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.inference.on_torch import place_on, to_arrays
 
 DESCRIPTION = "gfl_description.json"  # the archive's member with the metadata
@@ -38,9 +38,8 @@ def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, .
             warnings.simplefilter("ignore")  # PyTorch's own, about parts of the format that we do not use
             program = torch.export.load(path, extra_files=extra)
     except Exception as error:  # of many types for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
-            f"{path} cannot be read as a torch.export program ({reason}); export or copy it again"
+            f"{path} cannot be read as a torch.export program ({first_line(error)}); export or copy it again"
         ) from error
     text = extra[DESCRIPTION]
     about = Description.from_metadata(json.loads(text) if text else {}, path)
