@@ -58,6 +58,21 @@ def test_step_on_two_cloned_states_gives_equal_bits(cfg: OptimConfig, precision:
     assert one.cursor == other.cursor
 
 
+@pytest.mark.parametrize("cfg", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_momentum_from_a_device_with_another_memory_format_goes_on(cfg: OptimConfig) -> None:
+    """Weights are contiguous on an NPU and have channels last elsewhere; fused kernels walk momentum as the weights."""
+    state = make(run_config(cfg))
+    step(state, [make_batch(1)], RATE, cfg)
+    saved = deepcopy(state_tree(state))
+    for of_parameter in saved["optimiser"]["state"].values():  # type: ignore[index]
+        of_parameter.update({name: value.contiguous() for name, value in of_parameter.items()})
+    other = make(run_config(cfg))
+    restore(other, saved)
+    for each in (state, other):
+        step(each, [make_batch(2)], RATE, cfg)
+    assert_equal_bits(state_tree(state), state_tree(other))
+
+
 def test_step_changes_every_trained_leaf_and_no_frozen_one() -> None:
     state = make(run_config(SGD, norm="frozen_bn"))
     before = tiny.tensors_of(state.module.leaves())

@@ -44,6 +44,10 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, object]
         )
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
     optimiser.load_state_dict(saved)
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():  # fused kernels walk memory: momentum lies as the weights of this device do
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
     for group, kept in zip(optimiser.param_groups, settings, strict=True):
         group.update(kept)
 
