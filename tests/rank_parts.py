@@ -1,6 +1,6 @@
 """What each of two ranks computes for test_distributed.py: rank_parts.py FOLDER [BACKEND] writes FOLDER/<rank>.pt.
 
-BACKEND: of torch.compile; without it nothing is compiled.
+BACKEND: of torch.compile, for a step of that alone; without it, everything else.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tiny
 import torch
+from graph_counter import GraphCounter
 from torch import Tensor
 
 from gfl.engine.distributed import Ranks, join
@@ -18,6 +19,7 @@ from gfl.engine.state import TrainState, make_state, state_tree, step
 from gfl.model import detector
 from gfl.model.structures import Batch
 from gfl.settings import OptimConfig, RunConfig
+from gfl.tensors.precision import policy_of
 
 RATE, STEPS = 0.05, 3
 SGD = OptimConfig("sgd", ema=0.5, clip=1.0)
@@ -51,18 +53,21 @@ def config(precision: str = "fp32") -> RunConfig:
     return tiny.run_config(SGD, norm="frozen_bn", precision=precision)
 
 
-def make(ranks: Ranks, cfg: RunConfig, backend: str = "") -> TrainState:
+def make(ranks: Ranks, cfg: RunConfig, backend: str | GraphCounter = "") -> TrainState:
     """A state at step 0, as `gfl.train` makes it."""
     variables = detector.init(cfg.detector)
-    module = DetectorModule(variables, cfg.detector, [tiny.CANVAS], torch.device("cpu"), reduce=ranks.mean)
+    policy = policy_of(cfg.precision)
+    module = DetectorModule(variables, cfg.detector, [tiny.CANVAS], torch.device("cpu"), policy, ranks.mean)
     state = make_state(module, cfg, ranks.maximum)
     state.forward = ranks.synchronised(compiled(module, backend) if backend else state.forward)
     return state
 
 
-def run_case(ranks: Ranks, batches: list[Batch], backend: str = "") -> dict[str, object]:
+def run_case(
+    ranks: Ranks, batches: list[Batch], precision: str = "fp32", backend: str | GraphCounter = ""
+) -> dict[str, object]:
     """Some steps on the same batches: the state and the mean of the ranks' metrics."""
-    state = make(ranks, config(), backend)
+    state = make(ranks, config(precision), backend)
     metrics: list[dict[str, Tensor]] = [step(state, batches, RATE, SGD) for _ in range(STEPS)]
     means = [{name: ranks.mean(value).item() for name, value in each.items()} for each in metrics]
     return {"state": tiny.tensors_of(state_tree(state)), "metrics": means}
@@ -83,17 +88,29 @@ def run_overflow(ranks: Ranks, *, late: bool) -> dict[str, object]:
     return {"before": before, "after": tiny.tensors_of(state_tree(state)), "skipped": metrics["skipped"].item()}
 
 
+def run_compiled(ranks: Ranks, backend: str) -> dict[str, object]:
+    """A case by torch.compile, and how many graphs it took."""
+    torch.distributed._DEFAULT_FIRST_BUCKET_BYTES = 1000  # so that even this model has a bucket where one might cut
+    graphs = GraphCounter(backend)
+    batches = [batch_of(seed) for seed in CASES["rank_without_a_box"][ranks.rank]]
+    return {**run_case(ranks, batches, backend=graphs), "graphs": len(graphs.graphs)}
+
+
 def main() -> None:
-    ranks, backend = join(), "".join(sys.argv[2:])
-    parts: dict[str, object] = {
-        name: run_case(ranks, [batch_of(seed) for seed in batches[ranks.rank]], backend)
-        for name, batches in CASES.items()
-    }
-    parts["overflow"] = run_overflow(ranks, late=False)
-    parts["late_overflow"] = run_overflow(ranks, late=True)
-    parts["maximum"] = ranks.maximum(torch.tensor(float(ranks.rank))).item()
-    parts["from_first"] = ranks.from_first(lambda: f"made by {ranks.rank}")
-    parts["at_first"] = ranks.at_first(ranks.rank)
+    ranks = join()
+    parts: dict[str, object] = {}
+    for backend in sys.argv[2:]:
+        parts[backend] = run_compiled(ranks, backend)
+    if not parts:
+        parts = {
+            name: run_case(ranks, [batch_of(seed) for seed in batches[ranks.rank]]) for name, batches in CASES.items()
+        }
+        parts["half"] = run_case(ranks, [batch_of(CASES["boxes_everywhere"][ranks.rank][0])], "o1")
+        parts["overflow"] = run_overflow(ranks, late=False)
+        parts["late_overflow"] = run_overflow(ranks, late=True)
+        parts["maximum"] = ranks.maximum(torch.tensor(float(ranks.rank))).item()
+        parts["from_first"] = ranks.from_first(lambda: f"made by {ranks.rank}")
+        parts["at_first"] = ranks.at_first(ranks.rank)
     torch.save(parts, Path(sys.argv[1]) / f"{ranks.rank}.pt")
     ranks.leave()
 

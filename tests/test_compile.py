@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pytest
 import tiny
 import torch
+from graph_counter import GraphCounter
 from test_static_step import BATCHES
 from torch import Tensor
-from torch._dynamo.backends.registry import lookup_backend
 from torch.utils._pytree import tree_leaves
 
 from gfl.engine.fake_step import RATE
@@ -26,19 +26,6 @@ CANVASES = (tiny.CANVAS, (96, 64))
 FLOAT32 = tiny.run_config(OptimConfig(ema=0.99), norm="frozen_bn")
 O1 = tiny.run_config(OptimConfig("adamw"), precision="o1")
 RUNS = {"fp32, two canvases": (FLOAT32, CANVASES), "o1": (O1, CANVASES[:1])}
-
-
-class GraphCounter:
-    """A backend of torch.compile that keeps the graphs it was given and hands them on."""
-
-    def __init__(self, backend: str) -> None:
-        self.backend = lookup_backend(backend)
-        self.graphs: list[torch.fx.GraphModule] = []
-
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
-        self.graphs.append(graph)
-        compiled_graph: Callable[..., object] = self.backend(graph, inputs)
-        return compiled_graph
 
 
 def symbols(graph: torch.fx.GraphModule) -> list[str]:

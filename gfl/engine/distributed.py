@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from gfl.engine.module import Loss
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.settings import RunConfig
 
 Value = TypeVar("Value")
@@ -57,9 +57,12 @@ class Ranks:
     def place(self, device: torch.device) -> torch.device:
         """This rank's own device of a kind, and the group of tensors on it.
 
-        Raises InputError where the host has fewer devices than ranks.
+        Raises InputError where the host has fewer devices than ranks, and where the ranks have devices of two kinds.
         """
-        if self.world == 1 or device.type == "cpu":
+        if self.world == 1:
+            return device
+        self._check_same_kind(device.type)
+        if device.type == "cpu":
             return device
         module, index = torch.get_device_module(device), int(os.environ.get("LOCAL_RANK", self.rank))
         devices = module.device_count()
@@ -71,6 +74,17 @@ class Ranks:
         module.set_device(index)
         self._tensors = dist.new_group(backend=dist.get_default_backend_for_device(device), timeout=PATIENCE)
         return torch.device(device.type, index)
+
+    def _check_same_kind(self, kind: str) -> None:
+        """Raise InputError where DEVICE = 'auto' found another kind on another rank: they could not talk."""
+        kinds: list[str | None] = [None] * self.world
+        dist.all_gather_object(kinds, kind)
+        for rank, found in enumerate(kinds):
+            if found != kinds[0]:
+                raise InputError(
+                    f"rank {rank} runs on {found} and the first rank on {kinds[0]}, expected one kind of device on "
+                    "every host; mend the host that lacks it, or give DEVICE"
+                )
 
     @property
     def backend(self) -> str:
@@ -211,10 +225,10 @@ def join() -> Ranks:
         store.set(f"here/{rank}", "")
         store.wait([f"here/{other}" for other in range(world)], MEETING)
     except (ValueError, dist.DistError) as error:
-        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"the {os.environ['WORLD_SIZE']} ranks of this run did not meet within {MEETING.seconds} s ({reason}); "
-            "start all of them with torchrun, and check --nnodes, --rdzv_endpoint and the network"
+            f"the {os.environ['WORLD_SIZE']} ranks of this run did not meet within {MEETING.seconds} s "
+            f"({first_line(error)}); start all of them with torchrun, and check --nnodes, --rdzv_endpoint and the "
+            "network"
         ) from error
     store.set_timeout(PATIENCE)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)

@@ -69,6 +69,9 @@ class DetectorModule(nn.Module):
 
 def compiled(module: DetectorModule, backend: str = "inductor") -> Loss:
     """The module's forward as one compiled graph a canvas; whatever would break the graph is an error."""
+    # In DDP the graph would end where its buckets do, so that gradients are exchanged meanwhile. All our parameters
+    # enter at the start, in `prepare`: nothing would be gained.
+    torch._dynamo.config.optimize_ddp = False
     return torch.compile(module, backend=backend, fullgraph=True, dynamic=False)
 
 
