@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 
 # What torch_npu and CANN read before they first use the device; what a person has set stays. Kernels are launched from
 # a queue of their own, on cores near the device, into memory that can grow.
@@ -30,15 +30,15 @@ def choose_device(name: str) -> torch.device:
     """'auto' | 'cpu' | 'cuda' | 'npu' -> the device, ready for use; InputError when it is not there."""
     if name == "npu":
         return _npu(name)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("DEVICE='cuda': no CUDA device was found; give DEVICE='auto' or 'cpu', or check the driver")
+    if name == "cuda":
+        return _cuda()
     if name == "auto":
         if "torch_npu" not in sys.modules and importlib.util.find_spec("torch_npu") is not None:
-            _import_torch_npu(name)  # torch did not load it, for a reason that is told here
+            _import_torch_npu(name)  # see gfl/autoload.py
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         if found is None or found.type not in ("cuda", "npu"):  # of others nobody has said that the recipe runs there
             return torch.device("cpu")
-        return _npu(name) if found.type == "npu" else found
+        return _npu(name) if found.type == "npu" else _cuda()
     return torch.device(name)
 
 
@@ -82,6 +82,14 @@ def describe(device: torch.device) -> str:
     return f"{device} {torch.get_device_module(device).get_device_name()}"
 
 
+def _cuda() -> torch.device:
+    """The current CUDA device, on which float32 is float32: TF32 would round what convolutions multiply to 11 bits."""
+    if not torch.cuda.is_available():
+        raise InputError("DEVICE='cuda': no CUDA device was found; give DEVICE='auto' or 'cpu', or check the driver")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device("cuda")
+
+
 def _npu(name: str) -> torch.device:
     """The current NPU with the settings of a training run: fixed shapes, float32 that is float32."""
     npu = _import_torch_npu(name).npu
@@ -118,6 +126,6 @@ def _import_torch_npu(name: str) -> ModuleType:
         ) from error
     except (ImportError, OSError, RuntimeError) as error:  # a shared library of CANN that is not found
         raise InputError(
-            f"DEVICE={name!r}: torch_npu cannot be imported ({str(error).strip().splitlines()[0]}); install CANN and "
-            "source its set_env.sh in this shell, or give DEVICE='cpu'"
+            f"DEVICE={name!r}: torch_npu cannot be imported ({first_line(error)}); install CANN of "
+            "the version that its release notes name, source its set_env.sh in this shell, or give DEVICE='cpu'"
         ) from error
