@@ -59,7 +59,7 @@ def names_of(section: dict[str, str | list[str]], kind: str) -> list[str]:
 
 def test_report_holds_versions_machine_devices_and_torch(report: Callable[..., Report]) -> None:
     found = report("cpu")
-    assert list(found) == ["versions", "machine", "devices", "torch", OPERATORS]
+    assert list(found) == ["versions", "machine", "beside packages", "devices", "torch", OPERATORS]
     assert str(found["versions"]["gfl"]).startswith(__version__)
     assert found["versions"]["torch"] == torch.__version__
     assert "CPUExecutionProvider" in found["versions"]["onnxruntime providers"]
@@ -193,6 +193,27 @@ def test_apex_is_told_by_its_files(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(installed, "APEX_PACKAGES", ("some_apex",))
     assert installed.apex_kind().startswith(kind)
+
+
+def test_cann_is_told_by_the_file_of_its_installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
+    assert installed.cann_version().startswith("absent, or its set_env.sh not sourced")
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    assert installed.cann_version() == f"version unknown, in {tmp_path}"
+    (tmp_path / "aarch64-linux").mkdir()
+    (tmp_path / "aarch64-linux" / "ascend_toolkit_install.info").write_text("package_name=x\nversion=8.3.RC1\n")
+    assert installed.cann_version() == f"8.3.RC1 in {tmp_path}"
+
+
+def test_tools_and_variables_beside_packages_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "atc").write_text("#!/bin/sh\n")
+    (tmp_path / "atc").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    found = installed.surroundings()
+    assert found["atc"] == str(tmp_path / "atc")
+    assert found["npu-smi"] == "absent (Ascend's driver)"
+    assert "ASCEND_RT_VISIBLE_DEVICES=0,1" in found["variables"]  # type: ignore[operator]
 
 
 def test_memory_is_a_number_of_gib() -> None:

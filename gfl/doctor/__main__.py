@@ -27,7 +27,12 @@ Section: TypeAlias = dict[str, object]  # what is asked -> a number, a text or a
 
 def report(device: str) -> dict[str, Section]:
     """{section: {what: answer}}; device is one of DEVICES."""
-    return {"versions": attempt(versions), "machine": attempt(installed.machine), **torch_sections(device)}
+    return {
+        "versions": attempt(versions),
+        "machine": attempt(installed.machine),
+        "beside packages": attempt(installed.surroundings),
+        **torch_sections(device),
+    }
 
 
 def versions() -> Section:

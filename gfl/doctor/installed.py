@@ -14,6 +14,8 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+from gfl.errors import first_line
+
 
 class Part(NamedTuple):
     """A package by the name that is imported, and the names under which it is distributed."""
@@ -38,6 +40,18 @@ PARTS = (
 # These are not imported to see whether they work: the one needs a device and CANN, the other patches torch.
 NPU_DISTRIBUTIONS = ("torch_npu", "torch-npu")
 APEX_PACKAGES = ("apex",)
+# Beside packages, for Ascend and CUDA.
+CANN_HOME = "ASCEND_HOME_PATH"
+TOOLS = {"npu-smi": "Ascend's driver", "atc": "compiles .om files", "nvidia-smi": "NVIDIA's driver"}
+VARIABLES = (
+    "ASCEND_RT_VISIBLE_DEVICES",
+    "TASK_QUEUE_ENABLE",
+    "CPU_AFFINITY_CONF",
+    "PYTORCH_NPU_ALLOC_CONF",
+    "TORCH_NPU_FALLBACK_CPU_DISABLE",
+    "CUDA_VISIBLE_DEVICES",
+    "TORCH_DEVICE_BACKEND_AUTOLOAD",
+)
 GIB = 1024**3
 
 
@@ -120,6 +134,28 @@ def machine() -> dict[str, object]:
     return found | threads
 
 
+def surroundings() -> dict[str, object]:
+    """What an NPU or a GPU needs beside packages: CANN, its tools, the driver's, and the variables that steer them."""
+    found: dict[str, object] = {"CANN": cann_version()}
+    for tool, task in TOOLS.items():
+        found[tool] = shutil.which(tool) or f"absent ({task})"
+    found["ais_bench"] = "present" if importlib.util.find_spec("ais_bench") else "absent (runs .om files)"
+    variables = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    return found | {"variables": variables or "none set"}
+
+
+def cann_version() -> str:
+    """Of the CANN whose set_env.sh was sourced, by the file that its installer leaves."""
+    home = os.environ.get(CANN_HOME)
+    if home is None:
+        return f"absent, or its set_env.sh not sourced ({CANN_HOME} is not set)"
+    for file in sorted(Path(home).glob("**/ascend_*_install.info")):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("version="):
+                return f"{line.removeprefix('version=')} in {home}"
+    return f"version unknown, in {home}"
+
+
 def usable_cores() -> int:
     """As a container or taskset leaves them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -137,5 +173,5 @@ def free_memory() -> str:
 
 def reason(error: BaseException) -> str:
     """An error in one line: its type and the first line of what it says."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0].rstrip('.')}" if said else type(error).__name__
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"
