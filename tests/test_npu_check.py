@@ -144,6 +144,7 @@ def test_a_crash_and_a_bug_lose_neither_the_other_parts_nor_the_report(check: Ch
     assert written["not_run"] == []
     assert written["parts"][4]["figures"] == {"largest": None}  # JSON has no infinity
     page = (check.folder / "npu_check_report.md").read_text()
+    assert json.loads(page.partition("```json\n")[2].removesuffix("```\n")) == written
     assert "| refused | failed |" in page
     assert "no such operator" in page
 

@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nstopped; what is known so far is in {folder}", file=sys.stderr)
         return 130
     counts = ", ".join(f"{count} {status}" for status, count in report.counts().items())
-    print(f"\n{counts}\nsend back {folder / f'{REPORT}.md'} and {folder / f'{REPORT}.json'}")
+    print(f"\n{counts}\nsend back {folder / f'{REPORT}.md'}")
     return 0 if report.passed else 1
 
 

@@ -1,4 +1,4 @@
-"""The report that a person sends back: one JSON for machines and one Markdown page for people, in one folder."""
+"""The report that a person sends back: a Markdown page that ends in all figures as JSON, which also lie beside it."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ def write_report(folder: Path, report: Report) -> None:
         "not_run": list(report.left),
         "doctor": report.doctor,
     }
-    write_atomic(folder / f"{REPORT}.json", to_json(content, indent=2) + "\n")
-    write_atomic(folder / f"{REPORT}.md", markdown(report))
+    figures = to_json(content, indent=2) + "\n"
+    write_atomic(folder / f"{REPORT}.json", figures)
+    write_atomic(folder / f"{REPORT}.md", f"{markdown(report)}\n## All figures\n\n```json\n{figures}```\n")
 
 
 def markdown(report: Report) -> str:
