@@ -5,7 +5,8 @@ that the wheel leaves unresolved or looks up by name becomes a function that ret
 'npu' a step then dispatches as it would there, and nothing is computed. That checks operators, dtypes and devices.
 It is no hardware test: no kernel runs, no number is right or wrong.
 
-Exit code 0 when every rule holds, or with the reason when it cannot be set up here; 1 when a rule is broken.
+Exit code 0 when every rule holds, or with the reason when it cannot be set up here; 1 when a rule is broken, or the
+stubs stand for no device.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from io import StringIO
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / ".venv-npu"
+FOLDER = ROOT / ".venv-npu-trace"
 CANVASES = ((800, 1088), (800, 1344), (1344, 800))
 
 OPENED_BY_NAME = "libacl_tdt_channel.so"  # beside those that the wheel is linked with
@@ -228,11 +229,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     python = str(arguments.folder.resolve() / "bin" / "python")
     try:
         environment = set_up(arguments.folder.resolve(), metadata.version("torch").split("+")[0])
-        if run([python, "-c", "import torch_npu; print(torch_npu.npu.device_count())"], environment).split()[-1] != "1":
-            raise CannotSetUpError("torch_npu does not see the stub's device")
     except CannotSetUpError as error:
         print(f"npu-trace skipped: {error}")
         return 0
+    count = "import torch_npu; print(torch_npu.npu.device_count())"
+    seen = subprocess.run([python, "-c", count], env=environment, capture_output=True, text=True)
+    if seen.stdout.split()[-1:] != ["1"]:
+        print(f"npu-trace failed: torch_npu does not see the stubs' device\n{seen.stdout}{seen.stderr}")
+        return 1
     return subprocess.run([python, __file__, "--inside"], env=environment).returncode
 
 
