@@ -215,6 +215,7 @@ def test_bfloat16_convolves_and_multiplies_no_matrices() -> None:
 
 STEPS, STEADY_RATE = 50, 0.001  # at 0.002 two courses part by 0.1 after 40 steps, whatever their first difference
 LOSS_BOUND = 0.005  # of float32's loss, at any of the steps; seen: 0.0009
+R50_BOUND = 0.01  # the same of the R50 over 10 steps
 PATH_BOUND = 0.05  # of the way that the weights go, at the end; seen: 0.011
 REAL, REAL_CANVAS = (
     DetectorConfig(
@@ -266,13 +267,13 @@ class Course(NamedTuple):
     skipped: float
 
 
-def course(cfg: DetectorConfig, canvas: Canvas, precision: str) -> Course:
+def course(cfg: DetectorConfig, canvas: Canvas, precision: str, steps: int = STEPS) -> Course:
     run = replace(run_config(OptimConfig("sgd", ema=0.9)), detector=cfg, precision=precision)
     module = DetectorModule(detector.init(cfg), cfg, [canvas], CPU, policy_of(precision))
     state = make_state(module, run)
     start = weights_of(state)
     batches = [on_canvas(make_batch(seed), canvas, seed) for seed in range(4)]
-    metrics = [step(state, [batches[number % 4]], STEADY_RATE, run.optim) for number in range(STEPS)]
+    metrics = [step(state, [batches[number % 4]], STEADY_RATE, run.optim) for number in range(steps)]
     losses = torch.stack([row["loss"] for row in metrics])
     return Course(losses, start, weights_of(state), float(metrics[-1]["skipped"]))
 
@@ -328,6 +329,16 @@ def test_50_steps_in_emulated_float16_stay_near_those_in_float32(monkeypatch: py
     with emulated_half(monkeypatch):
         half = course(EMULATED, EMULATED_CANVAS, "o1")
     assert_near(half, full)
+
+
+@pytest.mark.slow  # the paper's R50
+def test_r50_in_emulated_float16_stays_near_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg, steps = DetectorConfig(), 10
+    full = course(cfg, EMULATED_CANVAS, "fp32", steps)
+    with emulated_half(monkeypatch):
+        half = course(cfg, EMULATED_CANVAS, "o1", steps)
+    assert half.skipped == 0
+    assert 0 < ((half.losses - full.losses).abs() / full.losses).max().item() < R50_BOUND
 
 
 # ---- overflow, in real float16 ----
