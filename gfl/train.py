@@ -81,6 +81,8 @@ class Training:
             for data in filter(None, (self.data, self.val)):
                 pictures = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
                 ranks.check_same(pictures, data.annotations)
+        together = cfg.batch_size // cfg.accumulate  # pictures of a batch, over all ranks
+        self.epoch_settings = epoch_settings(self.data.pictures, cfg.data, self.canvases, together, cfg.seed)
         self.state, self.origin = self._initial_state(resumed=saved is not None)
         self.best, self.evaluation_due = -1.0, False
         if saved is not None:
@@ -103,17 +105,12 @@ class Training:
         state.forward = ranks.synchronised(state.forward)
         return state, origin
 
-    def epoch_settings(self) -> dict[str, str]:
-        """What decides an epoch's batches; a checkpoint of the middle of one holds it."""
-        cfg = self.cfg
-        return epoch_settings(self.data.pictures, cfg.data, self.canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
-
     def _check_same_epoch(self, saved: Mapping[str, object]) -> None:
         """Raise InputError where a run goes on in the middle of an epoch whose batches are other ones now."""
-        cursor, before = self.state.cursor, saved["epoch_settings"]
+        cursor, before = self.state.cursor, saved.get("epoch_settings")
         if cursor.batch == 0 or not isinstance(before, dict):
             return
-        for name, now in self.epoch_settings().items():
+        for name, now in self.epoch_settings.items():
             if before[name] != now:
                 raise InputError(
                     f"got {name} = {now} where the run stopped with {before[name]} in the middle of epoch "
@@ -234,7 +231,7 @@ def save(run: Training, name: str) -> None:
         "operative": run.parsed.operative_text,
         "names": list(run.data.names),
         "category_ids": list(run.data.category_ids),
-        "epoch_settings": run.epoch_settings() if run.state.cursor.batch else {},
+        "epoch_settings": run.epoch_settings,
         "canvases": None if run.canvases is None else [list(canvas) for canvas in run.canvases],
     }
     write_checkpoint(run.folder.path / name, tree)

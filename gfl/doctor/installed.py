@@ -149,7 +149,7 @@ def cann_version() -> str:
     home = os.environ.get(CANN_HOME)
     if home is None:
         return f"absent, or its set_env.sh not sourced ({CANN_HOME} is not set)"
-    for file in sorted(Path(home).glob("**/ascend_*_install.info")):
+    for file in [*Path(home).glob("ascend_*_install.info"), *Path(home).glob("*/ascend_*_install.info")]:
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("version="):
                 return f"{line.removeprefix('version=')} in {home}"
