@@ -44,8 +44,8 @@ def head_lines(
         "lr",
         f"{optim.lr * cfg.batch_size / 16:g} ({optim.lr:g} for 16 images, scaled to {cfg.batch_size})",
         f"{optim.optimizer}, {optim.schedule}",
-        f"{optim.warmup_steps} warm-up steps",
-        f"{cfg.max_steps} steps" if cfg.max_steps else f"{cfg.epochs} epochs",
+        counted(optim.warmup_steps, "warm-up step"),
+        counted(cfg.max_steps, "step") if cfg.max_steps else counted(cfg.epochs, "epoch"),
     )
 
 
