@@ -29,7 +29,7 @@ from gfl.report.coco_eval import CocoResult, evaluate_detections
 CLASSES, BOXES, DETECTIONS = 80, 7, 100
 SIZE_HW = (480, 640)
 EXAMPLE = "pycocotools' example"
-BACKENDS = ("pycocotools", "faster")
+BACKENDS = ("pycocotools", *(["faster"] if find_spec("faster_coco_eval") is not None else []))
 
 
 def write_truth(path: Path, pictures: int) -> None:
@@ -112,9 +112,7 @@ def measure(arguments: argparse.Namespace) -> Found:
         write_truth(truth, pictures)
         detections = make_detections(truth)
         counts: dict[str, Callable[[], float]] = {EXAMPLE: partial(example, truth, detections)}
-        for backend in BACKENDS:
-            if backend != "faster" or find_spec("faster_coco_eval") is not None:
-                counts[f"ours, {backend}"] = partial(ours, truth, detections, backend)
+        counts |= {f"ours, {backend}": partial(ours, truth, detections, backend) for backend in BACKENDS}
         forms: list[Form] = [timed(label, count) for label, count in counts.items()]
         timings = interleave(forms, rounds_of(arguments))
         aps = {label: count() for label, count in counts.items()}

@@ -269,9 +269,10 @@ def _check(bindings: _Bindings) -> tuple[str, ...]:
             _check_type(name, _resolve(binding.value, (name,), bindings, used), bindings)
     base = str(config_folder() / BASE)
     unused = {name: each for name, each in bindings.items() if "." not in name and name not in used}
+    knobs = _base()[0] if unused else {}
     for name, binding in unused.items():
-        if binding.source == COMMAND_LINE or (name not in _base()[0] and _near(name, used, LIKELY_TYPO)):
-            raise InputError(_unused_knob(name, binding, used))
+        if binding.source == COMMAND_LINE or (name not in knobs and _near(name, used, LIKELY_TYPO)):
+            raise InputError(_unused_knob(name, binding, used, known=name in knobs))
     return tuple(f"{name} = {each.value!r} ({each.place})" for name, each in unused.items() if each.source != base)
 
 
@@ -328,12 +329,12 @@ def _spell(expected: object) -> str:
     return str(expected).replace("typing.", "")
 
 
-def _unused_knob(name: str, binding: _Binding, used: Collection[str]) -> str:
-    """What is wrong with a macro that nothing uses."""
+def _unused_knob(name: str, binding: _Binding, used: Collection[str], *, known: bool) -> str:
+    """What is wrong with a macro that nothing uses; known: base.gin has it."""
     given = f"{binding.place}: {name} = {binding.value!r}"
     if binding.source == COMMAND_LINE:
         given = f"{COMMAND_LINE} '{name} = {binding.value!r}'"
-    if name in _base()[0]:
+    if known:
         return f"{given} changes nothing, because a run file binds its setting directly; remove one of the two"
     return f"{name} is no knob ({given}); {_nearest(name, used)}"
 

@@ -77,12 +77,15 @@ class Training:
             world=ranks.world,
             pin_memory=self.device.type != "cpu",
         )
+        checksum = fingerprint(self.data.pictures)
         if ranks.world > 1:
-            for data in filter(None, (self.data, self.val)):
-                pictures = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
-                ranks.check_same(pictures, data.annotations)
+            checksums = [(self.data, checksum)]
+            if self.val is not None:
+                checksums.append((self.val, fingerprint(self.val.pictures)))
+            for data, found in checksums:
+                ranks.check_same(f"{len(data.pictures)} pictures (checksum {found:08x})", data.annotations)
         together = cfg.batch_size // cfg.accumulate  # pictures of a batch, over all ranks
-        self.epoch_settings = epoch_settings(self.data.pictures, cfg.data, self.canvases, together, cfg.seed)
+        self.epoch_settings = epoch_settings(checksum, cfg.data, self.canvases, together, cfg.seed)
         self.state, self.origin = self._initial_state(resumed=saved is not None)
         self.best, self.evaluation_due = -1.0, False
         if saved is not None:
@@ -161,7 +164,7 @@ def train(run: Training) -> None:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
             if enough_steps(run):
                 break
-            # Not after the epoch's last batch: what is saved there includes the evaluation, which would be repeated.
+            # Not after the epoch's last batch: that is saved below, as the beginning of the next epoch.
             if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < batches_in_epoch:
                 log.flush()
                 save(run, LAST)

@@ -202,11 +202,12 @@ def fingerprint(pictures: Sequence[Picture]) -> int:
 
 
 def epoch_settings(
-    pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[Canvas] | None, batch_size: int, seed: int
+    checksum: int, cfg: DataConfig, canvases: Sequence[Canvas] | None, batch_size: int, seed: int
 ) -> dict[str, str]:
     """What decides which pictures are in which batch of an epoch, by the names that a person knows it by.
 
-    batch_size is pictures a batch over all ranks. What only changes the pictures (FLIP, say) is not in it.
+    checksum: the `fingerprint` of the pictures. batch_size is pictures a batch over all ranks. What only changes the
+    pictures (FLIP, say) is not in it.
     """
     return {
         "SEED": str(seed),
@@ -214,7 +215,7 @@ def epoch_settings(
         "SHORT_SIDE": str(cfg.short_side),
         "LONG_SIDE": str(cfg.long_side),
         "CANVASES": str(None if canvases is None else [tuple(canvas) for canvas in canvases]),
-        "the checksum of the training pictures": f"{fingerprint(pictures):08x}",
+        "the checksum of the training pictures": f"{checksum:08x}",
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from gfl import __version__
+from gfl.autoload import SWITCH
 from gfl.doctor import installed
 from gfl.engine.environment import git_commit
 from gfl.errors import InputError
@@ -47,7 +48,7 @@ def torch_sections(device: str) -> dict[str, Section]:
     try:
         from gfl.doctor import torch_report  # late: torch itself may be what is broken
     except Exception as error:
-        hint = "TORCH_DEVICE_BACKEND_AUTOLOAD=0 in the environment leaves out device packages such as torch_npu"
+        hint = f"{SWITCH}=0 in the environment leaves out device packages such as torch_npu"
         return {"torch": {"broken": f"{installed.reason(error)}; {hint}"}}
     return {
         "devices": attempt(lambda: torch_report.devices(device)),

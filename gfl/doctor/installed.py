@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+from gfl.autoload import SWITCH
 from gfl.errors import first_line
 
 
@@ -50,7 +51,7 @@ VARIABLES = (
     "PYTORCH_NPU_ALLOC_CONF",
     "TORCH_NPU_FALLBACK_CPU_DISABLE",
     "CUDA_VISIBLE_DEVICES",
-    "TORCH_DEVICE_BACKEND_AUTOLOAD",
+    SWITCH,
 )
 GIB = 1024**3
 

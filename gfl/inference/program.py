@@ -42,8 +42,9 @@ def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, .
             f"{path} cannot be read as a torch.export program ({first_line(error)}); export or copy it again"
         ) from error
     text = extra[DESCRIPTION]
-    about = Description.from_metadata(json.loads(text) if text else {}, path)
-    return program, about, tuple(json.loads(json.loads(text)["output_names"]))
+    metadata = json.loads(text) if text else {}
+    about = Description.from_metadata(metadata, path)
+    return program, about, tuple(json.loads(metadata["output_names"]))
 
 
 @dataclass(frozen=True)
