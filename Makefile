@@ -44,8 +44,8 @@ test-slow: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict gfl/tensors gfl/model gfl/config.py
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(BIN)/mypy --strict gfl export infer benchmarks
+	$(BIN)/python -m pytest -q tests/test_imports.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks --output docs/benchmarks.md

@@ -17,15 +17,17 @@ PACKAGES = [
     "gfl.data",
     "gfl.doctor",
     "gfl.engine",
-    "gfl.inference",
     "gfl.model",
     "gfl.model.backbones",
     "gfl.npu_check",
+    "gfl.operators",
+    "gfl.record",
     "gfl.report",
+    "gfl.runtime",
+    "gfl.runtime.on_torch",
     "gfl.tensors",
     "export",
     "infer",
-    "benchmarks",
 ]
 
 REQUIREMENTS = [
@@ -60,11 +62,11 @@ EXTRAS = {
 
 
 def version() -> str:
-    """The version, read from gfl/__init__.py without importing it: its requirements are not there yet."""
-    text = (ROOT / "gfl" / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    """The version, read from gfl/version.py without importing it: its requirements are not there yet."""
+    text = (ROOT / "gfl" / "version.py").read_text(encoding="utf-8")
+    found = re.search(r'^VERSION = "([^"]+)"$', text, flags=re.MULTILINE)
     if found is None:
-        raise RuntimeError('gfl/__init__.py has no line __version__ = "..."')
+        raise RuntimeError('gfl/version.py has no line VERSION = "..."')
     return found.group(1)
 
 
@@ -80,7 +82,7 @@ setup(
     packages=PACKAGES,
     # The run files lie in gin/ and ship as gfl/configs.
     package_dir={"gfl.configs": "gin"},
-    package_data={"gfl.configs": ["*.gin"], "gfl.engine": ["npu_operators.txt"]},
+    package_data={"gfl.configs": ["*.gin"], "gfl.operators": ["npu_operators.txt"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

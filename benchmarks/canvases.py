@@ -38,7 +38,8 @@ from gfl.config import read_run
 from gfl.data.canvas import Canvas, own_canvas, round_up
 from gfl.data.coco import CocoData, Picture, read_coco
 from gfl.data.loader import Work, build_batch, canvases_for
-from gfl.data.sampler import BLANK, BatchPlan, box_slots, draw_places, ignored_slots, train_plan
+from gfl.data.plan import BLANK, BatchPlan, draw_places, train_plan
+from gfl.data.sizes import box_slots, ignored_slots
 from gfl.data.synthetic import write_synthetic
 from gfl.engine.state import TrainState, step
 from gfl.errors import InputError

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from gfl.engine.op_trace import Op, OpTrace
+from gfl.operators.trace import Op, OpTrace
 
 HOST_READ = "_local_scalar_dense"  # what .item(), bool(tensor) and the like come down to
 

@@ -25,13 +25,14 @@ from benchmarks.program import gemm_of, rounds_of
 from benchmarks.tables import Found, Table
 from export.graph import example_inputs, graph_of, trace
 from export.translate import to_onnx
-from gfl.engine.description import INPUT_NAMES
-from gfl.engine.session import Session, open_session
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.backbones.resnet import ResNetConfig
-from gfl.model.detector import DetectorConfig, Prepared
+from gfl.model.detector import DetectorConfig
+from gfl.model.prepare import Prepared
 from gfl.model.structures import Detections
+from gfl.runtime.description import INPUT_NAMES
+from gfl.runtime.onnx_session import Session, open_session
 from gfl.settings import Canvas
 from gfl.tensors.variables import Variables
 

@@ -29,8 +29,9 @@ from benchmarks.program import (
 from benchmarks.tables import Found, Table
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import TrainLoader, canvases_for
-from gfl.data.sampler import eval_short_side
-from gfl.data.transforms import read_picture, resize, resized_size
+from gfl.data.picture_files import read_picture
+from gfl.data.sizes import eval_short_side
+from gfl.data.transforms import resize, resized_size
 from gfl.errors import InputError
 from gfl.settings import DataConfig
 

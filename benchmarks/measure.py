@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from gfl import __version__
-from gfl.engine.environment import git_commit
+from gfl.record.environment import git_commit
+from gfl.version import VERSION
 
 Sample = Mapping[str, float]  # label -> seconds of one call
 Form = Callable[[], Sample]  # runs what it measures once; may measure several parts of it
@@ -160,7 +160,7 @@ def machine() -> dict[str, object]:
 def versions() -> dict[str, object]:
     """The versions of everything that computes here."""
     return {
-        "gfl": __version__,
+        "gfl": VERSION,
         "commit": git_commit(Path(__file__).resolve().parents[1]),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -25,16 +25,17 @@ from benchmarks.inputs import write_pictures
 from benchmarks.measure import Form, Sample, Timing, figures_of, interleave, paired_ratio, rates, spread
 from benchmarks.program import rounds_of
 from benchmarks.tables import Found, Table
-from export.metadata import attach
+from export.write_onnx import attach
 from gfl.config import read_run
 from gfl.data.canvas import Canvas
 from gfl.data.synthetic import CATEGORY_IDS, SHAPES
 from gfl.engine.checkpoints import TrainedModel, load_trained
-from gfl.engine.files import write_atomic
 from gfl.errors import InputError
-from gfl.inference.checkpoint import describe
-from gfl.inference.models import Model, open_model
+from gfl.files import write_atomic
 from gfl.model import detector
+from gfl.runtime.model import Model
+from gfl.runtime.on_torch.pt_file import describe
+from gfl.runtime.open import open_model
 from infer.pipeline import run_pictures
 from infer.recorder import Recorder
 from infer.results import DETECTIONS, detections_file

@@ -15,9 +15,10 @@ from gfl.model import fpn, head
 from gfl.model.anchors import SCALE, Grid, cells_inside, padded_sizes
 from gfl.model.assign import INSIDE_PX
 from gfl.model.backbones.resnet import BLOCKS, ResNetConfig
-from gfl.model.detector import NORM_EPS, DetectorConfig, normalise
+from gfl.model.detector import DetectorConfig, normalise
 from gfl.model.losses import LossConfig, LossTerms, dfl, qfl
 from gfl.model.postprocess import detect
+from gfl.model.prepare import NORM_EPS
 from gfl.model.structures import Detections, Outputs
 from gfl.tensors.boxes import boxes_from_distances, distances_from_boxes, iou, iou_and_giou
 from gfl.tensors.distribution import integral

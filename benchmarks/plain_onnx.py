@@ -19,8 +19,9 @@ from torch import Tensor
 from export.translate import IR_VERSION, OPSET
 from gfl.model.anchors import make_grid
 from gfl.model.backbones.resnet import BLOCKS, ResNetConfig
-from gfl.model.detector import DetectorConfig, Prepared
+from gfl.model.detector import DetectorConfig
 from gfl.model.head import HeadConfig
+from gfl.model.prepare import Prepared
 from gfl.settings import Canvas
 from gfl.tensors.variables import flatten
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.measure import Gemm, machine
 from benchmarks.tables import Found, Report, as_json, load_text, page, plain_text
-from gfl.engine.files import write_atomic
 from gfl.errors import InputError
+from gfl.files import write_atomic
 from gfl.model.anchors import CANVAS_MULTIPLE
 from gfl.settings import Canvas
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from benchmarks.measure import Timing, spread, versions
-from gfl.engine.files import to_json
+from gfl.files import to_json
 from gfl.report.tables import aligned, text_width
 
 TERMINAL_COLUMNS = 100

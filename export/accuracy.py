@@ -15,10 +15,10 @@ import numpy as np
 
 from export.precision import LARGEST_LOSS
 from export.samples import SampleBatch, Truth
-from gfl.engine.description import Arrays, Description
-from gfl.engine.files import to_json
-from gfl.inference.result import CocoDetection, Placed, result_of
+from gfl.files import to_json
 from gfl.report.coco_eval import CocoResult, evaluate_detections
+from gfl.runtime.description import Arrays, Description
+from gfl.runtime.result import CocoDetection, Placed, result_of
 
 SURE = 0.3  # the score from which a detection of PyTorch's is taken as true
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
-from gfl.engine.session import Session, open_session
+from gfl.runtime.onnx_session import Session, open_session
 
 TOLERANCE = 1e-3  # of a tensor's largest value; float32 and other kernels were seen to differ by 1e-4
 OVERVIEW = 16  # tensors that are compared where all is well

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from gfl.engine.description import DETECTION_NAMES
 from gfl.engine.module import FunctionModule
 from gfl.model import detector, postprocess
 from gfl.model.anchors import Grid, make_grid, padded_sizes
-from gfl.model.detector import DetectorConfig, Prepared
+from gfl.model.detector import DetectorConfig
+from gfl.model.prepare import Prepared
+from gfl.runtime.description import DETECTION_NAMES
 from gfl.settings import Canvas
 from gfl.tensors.variables import Variables
 

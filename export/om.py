@@ -18,26 +18,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python export/om.py`
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that the sentence about it can be said
 
 from export import command
-
-SOC_VERSION = "Ascend310P3"  # stands in a printed command where none was named
-PRECISION_MODES = ("force_fp32", "must_keep_origin_dtype", "allow_fp32_to_fp16", "allow_mix_precision", "force_fp16")
-# Convolutions in fp16, all else in the file's own type. ATC's own default, force_fp16, has no room for a box's area in
-# pixels (65,504 is its largest number), and its mixed precision decides by lists of operators that we do not know.
-PRECISION_MODE = "allow_fp32_to_fp16"
-
-
-class Source(NamedTuple):
-    """What an .onnx says of itself."""
-
-    metadata: dict[str, str]
-    inputs: dict[str, tuple[int, ...]]  # name -> shape
-    output_names: tuple[str, ...]
+from export.atc import PRECISION_MODE, PRECISION_MODES, atc_command, read_source
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,62 +67,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"next, on the machine with the NPU: {shlex.join(infer)}")
 
 
-def atc_command(
-    model: Path, soc_version: str = SOC_VERSION, precision_mode: str = PRECISION_MODE, output: Path | None = None
-) -> list[str]:
-    """The command that compiles an .onnx; by default it writes beside the file.
-
-    Raises InputError for a file that is missing, not of this project, not static, or int8.
-    """
-    shapes = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in read_source(model).inputs.items())
-    return [
-        "atc",
-        "--framework=5",  # ONNX
-        f"--model={model}",
-        f"--output={(output or model).with_suffix('')}",  # ATC adds .om
-        "--input_format=ND",  # one value for all inputs, and the second is no picture
-        f"--input_shape={shapes}",
-        f"--soc_version={soc_version}",
-        f"--precision_mode={precision_mode}",
-    ]
-
-
-def read_source(path: Path) -> Source:
-    """Read what a file says of itself. Raises as `atc_command`."""
-    import onnx  # late: this module is imported for --help, too
-
-    from gfl.engine.description import Description
-    from gfl.errors import InputError
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's own type, which is not public
-        raise InputError(f"{path} cannot be read as ONNX ({error}); export or copy it again") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if Description.from_metadata(metadata, path).precision == "int8":
-        raise InputError(
-            f"{path} is int8, which is for ONNX Runtime on the CPU and CUDA: CANN's operator list has no "
-            "QuantizeLinear and DequantizeLinear; export it with --precision fp32 or fp16"
-        )
-    inputs = {}
-    for value in model.graph.input:
-        shape = tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-        if not all(shape):
-            raise InputError(
-                f"{path} has an input {value.name} of no fixed shape, expected static ones; export it again"
-            )
-        inputs[value.name] = shape
-    return Source(metadata, inputs, tuple(value.name for value in model.graph.output))
-
-
 def compile_om(model: Path, output: Path, soc_version: str, precision_mode: str) -> None:
     """Run ATC and put the .om and its description into place, both or none. Raises CheckError where ATC fails."""
     from export.check import CheckError
-    from gfl.engine.description import Description
-    from gfl.engine.files import make_folder, write_atomic, write_errors
-    from gfl.engine.om_model import description_path, description_text
+    from gfl.files import make_folder, write_atomic, write_errors
+    from gfl.runtime.description import Description
+    from gfl.runtime.om_file import description_path, description_text
 
     make_folder(output.absolute().parent)
     with write_errors(output), tempfile.TemporaryDirectory(prefix=".atc_", dir=output.absolute().parent) as name:

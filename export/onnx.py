@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> None:
     """Export each size and say what was written."""
     from export.summary import summary  # late, as in `command.main`
-    from export.write import write_export
+    from export.write_onnx import write_export
 
     command.export_sizes(arguments, lambda request, size: summary(write_export(request, size), request.precision))
 

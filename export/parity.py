@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.accuracy import Accuracy
-from gfl.engine.description import Arrays, Thresholds
+from gfl.runtime.description import Arrays, Thresholds
 
 # The most that a score, a box or a spread (px) may differ: ten times what float32 and other kernels were seen to do.
 SCORE_TOLERANCE = 1e-4

@@ -13,7 +13,7 @@ from export.precision import COUNTED_SAMPLES, SAMPLES
 from export.samples import Truth, annotated_pictures, picture_files
 from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas
-from gfl.data.sampler import eval_short_side
+from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
 from gfl.settings import Canvas

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import fit_canvas
 from gfl.data.coco import read_coco
+from gfl.data.picture_files import PICTURES, is_picture, read_picture
 from gfl.data.synthetic import draw_scene
-from gfl.data.transforms import PICTURES, Image, is_picture, read_picture, resize, resized_size
-from gfl.engine.description import INPUT_NAMES
+from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
-from gfl.inference.pictures import stack
+from gfl.runtime.description import INPUT_NAMES
+from gfl.runtime.inputs import stack
 from gfl.settings import Canvas
 
 GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas, so that padding occurs

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import onnx
 
+from export.atc import atc_command
 from export.check import DTYPES
-from export.om import atc_command
 from export.parity import Parity
 from export.precision import REMARKS
 from export.request import Request
-from export.write import Written
+from export.write_onnx import Written
 from gfl.data.paths import SYNTHETIC, split_paths
 from gfl.errors import InputError
 from gfl.settings import DataConfig

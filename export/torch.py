@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> None:
     """Export each size and say what was written."""
-    from export.program import program_summary, write_program  # late, as in `command.main`
+    from export.write_pt2 import program_summary, write_program  # late, as in `command.main`
 
     command.export_sizes(arguments, lambda request, size: program_summary(write_program(request, size)))
 

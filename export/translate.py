@@ -13,6 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch.export import ExportedProgram
 
+from export.graph import Exported, example_inputs, trace
+from gfl.model.prepare import Prepared
+from gfl.runtime.description import INPUT_NAMES, Description
+
 OPSET = 17  # the last that CANN's parser takes (ONNX 1.12)
 IR_VERSION = 10  # the last that runtimes of 2024 take
 TORCH_OPSET = 18  # what PyTorch's exporter writes; asked for less, its way down fails on constants and it keeps 18
@@ -102,3 +106,9 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def translate(graph: Exported, prepared: Prepared, about: Description) -> Translation:
+    """Trace a function with its weights and translate it."""
+    program = trace(graph.function, prepared.tree, example_inputs(about.batch, about.size))
+    return to_onnx(program, INPUT_NAMES, graph.output_names)

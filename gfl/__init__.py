@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gfl.autoload import leave_out_torch_npu
+from gfl.version import VERSION
 
 if TYPE_CHECKING:
-    from gfl.inference.detect import load as load
+    from gfl.runtime.detect import load as load
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 leave_out_torch_npu()
 
@@ -17,7 +18,7 @@ leave_out_torch_npu()
 def __getattr__(name: str) -> object:
     """`gfl.load`, found when it is first asked for: `import gfl` alone loads nothing heavy."""
     if name == "load":
-        from gfl.inference.detect import load
+        from gfl.runtime.detect import load
 
         return load
     raise AttributeError(f"module 'gfl' has no attribute {name!r}")

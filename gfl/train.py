@@ -19,23 +19,24 @@ from gfl.config import ParsedRun, read_run, read_text
 from gfl.data.coco import read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader, canvases_for
 from gfl.data.paths import split_paths
-from gfl.data.sampler import epoch_settings, fingerprint
-from gfl.engine import progress
+from gfl.data.plan import epoch_settings, fingerprint
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators
-from gfl.engine.distributed import Ranks, join, pictures_a_rank
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
-from gfl.engine.records import LAST, RunFolder, last_checkpoint, open_run
+from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
-from gfl.engine.steplog import StepLog, StepNote
 from gfl.errors import InputError
-from gfl.evaluate import detect_all, in_order
-from gfl.inference.checkpoint import predictor
 from gfl.model import detector
+from gfl.record import console as progress
+from gfl.record.run_folder import LAST, RunFolder, last_checkpoint, open_run
+from gfl.record.run_head import head_lines
+from gfl.record.step_log import StepLog, StepNote
 from gfl.report.coco_eval import evaluate_detections
 from gfl.report.tables import evaluation_report
-from gfl.run_head import head_lines
+from gfl.report.words import counted, headline
+from gfl.runtime.on_torch.dataset import detect_all, in_order
+from gfl.runtime.on_torch.pt_file import predictor
 from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
 
@@ -323,9 +324,9 @@ def tell_head(run: Training, folder: RunFolder) -> None:
     for text in head_lines(run.cfg, run.state.module, run.loader, run.val, run.origin):
         run.out.line(text)
     if run.ranks.world > 1:
-        share = progress.counted(run.batch, "image") + " each"
-        run.out.line(progress.headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
-    run.out.line(progress.headline("run", str(folder.path)))
+        share = counted(run.batch, "image") + " each"
+        run.out.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
+    run.out.line(headline("run", str(folder.path)))
     for unused in run.parsed.unused:
         run.out.line(f"note: nothing uses {unused}")
 

@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 
-from gfl.data.transforms import Image, read_picture, resize, resized_size
-from gfl.engine.files import write_errors
+from gfl.data.picture_files import read_picture
+from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
-from gfl.inference.result import Result
+from gfl.files import write_errors
+from gfl.runtime.result import Result
 from infer.sources import Files, Inputs
 
 JPEG_QUALITY = 90

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from gfl.engine.files import to_json, write_atomic
-from gfl.engine.progress import counted
 from gfl.errors import InputError
+from gfl.files import to_json, write_atomic
+from gfl.report.words import counted
 from infer.results import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
 
 SAME = {

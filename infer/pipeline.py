@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import Canvas
 from gfl.data.transforms import Image, resize
-from gfl.engine.description import Arrays, Description
-from gfl.engine.providers import Placement
 from gfl.errors import InputError
-from gfl.inference.result import Placed, Result, result_of
+from gfl.runtime.description import Arrays, Description
+from gfl.runtime.providers import Placement
+from gfl.runtime.result import Placed, Result, result_of
 from infer.batches import OWN_OPEN, Batches, Member, StoppedError
+from infer.sources import Source
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ MOST_READERS = 8
 
 
 class Runner(Protocol):
-    """The part of `gfl.inference.models.Model` that is used here."""
+    """The part of `gfl.runtime.model.Model` that is used here."""
 
     @property
     def description(self) -> Description:
@@ -57,24 +58,6 @@ class Runner(Protocol):
 
     def place(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
         """A picture's canvas and its resized size in it."""
-
-
-class Opened(NamedTuple):
-    """A picture that is about to be decoded."""
-
-    pixels: int  # as its header says, to know what the decoding takes
-    decode: Callable[[], Image]  # uint8 (H,W,3) RGB; raises InputError where it cannot
-
-
-class Source(Protocol):
-    """A picture to come."""
-
-    @property
-    def name(self) -> str:
-        """What its result and its failure are called."""
-
-    def open(self) -> Opened:
-        """Raises InputError where it cannot be read."""
 
 
 class Failed(NamedTuple):

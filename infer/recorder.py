@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gfl.inference.result import Result
+from gfl.runtime.result import Result
 from infer.pipeline import Failed, in_order
 from infer.results import DetectionsFile, encode_line
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from gfl.engine.files import make_folder, to_json, write_errors
 from gfl.errors import InputError
+from gfl.files import make_folder, to_json, write_errors
 
 DRAWN, DETECTIONS, SUMMARY = "drawn", "detections.json", "summary.json"  # moved into place in this order
 

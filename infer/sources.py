@@ -8,17 +8,18 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
-from gfl.data.transforms import JPEG_START, PICTURES, PNG_START, Image, decode_picture, is_picture
+from gfl.data.picture_files import JPEG_START, PICTURES, PNG_START, decode_picture, is_picture
+from gfl.data.transforms import Image
 from gfl.errors import InputError
-from infer.pipeline import Opened, Source
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that state the picture's size
@@ -190,3 +191,21 @@ def stated_pixels(data: bytes) -> int:
             )
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return len(data)
+
+
+class Opened(NamedTuple):
+    """A picture that is about to be decoded."""
+
+    pixels: int  # as its header says, to know what the decoding takes
+    decode: Callable[[], Image]  # uint8 (H,W,3) RGB; raises InputError where it cannot
+
+
+class Source(Protocol):
+    """A picture to come."""
+
+    @property
+    def name(self) -> str:
+        """What its result and its failure are called."""
+
+    def open(self) -> Opened:
+        """Raises InputError where it cannot be read."""

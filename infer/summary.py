@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gfl import __version__
-from gfl.engine.progress import class_shares, counted, headline
-from gfl.engine.providers import Placement
-from gfl.inference.models import Model, files_of, kind_of
+from gfl.report.words import class_shares, counted, headline
+from gfl.runtime.model import Model
+from gfl.runtime.open import files_of, kind_of
+from gfl.runtime.providers import Placement
+from gfl.version import VERSION
 from infer.pipeline import Timings
 from infer.recorder import Recorder
 from infer.sources import Files, Inputs
@@ -63,7 +64,7 @@ def summarise(
         "input_sha256": inputs.digest if isinstance(inputs, Files) else None,
         "annotations": annotations,
         "shard": {"index": shard[0], "count": shard[1]} if shard else None,
-        "gfl_version": __version__,
+        "gfl_version": VERSION,
     }
 
 

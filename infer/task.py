@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from gfl.engine.files import make_folder, to_json, write_atomic
-from gfl.engine.providers import Placement, ProviderChoice
 from gfl.errors import InputError
-from gfl.inference.models import Model, open_model
+from gfl.files import make_folder, to_json, write_atomic
+from gfl.runtime.model import Model
+from gfl.runtime.open import open_model
+from gfl.runtime.providers import Placement, ProviderChoice
 from infer.drawing import Drawing
 from infer.pipeline import Timings, cores, run_pictures
 from infer.recorder import Recorder

@@ -18,8 +18,8 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from gfl.engine.npu_operators import CALLS_HOST, COMPOSITE, KERNEL, npu_support
-from gfl.engine.op_trace import Op, OpTrace, Shaped, is_shaped, shaped
+from gfl.operators.npu import CALLS_HOST, COMPOSITE, KERNEL, npu_support
+from gfl.operators.trace import Op, OpTrace, Shaped, is_shaped, shaped
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("gfl", "export", "infer", "benchmarks", "tests")

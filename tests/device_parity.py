@@ -32,8 +32,9 @@ from gfl.errors import InputError  # noqa: E402
 from gfl.model import detector  # noqa: E402
 from gfl.model.anchors import Grid, make_grid, padded_sizes  # noqa: E402
 from gfl.model.assign import ATSSConfig, assign  # noqa: E402
-from gfl.model.detector import Constants, DetectorConfig  # noqa: E402
+from gfl.model.detector import DetectorConfig  # noqa: E402
 from gfl.model.postprocess import PredictConfig, detect  # noqa: E402
+from gfl.model.prepare import Constants  # noqa: E402
 from gfl.model.structures import Assignment, Batch, Detections, Outputs  # noqa: E402
 from gfl.tensors.variables import Variables, flatten, map_leaves, unflatten  # noqa: E402
 

@@ -147,9 +147,9 @@ def trace() -> int:
         import torch_npu
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from gfl.engine.fake_step import RATE, fake_batch, fake_state
     from gfl.engine.state import step
     from gfl.model import detector
+    from gfl.operators.fake_step import RATE, fake_batch, fake_state
     from gfl.settings import OptimConfig, RunConfig
 
     runs = {
@@ -184,8 +184,8 @@ def auditor_of_device():  # type: ignore[no-untyped-def]  # a class, made where 
     from audit import Auditor, described
     from torch import _C
 
-    from gfl.engine.npu_operators import COMPOSITE, npu_support
-    from gfl.engine.op_trace import Op, shaped
+    from gfl.operators.npu import COMPOSITE, npu_support
+    from gfl.operators.trace import Op, shaped
 
     without_fake_kernel = ("_fused_sgd_", "_fused_adamw_", "_amp_foreach_non_finite_check_and_unscale_")
 

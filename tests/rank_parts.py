@@ -13,8 +13,8 @@ import torch
 from graph_counter import GraphCounter
 from torch import Tensor
 
-from gfl.engine.distributed import Ranks, join
 from gfl.engine.module import DetectorModule, compiled
+from gfl.engine.ranks import Ranks, join
 from gfl.engine.state import TrainState, make_state, state_tree, step
 from gfl.model import detector
 from gfl.model.structures import Batch

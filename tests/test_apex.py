@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from standin_apex import Amp, AscendAmp, ForgetfulAmp
 from tiny import assert_equal_bits, log_lines, make, make_batch, run_config, run_training, write_data
 
-from gfl.engine.apex_adapter import ApexLossScale
+from gfl.engine.apex import ApexLossScale
 from gfl.engine.state import TrainState, restore, state_tree, step, without_casts
 from gfl.errors import InputError
 from gfl.settings import OptimConfig, RunConfig

@@ -27,7 +27,7 @@ from audit import (
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gfl.engine.op_trace import OpTrace
+from gfl.operators.trace import OpTrace
 
 Step = Callable[[Tensor], object]  # of a float32 (1,4,4)
 

@@ -17,8 +17,8 @@ from tiny import refusal, run_training, train_arguments
 
 from gfl import evaluate, train
 from gfl.data import paths
-from gfl.engine.records import open_run
 from gfl.engine.state import TrainState
+from gfl.record.run_folder import open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 Content = dict[str, list[dict[str, object]]]

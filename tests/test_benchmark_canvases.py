@@ -13,7 +13,8 @@ from benchmarks import canvases, measure, program
 from benchmarks.canvases import FORMS, GROUPED, OURS, SQUARE, Setting, grouped_plan, pixels_of, plans_of
 from gfl.data.canvas import own_canvas
 from gfl.data.coco import CocoData, Picture
-from gfl.data.sampler import BLANK, BatchPlan, Place, canvases_for
+from gfl.data.plan import BLANK, BatchPlan, Place
+from gfl.data.sizes import canvases_for
 from gfl.settings import DataConfig, RunConfig
 
 SIZES_HW = [(480, 640), (427, 640), (640, 480), (640, 427), (500, 375), (333, 500), (480, 640), (640, 640), (480, 641)]

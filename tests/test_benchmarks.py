@@ -37,14 +37,10 @@ from benchmarks import (
 from benchmarks.counts import Ops, macs_by_part, ops_by_part
 from benchmarks.inputs import random_batch, with_lively_norms, write_pictures
 from gfl.data.coco import read_coco
-from gfl.data.transforms import read_picture
+from gfl.data.picture_files import read_picture
 from gfl.engine.checkpoints import TrainedModel
-from gfl.engine.description import INPUT_NAMES, Arrays
-from gfl.engine.providers import Placement
 from gfl.engine.state import step
 from gfl.errors import InputError
-from gfl.inference.checkpoint import describe
-from gfl.inference.models import Model
 from gfl.model import detector, fpn
 from gfl.model.assign import ATSSConfig
 from gfl.model.backbones import resnet
@@ -52,6 +48,10 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.fpn import FPNConfig
 from gfl.model.head import HeadConfig
 from gfl.model.losses import loss_terms
+from gfl.runtime.description import INPUT_NAMES, Arrays
+from gfl.runtime.model import Model
+from gfl.runtime.on_torch.pt_file import describe
+from gfl.runtime.providers import Placement
 from gfl.settings import OptimConfig, RunConfig
 from gfl.tensors.variables import Variables, child, flatten, unflatten
 from infer.sources import folder_files

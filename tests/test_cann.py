@@ -117,7 +117,7 @@ def test_numpy_2_is_named_where_it_breaks_the_package(python: Path, job: Path, t
     assert run(python, *install, "numpy>=2,<3").returncode == 0
     program = (
         f"import sys; sys.path[:0] = [{str(broken)!r}, {str(ROOT)!r}]\n"
-        "from pathlib import Path\nfrom gfl.engine.onnx_model import open_onnx\nfrom gfl.errors import InputError\n"
+        "from pathlib import Path\nfrom gfl.runtime.onnx_file import open_onnx\nfrom gfl.errors import InputError\n"
         f"try:\n    open_onnx(Path({str(job / 'model.onnx')!r}))\nexcept InputError as error:\n    print(error)"
     )
     said = run(python, "-c", program).stdout

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny import BINDINGS, GIN_FILE, assert_equal_bits
 
-from gfl import __version__
 from gfl.config import ParsedRun, read_run
 from gfl.engine.checkpoints import load_trained, read_state, write_checkpoint
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.tensors.variables import Variables, flatten
+from gfl.version import VERSION
 
 NAMES = ("cat", "dog", "fox")
 
@@ -52,7 +52,7 @@ def write(path: Path, parsed: ParsedRun, *leave_out: str, **more: object) -> Pat
 
 def test_state_comes_back_with_the_version_that_wrote_it(tmp_path: Path, parsed: ParsedRun) -> None:
     state = read_state(write(tmp_path / "last.pt", parsed))
-    assert state["gfl_version"] == __version__
+    assert state["gfl_version"] == VERSION
     assert state["cursor"] == {"epoch": 1, "batch": 0, "step": 4}
     assert_equal_bits(state["variables"], flatten(variables_of(parsed, 1)))
 

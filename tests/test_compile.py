@@ -14,11 +14,11 @@ from test_static_step import BATCHES
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from gfl.engine.fake_step import RATE
 from gfl.engine.module import DetectorModule, compiled
 from gfl.engine.state import make_state, step
 from gfl.model import detector
 from gfl.model.structures import Batch
+from gfl.operators.fake_step import RATE
 from gfl.settings import Canvas, OptimConfig, RunConfig
 from gfl.tensors.precision import policy_of
 

@@ -26,10 +26,10 @@ from torch import Tensor
 from gfl import train
 from gfl.config import read_run
 from gfl.data.coco import read_coco
-from gfl.data.sampler import fingerprint
-from gfl.engine import distributed
+from gfl.data.plan import fingerprint
+from gfl.engine import ranks as distributed
 from gfl.engine.checkpoints import read_state
-from gfl.engine.distributed import Ranks, join, pictures_a_rank
+from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 
@@ -375,7 +375,7 @@ def test_a_rank_that_waits_for_its_device_learns_that_another_is_gone() -> None:
     """A device's own backend may not notice; here no backend is waited for."""
     program = """
 import os, time
-from gfl.engine.distributed import join
+from gfl.engine.ranks import join
 ranks = join()
 time.sleep(600 if ranks.first else 1)
 os._exit(9)

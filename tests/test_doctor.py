@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from tiny import refusal
 
-from gfl import __version__
 from gfl.doctor import __main__ as doctor
 from gfl.doctor import installed, torch_report
 from gfl.doctor.installed import Part
-from gfl.engine.fake_step import step_ops
-from gfl.engine.npu_operators import CALLS_HOST, COMPOSITE, FALLS_BACK, KERNEL
-from gfl.engine.op_trace import Op, OpTrace
+from gfl.operators.fake_step import step_ops
+from gfl.operators.npu import CALLS_HOST, COMPOSITE, FALLS_BACK, KERNEL
+from gfl.operators.trace import Op, OpTrace
+from gfl.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATORS = "operators of a training step"
@@ -60,7 +60,7 @@ def names_of(section: dict[str, str | list[str]], kind: str) -> list[str]:
 def test_report_holds_versions_machine_devices_and_torch(report: Callable[..., Report]) -> None:
     found = report("cpu")
     assert list(found) == ["versions", "machine", "beside packages", "devices", "torch", OPERATORS]
-    assert str(found["versions"]["gfl"]).startswith(__version__)
+    assert str(found["versions"]["gfl"]).startswith(VERSION)
     assert found["versions"]["torch"] == torch.__version__
     assert "CPUExecutionProvider" in found["versions"]["onnxruntime providers"]
     assert "GiB" in str(found["machine"]["free disk"])

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gfl.data.transforms import Image
-from gfl.inference.draw import (
+from gfl.report.draw import (
     BLACK,
     LARGEST_TAG,
     PALETTE,

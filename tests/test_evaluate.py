@@ -17,11 +17,11 @@ from gfl import evaluate
 from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.weights import read_checkpoint
-from gfl.evaluate import coco_results
-from gfl.inference.checkpoint import predictor
 from gfl.model import detector
 from gfl.model.anchors import make_grid
 from gfl.model.structures import Detections
+from gfl.runtime.on_torch.dataset import coco_results
+from gfl.runtime.on_torch.pt_file import predictor
 from gfl.tensors.variables import flatten
 
 ROUNDING = 1e-4  # of boxes in px and of scores: weights from a file lie in memory in another order

@@ -34,7 +34,7 @@ from tiny_export import (
 )
 
 from export import onnx as program
-from export import write
+from export import translate, write_onnx
 from export.check import violations
 from export.divergence import SideBySide
 from export.graph import graph_of, trace
@@ -43,19 +43,21 @@ from export.parity import Found, Parity, check_rivals, compare_detections, detec
 from export.request import name_files, read_request
 from export.samples import draw_samples
 from export.translate import Translation, to_onnx
-from gfl import __version__, evaluate
+from gfl import evaluate
 from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained
-from gfl.engine.description import Arrays, Description, Thresholds
-from gfl.engine.onnx_model import open_onnx
 from gfl.errors import InputError
-from gfl.inference.models import open_model
 from gfl.model import detector, postprocess
 from gfl.model.anchors import make_grid, padded_sizes
-from gfl.model.detector import DetectorConfig, Prepared
+from gfl.model.detector import DetectorConfig
 from gfl.model.postprocess import PredictConfig
+from gfl.model.prepare import Prepared
 from gfl.model.structures import Outputs
+from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.onnx_file import open_onnx
+from gfl.runtime.open import open_model
 from gfl.tensors.variables import Variables, flatten
+from gfl.version import VERSION
 
 H, W = CANVAS = tiny.CANVAS
 LIMITS = Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16)
@@ -176,7 +178,7 @@ def test_file_describes_itself(pair: Export, model: Model) -> None:
     assert "zeros" in metadata["pad"]
     assert "xyxy" in metadata["box_format"]
     about = open_onnx(pair.path, threads=1).description
-    assert (about.version, about.outputs, about.precision, about.batch) == (__version__, "detections", "fp32", 2)
+    assert (about.version, about.outputs, about.precision, about.batch) == (VERSION, "detections", "fp32", 2)
     assert (about.short_side, about.long_side) == (64, 96)
     assert read_run_text(about.config) == model.cfg
     assert Description.from_metadata(about.to_metadata(), "here") == about
@@ -321,8 +323,8 @@ def test_a_file_that_differs_from_pytorch_is_not_left_behind(
     pair: Export, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = damaged(pair.translation, "neck.fpn_convs.1.conv.weight")
-    monkeypatch.setattr(write, "trace", lambda *arguments: None)
-    monkeypatch.setattr(write, "to_onnx", lambda *arguments: broken)
+    monkeypatch.setattr(translate, "trace", lambda *arguments: None)
+    monkeypatch.setattr(translate, "to_onnx", lambda *arguments: broken)
     path = tmp_path / "new" / "model.onnx"
     flags = ["--checkpoint", str(model.checkpoint), "--size", f"{H}x{W}", "--batch", "2", "--output", str(path)]
     assert program.main(flags) == 1
@@ -592,7 +594,7 @@ def test_terminated_program_leaves_nothing(
         assert list(tmp_path.glob(".best.onnx.*.tmp"))
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(write, "attach", terminated)
+    monkeypatch.setattr(write_onnx, "attach", terminated)
     path = tmp_path / "best.onnx"
     flags = ["--checkpoint", str(model.checkpoint), "--size", f"{H}x{W}", "--output", str(path)]
     monkeypatch.setattr(sys, "argv", ["export.onnx", *flags])
@@ -744,7 +746,7 @@ def export_part(
     made = to_onnx(trace(function, tree, list(inputs.values())), list(inputs), names).model
     assert violations(made) == ()
     onnx.save(made, path)
-    from gfl.engine.session import open_session
+    from gfl.runtime.onnx_session import open_session
 
     session = open_session(str(path), threads=torch.get_num_threads())
     arrays = session.run(list(names), {name: tensor.numpy() for name, tensor in inputs.items()})

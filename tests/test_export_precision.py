@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 from tiny_export import CATEGORY_IDS, NAMES, SMALL_BINDINGS, export, flags_of, translations, write_model
 
 from export import onnx as program
-from export import write
+from export import translate
 from export.accuracy import Accuracy, Comparison
 from export.check import violations
 from export.divergence import SideBySide
@@ -28,9 +28,9 @@ from export.request import Request, name_files, read_request
 from export.samples import SampleBatch, Truth, batches, draw_samples
 from export.translate import Translation
 from gfl import evaluate
-from gfl.engine.description import Arrays, Description, Thresholds
-from gfl.engine.onnx_model import open_onnx
 from gfl.model import detector
+from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.onnx_file import open_onnx
 from gfl.tensors.precision import O1
 from gfl.tensors.variables import flatten
 
@@ -374,8 +374,8 @@ def test_a_file_that_loses_too_much_is_not_left_behind(
     broken.CopyFrom(half.translation.model)
     tensor = next(tensor for tensor in broken.graph.initializer if tensor.name == weight)
     tensor.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(tensor), weight))
-    monkeypatch.setattr(write, "trace", lambda *arguments: None)
-    monkeypatch.setattr(write, "to_onnx", lambda *arguments: Translation(broken, half.translation.program))
+    monkeypatch.setattr(translate, "trace", lambda *arguments: None)
+    monkeypatch.setattr(translate, "to_onnx", lambda *arguments: Translation(broken, half.translation.program))
     path = tmp_path / "model.onnx"
     flags = ["--checkpoint", str(checkpoint), "--size", f"{H}x{W}", "--batch", "2", "--output", str(path)]
     assert program.main([*flags, "--precision", "fp16"]) == 1

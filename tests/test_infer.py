@@ -23,8 +23,8 @@ from tiny_export import CATEGORY_IDS, NAMES, export, write_model
 
 from gfl import load
 from gfl.errors import InputError
-from gfl.inference.models import Model
-from gfl.inference.result import Result
+from gfl.runtime.model import Model
+from gfl.runtime.result import Result
 from infer import drawing, merge, run, task
 from infer.drawing import drawn_names
 from infer.sources import find_inputs, stated_pixels

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import Canvas, fit_canvas, own_canvas
 from gfl.data.transforms import Image, resize, resized_size
-from gfl.engine.description import Arrays, Description, Thresholds
-from gfl.engine.providers import Placement
 from gfl.errors import InputError
-from gfl.inference.result import Result
+from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.providers import Placement
+from gfl.runtime.result import Result
 from infer import pipeline
 from infer.batches import AHEAD, OWN_OPEN, PATIENCE
-from infer.pipeline import Failed, Load, Opened, Timings, in_order, run_pictures
+from infer.pipeline import Failed, Load, Timings, in_order, run_pictures
+from infer.sources import Opened
 
 SHORT, LONG = 32, 64
 WIDE, TALL = (32, 64), (64, 32)

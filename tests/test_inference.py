@@ -17,11 +17,12 @@ from tiny_export import export, write_model
 import gfl
 from export import torch as program_export
 from gfl import evaluate, load
-from gfl.data.transforms import read_picture
-from gfl.engine.providers import Placement, ProviderChoice
+from gfl.data.picture_files import read_picture
 from gfl.errors import InputError
-from gfl.inference.models import merged, open_model
-from gfl.inference.result import Placed, Result, result_of
+from gfl.runtime.model import merged
+from gfl.runtime.open import open_model
+from gfl.runtime.providers import Placement, ProviderChoice
+from gfl.runtime.result import Placed, Result, result_of
 
 H, W = tiny.CANVAS
 LANDSCAPE_AND_PORTRAIT = [(70, 100), (100, 70), (64, 96), (40, 40), (300, 120)]  # height, width
@@ -240,9 +241,9 @@ def test_a_program_of_another_hand_is_refused(tmp_path: Path) -> None:
 
 def test_a_program_runs_without_the_model_code(forms: dict[str, Path], files: list[str]) -> None:
     code = (
-        "import sys\nfrom gfl.engine.providers import ProviderChoice\n"
+        "import sys\nfrom gfl.runtime.providers import ProviderChoice\n"
         "sys.modules['gfl.model.detector'] = None\n"  # importing it would fail
-        "from gfl.inference.program import open_program\nimport numpy as np\n"
+        "from gfl.runtime.on_torch.pt2_file import open_program\nimport numpy as np\n"
         f"model = open_program(__import__('pathlib').Path({str(next(forms['pt2'].glob('*.pt2')))!r}))\n"
         "height, width = model.description.size\n"
         "found = model.run(np.zeros((2, 3, height, width), np.uint8), np.array([[height, width]] * 2, np.int32))\n"

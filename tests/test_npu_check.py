@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from gfl.engine.providers import ProviderChoice
 from gfl.npu_check import __main__ as program
 from gfl.npu_check import parts as checks
 from gfl.npu_check import tripwire
@@ -25,6 +24,7 @@ from gfl.npu_check.parts import PARTS, Part
 from gfl.npu_check.processes import Finished, run
 from gfl.npu_check.report import FAILED, PASSED, SKIPPED, Figures
 from gfl.npu_check.sizes import CPU
+from gfl.runtime.providers import ProviderChoice
 from infer.run import parser as infer_parser
 from infer.task import parse_options
 

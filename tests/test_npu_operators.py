@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gfl.engine.npu_operators import CALLS_HOST, COMPOSITE, FALLS_BACK, KERNEL, UNKNOWN, npu_support, npu_table
+from gfl.operators.npu import CALLS_HOST, COMPOSITE, FALLS_BACK, KERNEL, UNKNOWN, npu_support, npu_table
 
 
 @pytest.mark.parametrize(

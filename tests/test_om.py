@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from tiny_onnx import BATCH, DESCRIPTION, H, W, write_onnx
 
 from export import om as program
-from export.om import atc_command
-from gfl.engine.description import DETECTION_NAMES
-from gfl.engine.om_model import open_om
-from gfl.engine.onnx_model import open_onnx
-from gfl.engine.providers import ProviderChoice
+from export.atc import atc_command
 from gfl.errors import InputError
-from gfl.inference.models import open_model
+from gfl.runtime.description import DETECTION_NAMES
+from gfl.runtime.om_file import open_om
+from gfl.runtime.onnx_file import open_onnx
+from gfl.runtime.open import open_model
+from gfl.runtime.providers import ProviderChoice
 
 ROOT = Path(__file__).resolve().parent.parent
 

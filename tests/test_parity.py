@@ -22,15 +22,17 @@ from golden_cases import CANVAS_HW, LEVELS, SMALL, LossCase
 from torch import Tensor
 
 from gfl.data.coco import CocoData, read_coco
-from gfl.engine.weights import fit, read_checkpoint
+from gfl.engine.weight_fit import fit
+from gfl.engine.weights import read_checkpoint
 from gfl.model import detector, fpn
 from gfl.model.anchors import Grid, make_grid, padded_sizes
 from gfl.model.assign import ATSSConfig, assign
 from gfl.model.backbones import resnet
 from gfl.model.backbones.resnet import ResNetConfig
-from gfl.model.detector import Constants, DetectorConfig, Prepared
+from gfl.model.detector import DetectorConfig
 from gfl.model.losses import loss_terms
 from gfl.model.postprocess import PredictConfig, detect, select_candidates
+from gfl.model.prepare import Constants, Prepared
 from gfl.model.structures import Assignment, Detections, Outputs
 from gfl.report.coco_eval import evaluate_detections
 from gfl.tensors.variables import Variables, child, flatten, unflatten

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gfl.model.anchors import cells_inside, make_grid, padded_sizes
-from gfl.model.postprocess import PredictConfig, decode, detect, select_candidates, suppress
+from gfl.model.nms import suppress
+from gfl.model.postprocess import PredictConfig, decode, detect, select_candidates
 from gfl.model.structures import Detections, Outputs
 
 CANVAS_HW = (96, 128)

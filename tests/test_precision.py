@@ -22,9 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from gfl.engine.fake_step import fake_batch
 from gfl.engine.module import DetectorModule
-from gfl.engine.op_trace import OpTrace, Shaped, is_shaped
 from gfl.engine.state import TrainState, make_state, restore, state_tree, step
 from gfl.model import detector
 from gfl.model.backbones.resnet import ResNetConfig
@@ -32,7 +30,9 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.fpn import FPNConfig
 from gfl.model.head import HeadConfig
 from gfl.model.structures import Batch
-from gfl.run_head import first_line, slow_line
+from gfl.operators.fake_step import fake_batch
+from gfl.operators.trace import OpTrace, Shaped, is_shaped
+from gfl.record.run_head import first_line, slow_line
 from gfl.settings import Canvas, OptimConfig
 from gfl.tensors.precision import BF16, FP32, O1, Policy, policy_of
 

@@ -7,20 +7,8 @@ import math
 
 import pytest
 
-from gfl.engine.progress import (
-    EpochProgress,
-    ProgressWriter,
-    bar,
-    class_shares,
-    counted,
-    duration,
-    epoch_line,
-    headline,
-    memory,
-    remaining_s,
-    short_number,
-    validation_line,
-)
+from gfl.record.console import EpochProgress, ProgressWriter, bar, epoch_line, remaining_s, validation_line
+from gfl.report.words import class_shares, counted, duration, headline, memory, short_number
 
 LAST = EpochProgress(1, 12, 150, 150, {"qfl": 0.41, "dfl": 0.29, "giou": 0.52}, 27.3, 0.03, 9_771_050_598, 2470.0)
 

@@ -13,9 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from tiny_onnx import BATCH, H, W, write_onnx
 
-from gfl.engine import session as sessions
-from gfl.engine.onnx_model import open_onnx
-from gfl.engine.providers import (
+from gfl.errors import InputError
+from gfl.runtime import onnx_session as sessions
+from gfl.runtime.onnx_file import open_onnx
+from gfl.runtime.onnx_session import working_in
+from gfl.runtime.open import open_model
+from gfl.runtime.providers import (
     OPTIONS,
     Nodes,
     Placement,
@@ -25,9 +28,6 @@ from gfl.engine.providers import (
     refusal,
     targets,
 )
-from gfl.engine.session import working_in
-from gfl.errors import InputError
-from gfl.inference.models import open_model
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gfl.engine import files, lock
-from gfl.engine.environment import environment, git_commit
-from gfl.engine.files import atomic_file, to_json, write_atomic
-from gfl.engine.records import cut_log, cut_results, open_run
+from gfl import files
 from gfl.errors import InputError
+from gfl.files import atomic_file, to_json, write_atomic
+from gfl.record import lock
+from gfl.record.environment import environment, git_commit
+from gfl.record.run_folder import cut_log, cut_results, open_run
 
 NOON = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfl.data import sampler
+from gfl.data import plan as sampler
 from gfl.data.canvas import pick_canvases
 from gfl.data.coco import CocoData, Picture
-from gfl.data.sampler import BLANK, BatchPlan
+from gfl.data.plan import BLANK, BatchPlan
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.settings import DataConfig

@@ -18,14 +18,14 @@ from audit import Auditor, first_difference
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gfl.engine.fake_step import RATE, fake_batch, fake_state
 from gfl.engine.module import DetectorModule
-from gfl.engine.op_trace import Op
 from gfl.engine.state import TrainState, step
 from gfl.model import detector
 from gfl.model.anchors import padded_sizes
 from gfl.model.assign import ATSSConfig
 from gfl.model.structures import Batch
+from gfl.operators.fake_step import RATE, fake_batch, fake_state
+from gfl.operators.trace import Op
 from gfl.settings import OptimConfig, RunConfig
 from gfl.tensors.precision import policy_of
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gfl.engine import weights
-from gfl.engine.weights import compare, fetch_torchvision, fit, read_checkpoint, rename
+from gfl.engine.weight_fit import compare, fit
+from gfl.engine.weights import fetch_torchvision, read_checkpoint, rename
 from gfl.errors import InputError
 from gfl.tensors.variables import Variables, flatten, unflatten
 

@@ -15,7 +15,7 @@ import pytest
 import tiny
 from onnx import TensorProto, helper
 
-from export import command, write
+from export import command, translate
 from export import onnx as program
 from export.translate import Translation, to_onnx
 from gfl.config import read_run
@@ -80,7 +80,7 @@ def translations() -> Iterator[list[Translation]]:
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "to_onnx", remember)
+        patch.setattr(translate, "to_onnx", remember)
         yield seen
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gfl.engine.description import Description, Thresholds
+from gfl.runtime.description import Description, Thresholds
 
 BATCH, H, W = 2, 64, 96
 DETECTIONS = 100

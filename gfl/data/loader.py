@@ -17,17 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gfl.data import transforms
 from gfl.data.canvas import Canvas
 from gfl.data.coco import CocoData, Picture
-from gfl.data.sampler import (
-    BLANK,
-    BatchPlan,
-    Place,
-    box_slots,
-    canvases_for,
-    check_fits,
-    eval_plan,
-    ignored_slots,
-    train_plan,
-)
+from gfl.data.picture_files import read_picture
+from gfl.data.plan import BLANK, BatchPlan, Place, eval_plan, train_plan
+from gfl.data.sizes import box_slots, canvases_for, check_fits, ignored_slots
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
@@ -124,7 +116,7 @@ def build_batch(work: Work, boxes: int, ignored: int) -> LoadedBatch:
 
 def load_image(picture: Picture, place: Place) -> transforms.Image:
     """The picture as its place wants it, (h,w,3); raises InputError where it cannot be read or has another size."""
-    image = transforms.read_picture(picture.path)
+    image = read_picture(picture.path)
     if image.shape[:2] != (picture.height, picture.width):
         raise InputError(
             f"got {picture.path} of {image.shape[0]}x{image.shape[1]} (height x width, EXIF orientation applied), "

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from gfl import __version__
 from gfl.autoload import SWITCH
 from gfl.doctor import installed
-from gfl.engine.environment import git_commit
 from gfl.errors import InputError
+from gfl.record.environment import git_commit
+from gfl.version import VERSION
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 WIDTH = 110  # columns of the report
@@ -39,7 +39,7 @@ def report(device: str) -> dict[str, Section]:
 def versions() -> Section:
     """Of this project, Python and every package that it may use."""
     commit = git_commit(Path(__file__).resolve().parents[2])
-    own = __version__ + (f", commit {commit}" if commit else "")
+    own = VERSION + (f", commit {commit}" if commit else "")
     return {"gfl": own, "python": platform.python_version(), **installed.packages()}
 
 

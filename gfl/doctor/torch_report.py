@@ -10,9 +10,9 @@ import torch
 
 from gfl.doctor.installed import GIB
 from gfl.engine.device import choose_device, describe
-from gfl.engine.fake_step import step_ops
-from gfl.engine.npu_operators import COMPOSITE, KERNEL, npu_support
 from gfl.errors import InputError
+from gfl.operators.fake_step import step_ops
+from gfl.operators.npu import COMPOSITE, KERNEL, npu_support
 
 OTHER_THAN_CPU = ("cuda", "npu")
 RUNS = (KERNEL, COMPOSITE)

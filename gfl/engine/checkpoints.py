@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import torch
 
-from gfl import __version__
 from gfl.config import read_text
-from gfl.engine.files import atomic_file
-from gfl.engine.weights import CheckpointFile, LoadReport, fetch_torchvision, fit, read_checkpoint
+from gfl.engine.weight_fit import LoadReport, fit
+from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
 from gfl.errors import InputError
+from gfl.files import atomic_file
 from gfl.model import detector
 from gfl.settings import Canvas, RunConfig
 from gfl.tensors.variables import Variables
+from gfl.version import VERSION
 
 SIZES = ("short_side", "long_side", "eval_short_side", "canvases")  # settings that a run's canvases come from
 RESUMED = {"variables", "ema", "optimiser", "loss_scale", "cursor", "config", "best"}  # what going on with a run reads
@@ -44,7 +45,7 @@ class Origin(NamedTuple):
 def write_checkpoint(path: Path, tree: Mapping[str, object]) -> None:
     """Write a .pt atomically: a crash leaves the file before it whole. InputError when it cannot be written."""
     with atomic_file(path) as stream:
-        torch.save({"gfl_version": __version__, **tree}, stream)
+        torch.save({"gfl_version": VERSION, **tree}, stream)
 
 
 def read_state(path: Path) -> Mapping[str, object]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfl.engine.apex_adapter import start_apex
-from gfl.engine.distributed import gathering
+from gfl.engine.apex import start_apex
 from gfl.engine.module import DetectorModule, Loss, compiled
 from gfl.engine.optim import LossScale, make_optimiser, own, restore_optimiser
+from gfl.engine.ranks import gathering
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import OptimConfig, RunConfig

@@ -14,8 +14,9 @@ from einops import rearrange
 from torch import Tensor
 
 from gfl.model.anchors import Grid, cells_inside
+from gfl.model.nms import suppress
 from gfl.model.structures import Detections, Outputs
-from gfl.tensors.boxes import boxes_from_distances, pairwise_iou
+from gfl.tensors.boxes import boxes_from_distances
 from gfl.tensors.distribution import mean_and_std
 
 
@@ -123,28 +124,6 @@ def decode_at(edge_logits: Tensor, centres_px: Tensor, strides: Tensor, image_si
     boxes = boxes_from_distances(centres_px, mean * strides)
     limits = image_sizes.float().flip(1).repeat(1, 2).unsqueeze(1)  # (B,1,4): w, h, w, h
     return torch.minimum(boxes.clamp_min(0.0), limits), std * strides
-
-
-def suppress(
-    boxes_xyxy: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float, rounds: int
-) -> tuple[Tensor, Tensor]:
-    """Class-wise greedy NMS of pairs sorted by score: bool (B,M) kept, bool (B,) settled.
-
-    Greedy NMS is the one solution of "kept = valid and no better kept box of the class overlaps". Iterated from
-    `valid`, it is reached once a round changes nothing; the longest chain of suppressions bounds the rounds.
-    """
-    M = boxes_xyxy.shape[1]
-    order = torch.arange(M, dtype=torch.float32, device=boxes_xyxy.device)
-    better = order.unsqueeze(0) < order.unsqueeze(1)  # [i, j]: j comes before i
-    same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
-    overlaps = pairwise_iou(boxes_xyxy) > iou_threshold
-    beats_BMM = (overlaps & same_class & better).float()
-    start = valid.float().unsqueeze(-1)
-    before = keep = start
-    for _ in range(rounds):
-        before, keep = keep, torch.where(torch.bmm(beats_BMM, keep) > 0.5, 0.0, start)
-    changed = (keep - before).abs().flatten(1).amax(dim=1)
-    return keep.squeeze(-1) > 0.5, changed < 0.5
 
 
 def _with_slots(found: Detections, slots: int) -> Detections:

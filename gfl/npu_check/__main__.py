@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gfl.engine.files import make_folder
 from gfl.errors import InputError
+from gfl.files import make_folder
 from gfl.npu_check.check import Check, Failed, Skipped, python_path
 from gfl.npu_check.parts import PARTS, Part, spelled
 from gfl.npu_check.processes import run

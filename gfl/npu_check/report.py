@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gfl import __version__
-from gfl.engine.files import to_json, write_atomic
+from gfl.files import to_json, write_atomic
+from gfl.version import VERSION
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 REPORT = "npu_check_report"
@@ -51,7 +51,7 @@ class Report(NamedTuple):
 def write_report(folder: Path, report: Report) -> None:
     """Write both files; again after each part, so that what is known outlives whatever happens."""
     content = {
-        "gfl": __version__,
+        "gfl": VERSION,
         "device": report.device,
         **report.about,
         "started": report.started,
@@ -71,7 +71,7 @@ def markdown(report: Report) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in report.counts().items())
     parts = [
         f"# Check of {report.about.get('device_name', report.device)}",
-        f"gfl {__version__}, DEVICE={report.device}, started {report.started}: {counts}."
+        f"gfl {VERSION}, DEVICE={report.device}, started {report.started}: {counts}."
         + (f" Not run yet: {', '.join(report.left)}." if report.left else ""),
         _table(report.outcomes),
     ]

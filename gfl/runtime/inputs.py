@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gfl.data.canvas import Canvas
-from gfl.data.transforms import Image, read_picture
+from gfl.data.picture_files import read_picture
+from gfl.data.transforms import Image
 from gfl.errors import InputError
 
 

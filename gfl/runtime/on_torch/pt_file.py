@@ -10,19 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfl import __version__
 from gfl.data.canvas import own_canvas
-from gfl.data.sampler import eval_short_side
+from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
-from gfl.engine.description import Arrays, Description, Thresholds
-from gfl.engine.providers import ProviderChoice
-from gfl.inference.models import Model
-from gfl.inference.on_torch import place_on, to_arrays
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.structures import Detections
+from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.model import Model
+from gfl.runtime.on_torch.device import place_on, to_arrays
+from gfl.runtime.providers import ProviderChoice
 from gfl.settings import Canvas
 from gfl.tensors.variables import Variables, map_leaves
+from gfl.version import VERSION
 
 Predict = Callable[[Tensor, Tensor], Detections]
 
@@ -49,7 +49,7 @@ def describe(
     """What a model of this checkpoint says of itself at a canvas."""
     cfg, data = model.run.detector, model.run.data
     return Description(
-        version=__version__,
+        version=VERSION,
         outputs=outputs,
         precision=precision,
         names=model.names,

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.engine.description import INPUT_NAMES, Arrays, Description
-from gfl.engine.providers import INT8_ON_CANN, Placement, ProviderChoice
-from gfl.engine.session import PlacedSession
 from gfl.errors import InputError
+from gfl.runtime.description import INPUT_NAMES, Arrays, Description
+from gfl.runtime.onnx_session import PlacedSession
+from gfl.runtime.providers import INT8_ON_CANN, Placement, ProviderChoice
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from gfl.engine.description import Arrays, Description
-from gfl.engine.providers import Placement, ProviderChoice
 from gfl.errors import InputError, first_line
-from gfl.inference.on_torch import place_on, to_arrays
+from gfl.runtime.description import Arrays, Description
+from gfl.runtime.on_torch.device import place_on, to_arrays
+from gfl.runtime.providers import Placement, ProviderChoice
 
 DESCRIPTION = "gfl_description.json"  # the archive's member with the metadata
 

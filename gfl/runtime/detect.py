@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import Canvas
 from gfl.data.transforms import resize
-from gfl.engine.providers import ProviderChoice
-from gfl.inference.models import Model, open_model
-from gfl.inference.pictures import as_image, stack
-from gfl.inference.result import Placed, Result, result_of
+from gfl.runtime.inputs import as_image, stack
+from gfl.runtime.model import Model
+from gfl.runtime.open import open_model
+from gfl.runtime.providers import ProviderChoice
+from gfl.runtime.result import Placed, Result, result_of
 
 Picture: TypeAlias = "str | Path | NDArray[np.uint8]"
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gfl.engine.description import DETECTION_NAMES, Arrays
 from gfl.engine.device import choose_device
-from gfl.engine.providers import Placement, ProviderChoice
 from gfl.errors import InputError
+from gfl.runtime.description import DETECTION_NAMES, Arrays
+from gfl.runtime.providers import Placement, ProviderChoice
 
 DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "cann": "npu"}  # provider -> PyTorch's device
 

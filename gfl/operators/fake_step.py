@@ -12,12 +12,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gfl.engine.module import DetectorModule
-from gfl.engine.op_trace import Op, OpTrace
 from gfl.engine.state import TrainState, make_state, step
 from gfl.model import detector
 from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig
 from gfl.model.structures import Batch
+from gfl.operators.trace import Op, OpTrace
 from gfl.settings import Canvas, OptimConfig, RunConfig
 from gfl.tensors.precision import policy_of
 

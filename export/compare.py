@@ -1,73 +1,28 @@
-"""One exported file: traced, translated, described, checked and compared; it gets its name only when all is well."""
+"""A written file compared with PyTorch on sample pictures: by number in float32, by AP in smaller types."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx
 import torch
 
 from export import parity
 from export.accuracy import Comparison
-from export.check import CheckError, violations
+from export.check import CheckError
 from export.divergence import TOLERANCE, SideBySide
-from export.graph import Exported, example_inputs, graph_of, trace
-from export.metadata import attach
+from export.graph import Exported
 from export.parity import Parity
-from export.precision import PARTING_TOLERANCES, POLICIES, REMARKS
+from export.precision import PARTING_TOLERANCES, REMARKS
 from export.request import Request
 from export.samples import Sample, SampleBatch, batches, draw_samples, read_samples
-from export.translate import Translation, to_onnx
-from gfl.engine.description import INPUT_NAMES, Arrays, Description
-from gfl.engine.files import atomic_file, make_folder, to_json, write_atomic
-from gfl.engine.onnx_model import open_onnx
-from gfl.inference.checkpoint import describe
-from gfl.model import detector
-from gfl.model.detector import Prepared
-from gfl.settings import Canvas
-
-
-class Written(NamedTuple):
-    """An exported file, and what is to be said of it."""
-
-    path: Path
-    model: onnx.ModelProto
-    parity: Parity | None  # None when it was not asked for
-    report: Path
-    seconds: float
-
-
-def write_export(request: Request, size: Canvas) -> Written:
-    """Export one size. Raises CheckError, leaving no file but the report, when a check fails."""
-    started, path = time.perf_counter(), request.files[size]
-    variables, cfg = request.model.variables, request.model.run.detector
-    constants = detector.freeze(variables, cfg)
-    reference = detector.prepare(variables, constants)
-    about = describe(
-        request.model, size=size, batch=request.batch, outputs=request.outputs, precision=request.precision
-    )
-    graph = graph_of(request.outputs, size, cfg)
-    report = path.with_suffix(".parity.json")
-    make_folder(path.parent)
-    with atomic_file(path) as stream:
-        prepared = detector.prepare(variables, constants, POLICIES[request.precision])
-        translation = translate(graph, prepared, about)
-        model = quantised(request, translation.model, about) if request.precision == "int8" else translation.model
-        attach(model, about)
-        stream.write(model.SerializeToString())
-        stream.flush()
-        draft = Path(stream.name)
-        written = onnx.load(draft)
-        if found := violations(written, request.precision):
-            raise CheckError(f"{path} would break the rules of a static graph", found)
-        told = Translation(written, translation.program)
-        outcome = compare(request, graph, reference, draft, told) if request.parity else None
-        conclude(request, path, about, outcome, report, "PyTorch")
-    return Written(path, written, outcome, report, time.perf_counter() - started)
+from export.translate import Translation, translate
+from gfl.files import to_json, write_atomic
+from gfl.model.prepare import Prepared
+from gfl.runtime.description import Arrays, Description
+from gfl.runtime.onnx_file import open_onnx
 
 
 def conclude(
@@ -80,19 +35,6 @@ def conclude(
     write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")
     if outcome.failures:
         raise CheckError(f"{path} would not agree with {other} ({report} has all)", outcome.failures)
-
-
-def translate(graph: Exported, prepared: Prepared, about: Description) -> Translation:
-    """Trace a function with its weights and translate it."""
-    program = trace(graph.function, prepared.tree, example_inputs(about.batch, about.size))
-    return to_onnx(program, INPUT_NAMES, graph.output_names)
-
-
-def quantised(request: Request, model: onnx.ModelProto, about: Description) -> onnx.ModelProto:
-    """The int8 form of a float32 graph, with ranges from the request's pictures."""
-    from export.quantise import quantise  # late: it takes a second to import, and int8 alone needs it
-
-    return quantise(model, (batch.inputs for batch in read_batches(request, about)))
 
 
 def read_batches(request: Request, about: Description) -> Iterator[SampleBatch]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from gfl.engine.device import memory_bytes
-from gfl.engine.distributed import Ranks
-from gfl.engine.progress import EpochProgress, ProgressWriter, remaining_s
-from gfl.engine.records import RunFolder
+from gfl.engine.ranks import Ranks
 from gfl.engine.state import TrainState
 from gfl.errors import InputError
+from gfl.record.console import EpochProgress, ProgressWriter, remaining_s
+from gfl.record.run_folder import RunFolder
 from gfl.settings import RunConfig
 
 BAD_STEPS = 20  # in a row without finite numbers, under a loss scale: it skips such steps, but not for ever

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from gfl.engine.environment import environment
-from gfl.engine.files import append_text, make_folder, to_json, write_atomic, write_errors
-from gfl.engine.lock import Lock
 from gfl.errors import InputError
+from gfl.files import append_text, make_folder, to_json, write_atomic, write_errors
+from gfl.record.environment import environment
+from gfl.record.lock import Lock
 
 LOG = "log.jsonl"
 RESULTS = "results.csv"

@@ -7,8 +7,8 @@ import os
 import socket
 from pathlib import Path
 
-from gfl.engine.files import write_errors
 from gfl.errors import InputError
+from gfl.files import write_errors
 
 LOCK = ".lock"
 

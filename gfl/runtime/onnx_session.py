@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.engine.files import make_folder
-from gfl.engine.providers import (
+from gfl.errors import InputError, first_line
+from gfl.files import make_folder
+from gfl.runtime.providers import (
     CPU,
     NEEDS,
     Nodes,
@@ -30,7 +31,6 @@ from gfl.engine.providers import (
     spread,
     targets,
 )
-from gfl.errors import InputError, first_line
 
 LOG_FATAL, LOG_WARNING = 4, 2  # severities of ONNX Runtime; the second is its default
 

@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import torch
 
+from export.compare import compare_outputs, conclude, read_batches, run_torch
 from export.graph import example_inputs, graph_of, trace
 from export.parity import Parity, check_rivals
 from export.request import Request
 from export.summary import agreement
-from export.write import compare_outputs, conclude, read_batches, run_torch
-from gfl.engine.files import atomic_file, make_folder
-from gfl.engine.providers import ProviderChoice
-from gfl.inference.checkpoint import describe
-from gfl.inference.program import open_program, save_program
+from gfl.files import atomic_file, make_folder
 from gfl.model import detector
+from gfl.runtime.on_torch.pt2_file import open_program, save_program
+from gfl.runtime.on_torch.pt_file import describe
+from gfl.runtime.providers import ProviderChoice
 from gfl.settings import Canvas
 
 

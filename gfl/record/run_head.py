@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from gfl import __version__
 from gfl.data.coco import CocoData
 from gfl.data.loader import TrainLoader
 from gfl.engine.checkpoints import Origin
 from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
-from gfl.engine.progress import class_shares, counted, headline
+from gfl.report.words import class_shares, counted, headline
 from gfl.settings import Canvas, RunConfig
+from gfl.version import VERSION
 
 
 def head_lines(
@@ -55,7 +55,7 @@ def first_line(cfg: RunConfig, device: torch.device) -> str:
     if cfg.precision == "o1":
         precision = f"o1{' by Apex' if cfg.apex else ''}, loss scale {cfg.loss_scale}"
     return " | ".join(
-        (f"GFLV2 {__version__}", f"torch {torch.__version__}", describe(device), precision, f"seed {cfg.seed}")
+        (f"GFLV2 {VERSION}", f"torch {torch.__version__}", describe(device), precision, f"seed {cfg.seed}")
     )
 
 

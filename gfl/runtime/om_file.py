@@ -16,10 +16,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.engine.description import Arrays, Description
-from gfl.engine.files import to_json
-from gfl.engine.providers import Placement
 from gfl.errors import InputError
+from gfl.files import to_json
+from gfl.runtime.description import Arrays, Description
+from gfl.runtime.providers import Placement
 
 PACKAGE = "ais_bench.infer.interface"
 OUTPUT_NAMES = "output_names"  # beside the description's own keys: an .om keeps the order of its outputs, not the names

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.data.transforms import Image, scale_factors
-from gfl.engine.description import Arrays, Description
 from gfl.errors import InputError
-from gfl.inference.draw import draw
+from gfl.report.draw import draw
+from gfl.runtime.description import Arrays, Description
 
 
 class CocoDetection(TypedDict):
@@ -60,7 +60,7 @@ class Result:
         Raises InputError where the picture was not kept.
         """
         if self.image is None:
-            raise InputError(f"the picture of {self.source} was not kept; call gfl.inference.draw.draw with it instead")
+            raise InputError(f"the picture of {self.source} was not kept; call gfl.report.draw.draw with it instead")
         shown = np.flatnonzero(self.scores >= score)
         names = [self.names[i] for i in shown]
         return draw(self.image, self.boxes_xyxy[shown], self.scores[shown], self.labels[shown], names)

@@ -1,0 +1,110 @@
+"""Picture files: which names are pictures, and their decoding to RGB. NumPy and OpenCV only."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gfl.data.transforms import Image
+from gfl.errors import InputError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # how the names of files end
+
+
+JPEG_START = b"\xff\xd8"
+
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+JPEG_SCAN = 0xDA
+
+
+JPEG_END = 0xD9
+
+
+# In a scan's data 0xff is followed by 0x00 (a literal 0xff), a restart marker or fill: anything else ends the scan.
+JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
+
+def is_picture(path: Path) -> bool:
+    """By its name; hidden files (macOS leaves ._photo.jpg) are none."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+
+
+def read_picture(path: Path) -> Image:
+    """Read a picture file as uint8 (H,W,3) RGB, turned upright by its EXIF orientation.
+
+    This is cv2.IMREAD_COLOR, mmcv's default ('color'): grey and transparent pictures become three channels.
+    Raises InputError naming the file where it is missing, truncated or not a picture.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"got no picture from {path} ({error.strerror}), expected a readable file; check the folder"
+        ) from None
+    return decode_picture(data, str(path))
+
+
+def decode_picture(data: bytes, name: str) -> Image:
+    """Decode a file's bytes as `read_picture` does; `name` is what an InputError calls it."""
+    if is_truncated(data):
+        # OpenCV would fill the missing part with grey and say nothing.
+        raise InputError(f"got a truncated file {name} ({len(data)} bytes), expected a whole picture; copy it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(
+            f"got a file that cannot be decoded, {name} ({len(data)} bytes), expected a JPEG, PNG or other picture "
+            "that OpenCV reads; copy it again or leave it out"
+        )
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def is_truncated(data: bytes) -> bool:
+    """Whether a JPEG, PNG or WebP file ends before its own end marker; False for other formats."""
+    if data.startswith(JPEG_START):
+        return not jpeg_is_complete(data)
+    if data.startswith(PNG_START):
+        return not png_is_complete(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    return False
+
+
+def jpeg_is_complete(data: bytes) -> bool:
+    """Walk a JPEG's segments to its end marker: thumbnails inside segments and bytes after the end do not mislead."""
+    place = len(JPEG_START)
+    while place + 2 <= len(data):
+        if data[place] != 0xFF:
+            place += 1  # decoders skip stray bytes between segments
+            continue
+        marker = data[place + 1]
+        if marker == JPEG_END:
+            return True
+        if marker == 0xFF or marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            place += 1 if marker == 0xFF else 2  # fill byte, or a marker without a segment
+            continue
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == JPEG_SCAN:
+            found = JPEG_SCAN_END.search(data, place)
+            if found is None:
+                return False
+            place = found.start()
+    return False
+
+
+def png_is_complete(data: bytes) -> bool:
+    """Walk a PNG's chunks (length, name, content, checksum) to IEND."""
+    place = len(PNG_START)
+    while place + 8 <= len(data):
+        if data[place + 4 : place + 8] == b"IEND":
+            return True
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return False

@@ -1,0 +1,99 @@
+"""An opened model of any form: what it says of itself, its canvases, and one function from arrays to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.data.canvas import Canvas, fit_canvas, own_canvas
+from gfl.data.transforms import resized_size
+from gfl.errors import InputError
+from gfl.runtime.description import Arrays, Description
+from gfl.runtime.providers import Placement
+
+Run = Callable[[NDArray[np.uint8], NDArray[np.int32]], Arrays]
+
+
+class StaticFile(Protocol):
+    """One open exported file, of whatever format."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def description(self) -> Description:
+        """What it says of itself."""
+
+    def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
+        """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> outputs by name."""
+
+    def placement(self) -> Placement:
+        """What ran where, after the first run."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An open model."""
+
+    path: Path
+    description: Description  # of the smallest canvas, where there are several
+    canvases: tuple[Canvas, ...] | None  # None: each picture's own multiple of 32
+    batch: int  # pictures a run; a static file takes exactly so many
+    run: Run  # uint8 (B,3,H,W) RGB on one of the canvases, int32 (B,2) height, width -> outputs by name
+    placement: Callable[[], Placement]  # what ran where; known after the first run
+
+    def place(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
+        """A picture's canvas and its resized (height, width) in it, as evaluation chooses them."""
+        resized = resized_size(height, width, self.description.short_side, self.description.long_side)
+        if self.canvases is None:
+            return own_canvas(*resized), resized
+        return fit_canvas(*resized, self.canvases)
+
+
+def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
+    """One model from open files of one batch size, a file a canvas.
+
+    Raises InputError where the files do not belong together, and where they give other outputs than detections.
+    """
+    files = sorted(files, key=lambda file: _by_area(file.description.size))
+    first = files[0].description
+    for file in files:
+        if file.description.outputs != "detections":
+            raise InputError(
+                f"{file.path} gives {file.description.outputs} outputs, expected detections; export it with "
+                "--outputs detections"
+            )
+        if file.description.kin() != first.kin():
+            raise InputError(
+                f"{file.path} and {files[0].path} are not exports of one model in one precision and batch size; "
+                "give one of them"
+            )
+    runs = {file.description.size: file.run for file in files}
+    if len(runs) < len(files):
+        raise InputError(f"{path} holds several files of one size ({', '.join(map(str, runs))}); give one of them")
+
+    def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
+        return runs[(images.shape[2], images.shape[3])](images, image_sizes)
+
+    return Model(path, first, tuple(runs), first.batch, run, lambda: merged([file.placement() for file in files]))
+
+
+def _by_area(canvas: Canvas) -> tuple[int, Canvas]:
+    return canvas[0] * canvas[1], canvas
+
+
+def merged(placements: Sequence[Placement]) -> Placement:
+    """What ran where, over the files of a folder; the provider is that of the first that ran, if any did."""
+    ran = [placement for placement in placements if placement.nodes_by_provider] or placements
+    nodes: dict[str, int] = {}
+    for placement in placements:
+        for provider, count in placement.nodes_by_provider.items():
+            nodes[provider] = nodes.get(provider, 0) + count
+    notes = dict.fromkeys(note for placement in placements for note in placement.notes)
+    return Placement(ran[0].provider, nodes, tuple(notes))

@@ -1,0 +1,95 @@
+"""Opening a trained model in any form that this project writes, as one type with one call.
+
+No PyTorch is imported for an .onnx or an .om. Shapes: B pictures a run, H, W the canvas.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gfl.errors import InputError
+from gfl.runtime.model import Model, static_model
+from gfl.runtime.om_file import open_om
+from gfl.runtime.onnx_file import open_onnx
+from gfl.runtime.providers import ProviderChoice
+
+CHECKPOINTS = (".pt", ".pth", ".safetensors")
+EXPORTS = (".onnx", ".pt2", ".om")  # static files, one a canvas; in a folder the first kind that is there is taken
+
+
+def open_model(
+    path: str | Path,
+    *,
+    batch: int | None = None,
+    threads: int = 0,
+    choice: ProviderChoice = ProviderChoice(),  # noqa: B008  # frozen
+) -> Model:
+    """Open a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes.
+
+    batch: pictures a run, 1 by default; a static file has its own. threads: of the CPU, 0 for the runtime's choice.
+    Raises InputError for a file that is missing, of another kind, damaged or not of this project, and for a batch
+    that a static file does not take.
+    """
+    path = Path(path)
+    if batch is not None and batch < 1:
+        raise InputError(f"got a batch of {batch}, expected at least 1 picture a run; leave it out for the usual")
+    kind = kind_of(path)
+    if kind in CHECKPOINTS:
+        from gfl.runtime.on_torch.pt_file import open_checkpoint  # late: it imports PyTorch
+
+        return open_checkpoint(path, batch=batch or 1, threads=threads, choice=choice)
+    if kind == ".onnx":
+        model = static_model(path, [open_onnx(file, threads=threads, choice=choice) for file in files_of(path, kind)])
+    elif kind == ".om":
+        if choice.name not in ("auto", "cann"):
+            raise InputError(
+                f"got the provider {choice.name} for {path}, which runs on an Ascend NPU only; leave it out"
+            )
+        if choice.options.keys() - {"device_id"}:
+            raise InputError(
+                f"got the provider options {', '.join(choice.options)} for {path}, expected device_id alone; leave the "
+                "others out, they were settled when it was compiled"
+            )
+        device = int(choice.options.get("device_id", 0))
+        model = static_model(path, [open_om(file, device_id=device) for file in files_of(path, kind)])
+    else:
+        from gfl.runtime.on_torch.pt2_file import open_program  # late: it imports PyTorch
+
+        model = static_model(
+            path, [open_program(file, threads=threads, choice=choice) for file in files_of(path, kind)]
+        )
+    if batch is not None and batch != model.batch:
+        raise InputError(
+            f"got a batch of {batch} for {path}, which takes exactly {model.batch} at a time; leave it out, or export "
+            f"again with --batch {batch}"
+        )
+    return model
+
+
+def kind_of(path: Path) -> str:
+    """The suffix of a model file, or that of the exports in a folder; InputError for anything else."""
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name too long, a folder without permission
+        raise InputError(f"{path} cannot be looked at ({error.strerror}), expected a model; check the name") from None
+    if is_folder:
+        kind = next((kind for kind in EXPORTS if any(path.glob(f"*{kind}"))), None)
+        if kind is None:
+            hint = (
+                f"give {path / 'best.pt'}"
+                if (path / "best.pt").is_file()
+                else "write some with `python -m export.onnx`"
+            )
+            raise InputError(f"{path} holds no exports ({', '.join(EXPORTS)}); {hint}")
+        return kind
+    if path.suffix not in (*CHECKPOINTS, *EXPORTS):
+        known = ", ".join((*CHECKPOINTS, *EXPORTS))
+        raise InputError(f"got the model {path}, expected one of {known} or a folder of exports; check the name")
+    if not is_file:
+        raise InputError(f"{path}: no such file, expected a model; check the name")
+    return path.suffix
+
+
+def files_of(path: Path, kind: str) -> list[Path]:
+    """The file itself, or those of its kind in the folder, by name."""
+    return sorted(path.glob(f"*{kind}")) if path.is_dir() else [path]
