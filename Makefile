@@ -67,4 +67,4 @@ coco: $(if $(filter $(BIN)/python,$(NPU_PYTHON)),$(INSTALLED))
 
 # A step through torch_npu's own dispatcher over stubs of CANN: no hardware test. Says why where it cannot be set up.
 npu-trace: $(INSTALLED)
-	$(BIN)/python tests/npu_trace.py
+	$(BIN)/python tests/support/npu_trace.py

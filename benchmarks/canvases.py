@@ -38,7 +38,7 @@ from gfl.config import read_run
 from gfl.data.canvas import Canvas, own_canvas, round_up
 from gfl.data.coco import CocoData, Picture, read_coco
 from gfl.data.loader import Work, build_batch, canvases_for
-from gfl.data.plan import BLANK, BatchPlan, draw_places, train_plan
+from gfl.data.plan import BLANK, BatchPlan, draw_changes, train_plan
 from gfl.data.sizes import box_slots, ignored_slots
 from gfl.data.synthetic import write_synthetic
 from gfl.engine.state import TrainState, step
@@ -92,7 +92,7 @@ def grouped_plan(pictures: Sequence[Picture], cfg: DataConfig, batch_size: int, 
 
     A group's last batch is filled with pictures of the group, drawn once more.
     """
-    places, sizes_hw = draw_places(pictures, cfg, seed, 0)
+    places, sizes_hw = draw_changes(pictures, cfg, seed, 0)
     lying = np.array([picture.width > picture.height for picture in pictures])
     generator = np.random.default_rng(seed)
     batches: list[list[int]] = []
@@ -129,7 +129,7 @@ def pixels_of(plans: Sequence[BatchPlan]) -> Pixels:
     real = canvas = spare = spare_places = 0
     for plan in plans:
         area = plan.canvas[0] * plan.canvas[1]
-        for place in plan.places:
+        for place in plan.pictures:
             canvas += area
             if place.picture == BLANK or place.picture in seen:
                 spare, spare_places = spare + area, spare_places + 1
@@ -148,7 +148,7 @@ def read_batches(setting: Setting, plans: Sequence[BatchPlan]) -> list[Batch]:
     slots = box_slots(data, "auto"), ignored_slots(data)
     batches = []
     for plan in plans:
-        chosen = (None if place.picture == BLANK else data.pictures[place.picture] for place in plan.places)
+        chosen = (None if place.picture == BLANK else data.pictures[place.picture] for place in plan.pictures)
         loaded = build_batch(Work(plan, tuple(chosen)), *slots)
         if loaded.failed:
             raise InputError(f"{loaded.failed[0]}; a picture that is not read would count as trained on")

@@ -18,7 +18,7 @@ from export.samples import SampleBatch, Truth
 from gfl.files import to_json
 from gfl.report.coco_eval import CocoResult, evaluate_detections
 from gfl.runtime.description import Arrays, Description
-from gfl.runtime.result import CocoDetection, Placed, result_of
+from gfl.runtime.result import CocoDetection, PictureInfo, result_of
 
 SURE = 0.3  # the score from which a detection of PyTorch's is taken as true
 
@@ -72,7 +72,7 @@ class Comparison:
             for index in range(count):
                 image_id = self.image_id(len(self.pictures) + index)
                 height, width = batch.image_sizes[index].tolist()
-                placed = Placed(batch.names[index], batch.originals_hw[index], (height, width))
+                placed = PictureInfo(batch.names[index], batch.originals_hw[index], (height, width))
                 self.ours += result_of(ours, index, placed, self.about).to_coco(image_id)
                 self.theirs += result_of(theirs, index, placed, self.about).to_coco(image_id)
         self.pictures += batch.names

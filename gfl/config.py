@@ -2,9 +2,9 @@
 
 gin-config parses, holds and evaluates the bindings. What it lacks is checked here before it sees them: names (with a
 did-you-mean), types against the dataclasses of `gfl.settings`, undefined and unused macros, includes relative to the
-including file. A user's mistake is an `InputError` that names the binding and its place.
+including file. A user's mistake is an `InputError` that names the binding and its location.
 
-    files, bindings, text --_parse--> _Bindings {name: value, place} --_check--> gin --> RunConfig, config text
+    files, bindings, text --_parse--> _Bindings {name: value, location} --_check--> gin --> RunConfig, config text
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Binding(typing.NamedTuple):
     line: int
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return self.source if self.source == COMMAND_LINE else f"{self.source}:{self.line}"
 
 
@@ -171,8 +171,8 @@ def _read_text(text: str, source: str, folder: Path, found: _Bindings, seen: set
             _check_import(statement.module, f"{source}:{statement.location.line_num}")
         elif isinstance(statement, parser.BindingStatement):
             binding = _Binding(statement.value, source, statement.location.line_num)
-            name = _full_name(statement.scope, statement.selector, statement.arg_name, binding.place)
-            found[name] = binding._replace(value=_settle(statement.value, binding.place))
+            name = _full_name(statement.scope, statement.selector, statement.arg_name, binding.location)
+            found[name] = binding._replace(value=_settle(statement.value, binding.location))
 
 
 class _Delegate:
@@ -198,14 +198,14 @@ def _parse(text: str, source: str) -> list[object]:
     got = lines[line - 1].strip()
     reason = reason.strip().splitlines()[-1].strip().rstrip(".")  # gin puts Python's own complaint in front
     raise InputError(
-        f"{_Binding(None, source, line).place}: {got}: {reason}; expected NAME = value, with text in quotes"
+        f"{_Binding(None, source, line).location}: {got}: {reason}; expected NAME = value, with text in quotes"
     )
 
 
-def _check_import(module: str, place: str) -> None:
+def _check_import(module: str, location: str) -> None:
     """Refuse what a config (of a stranger's checkpoint, say) has no reason to import."""
     if module not in {"__gin__.dynamic_registration", *(cls.__module__ for cls in _setting_classes().values())}:
-        raise InputError(f"{place}: import of {module}; only settings can be bound, remove the import")
+        raise InputError(f"{location}: import of {module}; only settings can be bound, remove the import")
 
 
 @functools.cache
@@ -222,36 +222,38 @@ def _setting_classes() -> dict[str, type]:
     return found
 
 
-def _full_name(scope: str, selector: str, field: str, place: str) -> str:
+def _full_name(scope: str, selector: str, field: str, location: str) -> str:
     """The name of what a statement binds: a macro's own, or module.Class.field."""
     if not field:
         return f"{scope}/{selector}" if scope else selector
     if scope:
-        raise InputError(f"{place}: {scope}/{selector}.{field} has a scope, which no setting knows; remove '{scope}/'")
-    setting = _full_class_name(selector, place)
+        raise InputError(
+            f"{location}: {scope}/{selector}.{field} has a scope, which no setting knows; remove '{scope}/'"
+        )
+    setting = _full_class_name(selector, location)
     fields = [field.name for field in dataclasses.fields(_setting_classes()[setting])]
     if field not in fields:
-        raise InputError(f"{place}: {selector} has no field {field}; {_nearest(field, fields)}")
+        raise InputError(f"{location}: {selector} has no field {field}; {_nearest(field, fields)}")
     return f"{setting}.{field}"
 
 
-def _full_class_name(selector: str, place: str) -> str:
+def _full_class_name(selector: str, location: str) -> str:
     """module.Class for Class, module.Class or package.module.Class."""
     for name, cls in _setting_classes().items():
         if f".{cls.__module__}.{cls.__name__}".endswith(f".{selector}"):
             return name
     names = [cls.__name__ for cls in _setting_classes().values()]
-    raise InputError(f"{place}: {selector} is no setting; {_nearest(selector.rpartition('.')[2], names)}")
+    raise InputError(f"{location}: {selector} is no setting; {_nearest(selector.rpartition('.')[2], names)}")
 
 
-def _settle(value: object, place: str) -> object:
+def _settle(value: object, location: str) -> object:
     """Lists as tuples (settings are frozen), references with their full names."""
     if isinstance(value, _Reference):
-        return value._replace(name=_full_class_name(value.name, place))
+        return value._replace(name=_full_class_name(value.name, location))
     if isinstance(value, _Macro):
         return value
     if isinstance(value, (list, tuple)):
-        return tuple(_settle(item, place) for item in value)
+        return tuple(_settle(item, location) for item in value)
     return value
 
 
@@ -273,7 +275,7 @@ def _check(bindings: _Bindings) -> tuple[str, ...]:
     for name, binding in unused.items():
         if binding.source == COMMAND_LINE or (name not in knobs and _near(name, used, LIKELY_TYPO)):
             raise InputError(_unused_knob(name, binding, used, known=name in knobs))
-    return tuple(f"{name} = {each.value!r} ({each.place})" for name, each in unused.items() if each.source != base)
+    return tuple(f"{name} = {each.value!r} ({each.location})" for name, each in unused.items() if each.source != base)
 
 
 def _check_type(name: str, value: object, bindings: _Bindings) -> None:
@@ -283,7 +285,7 @@ def _check_type(name: str, value: object, bindings: _Bindings) -> None:
     if not _fits(value, expected):
         bound = bindings[name].value
         knob = bound.name if isinstance(bound, _Macro) else name
-        given = bindings[knob].place
+        given = bindings[knob].location
         raise InputError(f"{knob.partition('.')[2] or knob} = {value!r}: expected {_spell(expected)} ({given})")
 
 
@@ -293,14 +295,14 @@ def _resolve(value: object, trail: tuple[str, ...], bindings: _Bindings, used: s
         return tuple(_resolve(item, trail, bindings, used) for item in value)
     if not isinstance(value, _Macro):
         return value
-    place, name = bindings[trail[-1]].place, value.name
+    location, name = bindings[trail[-1]].location, value.name
     if name == REQUIRED:
-        raise InputError(f'{trail[-1]} is required ({place}); give --gin_bindings "{trail[-1]} = ..."')
+        raise InputError(f'{trail[-1]} is required ({location}); give --gin_bindings "{trail[-1]} = ..."')
     if name in trail:
-        raise InputError(f"{place}: %{name} is defined by itself; give {name} a value")
+        raise InputError(f"{location}: %{name} is defined by itself; give {name} a value")
     if name not in bindings:
         knobs = [known for known in bindings if "." not in known]
-        raise InputError(f"{place}: %{name} is not defined; {_nearest(name, knobs)}")
+        raise InputError(f"{location}: %{name} is not defined; {_nearest(name, knobs)}")
     used.add(name)
     return _resolve(bindings[name].value, (*trail, name), bindings, used)
 
@@ -331,7 +333,7 @@ def _spell(expected: object) -> str:
 
 def _unused_knob(name: str, binding: _Binding, used: Collection[str], *, known: bool) -> str:
     """What is wrong with a macro that nothing uses; known: base.gin has it."""
-    given = f"{binding.place}: {name} = {binding.value!r}"
+    given = f"{binding.location}: {name} = {binding.value!r}"
     if binding.source == COMMAND_LINE:
         given = f"{COMMAND_LINE} '{name} = {binding.value!r}'"
     if known:

@@ -52,7 +52,7 @@ class Training:
         self.parsed, self.folder, self.ranks, cfg = parsed, folder, ranks, parsed.run
         self.out = progress.ProgressWriter(sys.stdout if ranks.first else None)
         self.batch = pictures_a_rank(cfg, ranks.world)
-        self.device = ranks.place(choose_device(cfg.device))
+        self.device = ranks.local_device(choose_device(cfg.device))
         seed_generators(cfg.seed)
         self.data = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
         self.val = read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import Canvas
 from gfl.data.transforms import Image
-from gfl.runtime.result import Placed
+from gfl.runtime.result import PictureInfo
 
 AHEAD = 2  # closed batches at a time: one that runs and one that waits, so that the model never does
 PATIENCE = 64  # batches' worth of later pictures after which a batch of a rare canvas goes out unfilled
@@ -32,7 +32,7 @@ class Member(NamedTuple):
     """A picture of a batch."""
 
     place: int  # among the sources
-    placed: Placed
+    placed: PictureInfo
 
 
 @dataclass(eq=False)  # two batches are the same only if they are one
@@ -84,7 +84,7 @@ class Batches:
 
     # ---- readers ----
 
-    def claim(self, index: int, canvas: Canvas, placed: Placed) -> tuple[Batch, int]:
+    def claim(self, index: int, canvas: Canvas, placed: PictureInfo) -> tuple[Batch, int]:
         """Wait for the picture's turn and for room; its batch and slot. Raises StoppedError."""
         with self._changed:
             self._wait_for(lambda: self._turn == index and self._closed < AHEAD)

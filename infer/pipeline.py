@@ -22,8 +22,8 @@ from gfl.data.canvas import Canvas
 from gfl.data.transforms import Image, resize
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description
-from gfl.runtime.providers import Placement
-from gfl.runtime.result import Placed, Result, result_of
+from gfl.runtime.providers import ProviderReport
+from gfl.runtime.result import PictureInfo, Result, result_of
 from infer.batches import OWN_OPEN, Batches, Member, StoppedError
 from infer.sources import Source
 
@@ -53,10 +53,10 @@ class Runner(Protocol):
         """uint8 (B,3,H,W) and int32 (B,2) -> outputs by name."""
 
     @property
-    def placement(self) -> Callable[[], Placement]:
+    def provider_report(self) -> Callable[[], ProviderReport]:
         """What runs it, as far as that is known."""
 
-    def place(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
+    def canvas_for(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
         """A picture's canvas and its resized size in it."""
 
 
@@ -101,9 +101,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def usual_readers(placement: Placement) -> int:
+def usual_readers(report: ProviderReport) -> int:
     """One a core, two to eight; half of them beside a model on the CPU, whose own threads wait for one another."""
-    on_cpu = "cpu" in placement.provider.lower()
+    on_cpu = "cpu" in report.provider.lower()
     return min(max(cores() // 2, 1) if on_cpu else max(cores(), 2), MOST_READERS)
 
 
@@ -124,7 +124,7 @@ def run_pictures(
     keep_pixels: a result keeps its picture, to be drawn on, where it has no more pixels than this.
     Raises what `model.run`, `on_result` and `sources` raise, once all threads are gone.
     """
-    readers = readers or usual_readers(model.placement())
+    readers = readers or usual_readers(model.provider_report())
     stages = _Stages(model, sources, on_result, keep_pixels, readers)
     threads = [threading.Thread(target=stages.read, name=f"reader {i}", daemon=True) for i in range(readers)]
     threads += [threading.Thread(target=stages.write, name=f"writer {i}", daemon=True) for i in range(writers)]
@@ -268,15 +268,15 @@ class _Stages:
         with self._clock_lock:
             self._decode_s += seconds
 
-    def _resized(self, source: Source) -> tuple[Canvas, Placed, Image]:
+    def _resized(self, source: Source) -> tuple[Canvas, PictureInfo, Image]:
         """Decode a picture and resize it to its canvas; the original is let go here, unless it is to be kept."""
         opened = source.open()
         with self._large if opened.pixels > LARGE_PIXELS else contextlib.nullcontext():
             image = opened.decode()
             height, width = image.shape[:2]
-            canvas, resized_hw = self.model.place(height, width)
+            canvas, resized_hw = self.model.canvas_for(height, width)
             kept = image if height * width <= self.keep_pixels else None
-            return canvas, Placed(source.name, (height, width), resized_hw, kept), resize(image, resized_hw)
+            return canvas, PictureInfo(source.name, (height, width), resized_hw, kept), resize(image, resized_hw)
 
     # ---- writers ----
 

@@ -11,7 +11,7 @@ import numpy as np
 from gfl.report.words import class_shares, counted, headline
 from gfl.runtime.model import Model
 from gfl.runtime.open import files_of, kind_of
-from gfl.runtime.providers import Placement
+from gfl.runtime.providers import ProviderReport
 from gfl.version import VERSION
 from infer.pipeline import Timings
 from infer.recorder import Recorder
@@ -31,7 +31,7 @@ def summarise(
     detections: int,
     recorder: Recorder,
     timings: Timings,
-    placed: Placement,
+    placed: ProviderReport,
     annotations: str | None,
 ) -> Summary:
     """The content of summary.json. Times are wall time.
@@ -89,7 +89,7 @@ def head_lines(model: Model, inputs: Inputs, shard: tuple[int, int] | None) -> I
     yield headline("input", counted(inputs.total, "picture" if isinstance(inputs, Files) else "frame"), part)
 
 
-def result_lines(recorder: Recorder, timings: Timings, placed: Placement, score: float) -> Iterator[str]:
+def result_lines(recorder: Recorder, timings: Timings, placed: ProviderReport, score: float) -> Iterator[str]:
     """What came out, how fast, and where it ran."""
     shown = recorder.shown
     of_classes = f"{class_shares(shown)}" if shown else ""

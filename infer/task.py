@@ -15,7 +15,7 @@ from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
-from gfl.runtime.providers import Placement, ProviderChoice
+from gfl.runtime.providers import ProviderChoice, ProviderReport
 from infer.drawing import Drawing
 from infer.pipeline import Timings, cores, run_pictures
 from infer.recorder import Recorder
@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_any(recorder, task)
         for line in (*failure_lines(recorder), *task.inputs.notes):
             print(line, file=sys.stderr)
-        placed = model.placement() if timings.run_s else Placement("none", {}, ())
+        placed = model.provider_report() if timings.run_s else ProviderReport("none", {}, ())
         content = summarise(
             model,
             task.inputs,

@@ -13,7 +13,7 @@ from benchmarks import canvases, measure, program
 from benchmarks.canvases import FORMS, GROUPED, OURS, SQUARE, Setting, grouped_plan, pixels_of, plans_of
 from gfl.data.canvas import own_canvas
 from gfl.data.coco import CocoData, Picture
-from gfl.data.plan import BLANK, BatchPlan, Place
+from gfl.data.plan import BLANK, BatchPlan, PlannedPicture
 from gfl.data.sizes import canvases_for
 from gfl.settings import DataConfig, RunConfig
 
@@ -35,10 +35,10 @@ def setting() -> Setting:
     return Setting("r50", run, data, canvases_for(data, run.data) or (), 1, measure.Gemm(64))
 
 
-def places(plans: tuple[BatchPlan, ...]) -> dict[int, Place]:
+def places(plans: tuple[BatchPlan, ...]) -> dict[int, PlannedPicture]:
     """The place of each picture; a picture that comes twice comes alike."""
-    found: dict[int, Place] = {}
-    for place in (place for plan in plans for place in plan.places if place.picture != BLANK):
+    found: dict[int, PlannedPicture] = {}
+    for place in (place for plan in plans for place in plan.pictures if place.picture != BLANK):
         assert found.setdefault(place.picture, place) == place
     return found
 
@@ -56,8 +56,8 @@ def test_three_forms_hold_the_same_pictures_resized_and_flipped_alike(setting: S
 def test_every_picture_fits_its_canvas_in_every_form(setting: Setting) -> None:
     for plans in plans_of(setting).values():
         for plan in plans:
-            assert len(plan.places) == 2
-            assert all(np.less_equal(place.size_hw, plan.canvas).all() for place in plan.places)
+            assert len(plan.pictures) == 2
+            assert all(np.less_equal(place.size_hw, plan.canvas).all() for place in plan.pictures)
 
 
 def test_square_of_the_papers_sizes_is_the_ports(setting: Setting) -> None:
@@ -66,22 +66,22 @@ def test_square_of_the_papers_sizes_is_the_ports(setting: Setting) -> None:
 
 def test_a_grouped_batch_lies_or_stands_and_is_padded_to_its_own_maximum(setting: Setting) -> None:
     for plan in grouped_plan(setting.data.pictures, setting.run.data, 2, seed=0):
-        shown = [setting.data.pictures[place.picture] for place in plan.places]
+        shown = [setting.data.pictures[place.picture] for place in plan.pictures]
         assert len({picture.width > picture.height for picture in shown}) == 1
-        assert plan.canvas == own_canvas(*np.max([place.size_hw for place in plan.places], axis=0).tolist())
+        assert plan.canvas == own_canvas(*np.max([place.size_hw for place in plan.pictures], axis=0).tolist())
 
 
 def test_a_grouped_last_batch_is_filled_with_pictures_of_its_group(setting: Setting) -> None:
     plans = grouped_plan(setting.data.pictures, setting.run.data, 2, seed=0)
-    assert sum(len(plan.places) for plan in plans) == 10  # five lie, four do not
+    assert sum(len(plan.pictures) for plan in plans) == 10  # five lie, four do not
     assert pixels_of(plans).spare_places == 1
 
 
 def test_pixels_are_counted_once_for_a_picture_and_for_every_place_of_a_canvas() -> None:
     plans = (
-        BatchPlan(0, 0, (64, 96), (Place(0, (60, 90)), Place(1, (64, 80)))),
-        BatchPlan(0, 1, (96, 64), (Place(2, (90, 60)), Place(BLANK))),
-        BatchPlan(0, 2, (64, 96), (Place(0, (60, 90)), Place(3, (32, 32)))),
+        BatchPlan(0, 0, (64, 96), (PlannedPicture(0, (60, 90)), PlannedPicture(1, (64, 80)))),
+        BatchPlan(0, 1, (96, 64), (PlannedPicture(2, (90, 60)), PlannedPicture(BLANK))),
+        BatchPlan(0, 2, (64, 96), (PlannedPicture(0, (60, 90)), PlannedPicture(3, (32, 32)))),
     )
     real = 60 * 90 + 64 * 80 + 90 * 60 + 32 * 32
     found = pixels_of(plans)

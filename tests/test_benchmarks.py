@@ -51,7 +51,7 @@ from gfl.model.losses import loss_terms
 from gfl.runtime.description import INPUT_NAMES, Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.on_torch.pt_file import describe
-from gfl.runtime.providers import Placement
+from gfl.runtime.providers import ProviderReport
 from gfl.settings import OptimConfig, RunConfig
 from gfl.tensors.variables import Variables, child, flatten, unflatten
 from infer.sources import folder_files
@@ -222,7 +222,7 @@ def silent() -> Model:
     nothing |= {"scores": np.zeros((2, 100), np.float32), "labels": np.full((2, 100), -1, np.int32)}
     nothing |= {name: np.zeros((2, 100, 4), np.float32) for name in ("boxes", "edge_std")}
     about = describe(trained, size=canvas, batch=2)
-    return Model(Path("silent"), about, (canvas,), 2, lambda images, sizes: nothing, lambda: Placement("", {}, ()))
+    return Model(Path("silent"), about, (canvas,), 2, lambda images, sizes: nothing, lambda: ProviderReport("", {}, ()))
 
 
 def test_seconds_of_the_pipeline_are_those_of_a_picture(silent: Model, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def free_port() -> int:
 def parts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """What the two ranks of rank_parts.py computed."""
     folder = tmp_path_factory.mktemp("parts")
-    done = torchrun(str(ROOT / "tests" / "rank_parts.py"), str(folder))
+    done = torchrun(str(ROOT / "tests" / "support" / "rank_parts.py"), str(folder))
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -184,7 +184,7 @@ def test_two_ranks_agree_under_o1_in_real_float16(parts: list[dict[str, object]]
 @pytest.mark.slow
 def test_compiled_ranks_step_as_plain_ones_by_one_graph(parts: list[dict[str, object]], tmp_path: Path) -> None:
     """With the exchange of the normalisers in it, and not cut where DDP's buckets end."""
-    done = torchrun(str(ROOT / "tests" / "rank_parts.py"), str(tmp_path), "aot_eager")
+    done = torchrun(str(ROOT / "tests" / "support" / "rank_parts.py"), str(tmp_path), "aot_eager")
     assert done.returncode == 0, done.stderr
     compiled = torch.load(tmp_path / "0.pt", weights_only=True)["aot_eager"]
     assert compiled["graphs"] == 1
@@ -289,7 +289,7 @@ def killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def failing(how: str, rank: int, step: int, data: Path, folder: Path, *bindings: str) -> list[str]:
     """The arguments of a program that trains until a rank fails in a step."""
-    program = str(ROOT / "tests" / "failing_run.py")
+    program = str(ROOT / "tests" / "support" / "failing_run.py")
     return [program, how, str(rank), str(step), "--", *train_arguments(data, folder, *KNOBS, *bindings)]
 
 

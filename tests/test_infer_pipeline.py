@@ -17,7 +17,7 @@ from gfl.data.canvas import Canvas, fit_canvas, own_canvas
 from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description, Thresholds
-from gfl.runtime.providers import Placement
+from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import Result
 from infer import pipeline
 from infer.batches import AHEAD, OWN_OPEN, PATIENCE
@@ -54,10 +54,10 @@ class Mirror:
     seen: list[tuple[NDArray[np.uint8], NDArray[np.int32]]] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
 
-    def placement(self) -> Placement:
-        return Placement("an accelerator", {}, ())
+    def provider_report(self) -> ProviderReport:
+        return ProviderReport("an accelerator", {}, ())
 
-    def place(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
+    def canvas_for(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
         if self.canvases is None:
             return own_canvas(height, width), (height, width)
         return fit_canvas(*resized_size(height, width, SHORT, LONG), self.canvases)
@@ -146,7 +146,7 @@ def test_the_model_sees_what_one_picture_at_a_time_would_show_it() -> None:
     collect(model, given)
     ((images, sizes),) = model.seen
     for i, image in enumerate(noise):
-        canvas, size_hw = model.place(*image.shape[:2])
+        canvas, size_hw = model.canvas_for(*image.shape[:2])
         alone = np.zeros((3, *canvas), np.uint8)
         alone[:, : size_hw[0], : size_hw[1]] = resize(image, size_hw).transpose(2, 0, 1)
         np.testing.assert_array_equal(images[i], alone)
@@ -344,7 +344,7 @@ def test_readers_leave_a_model_on_the_cpu_half_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, provider: str, readers: int
 ) -> None:
     monkeypatch.setattr(pipeline, "cores", lambda: cores)
-    assert pipeline.usual_readers(Placement(provider, {}, ())) == readers
+    assert pipeline.usual_readers(ProviderReport(provider, {}, ())) == readers
 
 
 def test_opencv_gets_its_threads_back() -> None:

@@ -21,8 +21,8 @@ from gfl.data.picture_files import read_picture
 from gfl.errors import InputError
 from gfl.runtime.model import merged
 from gfl.runtime.open import open_model
-from gfl.runtime.providers import Placement, ProviderChoice
-from gfl.runtime.result import Placed, Result, result_of
+from gfl.runtime.providers import ProviderChoice, ProviderReport
+from gfl.runtime.result import PictureInfo, Result, result_of
 
 H, W = tiny.CANVAS
 LANDSCAPE_AND_PORTRAIT = [(70, 100), (100, 70), (64, 96), (40, 40), (300, 120)]  # height, width
@@ -152,7 +152,7 @@ def test_labels_that_are_no_class_are_left_out(forms: dict[str, Path]) -> None:
         "count": np.array([2], np.int32),
         "complete": np.array([1], np.int32),
     }
-    result = result_of(arrays, 0, Placed("a.jpg", (10, 10), (10, 10)), about)
+    result = result_of(arrays, 0, PictureInfo("a.jpg", (10, 10), (10, 10)), about)
     assert result.names == ("square",)
     with pytest.raises(InputError, match="not kept"):
         result.draw()
@@ -172,9 +172,9 @@ def test_a_checkpoint_takes_any_batch_and_a_static_file_its_own(forms: dict[str,
 def test_pytorch_without_the_device_is_an_error_unless_the_cpu_may_stand_in(form: str, forms: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="no CUDA device"):
         open_model(forms[form], choice=ProviderChoice("cuda"))
-    placement = open_model(forms[form], choice=ProviderChoice("cuda", allow_fallback=True)).placement()
-    assert placement.provider == "PyTorch cpu"
-    assert [note.split(":")[0] for note in placement.notes] == ["provider cuda"]
+    report = open_model(forms[form], choice=ProviderChoice("cuda", allow_fallback=True)).provider_report()
+    assert report.provider == "PyTorch cpu"
+    assert [note.split(":")[0] for note in report.notes] == ["provider cuda"]
 
 
 @pytest.mark.parametrize("form", ["pt", "pt2"])
@@ -184,8 +184,11 @@ def test_options_that_pytorch_would_not_read_are_refused(form: str, forms: dict[
 
 
 def test_the_provider_of_a_folder_is_that_of_a_file_that_ran() -> None:
-    tried, ran = Placement("CUDAExecutionProvider", {}, ()), Placement("CPUExecutionProvider", {"CPU": 9}, ("a note",))
-    assert merged([tried, ran]) == Placement("CPUExecutionProvider", {"CPU": 9}, ("a note",))
+    tried, ran = (
+        ProviderReport("CUDAExecutionProvider", {}, ()),
+        ProviderReport("CPUExecutionProvider", {"CPU": 9}, ("a note",)),
+    )
+    assert merged([tried, ran]) == ProviderReport("CPUExecutionProvider", {"CPU": 9}, ("a note",))
     assert merged([tried, tried]) == tried
 
 

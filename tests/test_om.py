@@ -203,8 +203,8 @@ def test_an_om_gives_its_outputs_by_name(om: Path, ais_bench: None) -> None:
     assert list(found) == list(DETECTION_NAMES)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
-    assert opened.placement().provider == "Ascend OM"
-    assert "never" in opened.placement().notes[0]
+    assert opened.provider_report().provider == "Ascend OM"
+    assert "never" in opened.provider_report().notes[0]
 
 
 def test_without_ascends_package_the_reason_is_told(om: Path) -> None:

@@ -21,8 +21,8 @@ from gfl.runtime.open import open_model
 from gfl.runtime.providers import (
     OPTIONS,
     Nodes,
-    Placement,
     ProviderChoice,
+    ProviderReport,
     Target,
     read_profile,
     refusal,
@@ -74,12 +74,12 @@ def nodes_of_optimised(path: Path, folder: Path) -> int:
 @cpu_only
 def test_every_node_is_counted_once(name: str, path: Path, tmp_path: Path) -> None:
     model = open_onnx(path, threads=1, choice=ProviderChoice(name))
-    assert model.placement() == Placement(CPU, {}, ())
+    assert model.provider_report() == ProviderReport(CPU, {}, ())
     model.run(*pictures())
-    expected = Placement(CPU, {CPU: nodes_of_optimised(path, tmp_path)}, ())
-    assert model.placement() == expected
+    expected = ProviderReport(CPU, {CPU: nodes_of_optimised(path, tmp_path)}, ())
+    assert model.provider_report() == expected
     model.run(*pictures())
-    assert model.placement() == expected
+    assert model.provider_report() == expected
 
 
 def test_counting_changes_no_result_and_leaves_no_file(path: Path, temporary: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_wrong_picture_is_no_fault_of_the_provider(path: Path) -> None:
         model.run(images[:, :, :32], sizes)
     assert type(caught.value).__name__ == "InvalidArgument"
     model.run(images, sizes)
-    assert model.placement().nodes_by_provider.keys() == {CPU}
+    assert model.provider_report().nodes_by_provider.keys() == {CPU}
 
 
 PROFILE = """[
@@ -158,13 +158,13 @@ def test_an_absent_provider_is_an_error_unless_the_cpu_may_stand_in(name: str, n
 
     model = open_onnx(path, threads=1, choice=ProviderChoice(name, allow_fallback=True))
     model.run(*pictures())
-    placement = model.placement()
-    assert placement.provider == CPU
-    assert placement.nodes_by_provider.keys() == {CPU}
-    why, what = placement.notes
+    report = model.provider_report()
+    assert report.provider == CPU
+    assert report.nodes_by_provider.keys() == {CPU}
+    why, what = report.notes
     assert why.startswith(f"provider {name}: ")
     assert all(part in why for part in needs)
-    assert what == f"{placement.nodes_by_provider[CPU]} nodes ran on {CPU}"
+    assert what == f"{report.nodes_by_provider[CPU]} nodes ran on {CPU}"
 
 
 class ListsMore:
@@ -192,15 +192,15 @@ def test_a_provider_that_is_listed_but_not_started_is_an_error(path: Path, monke
 def test_auto_goes_on_to_the_provider_that_starts_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "import_runtime", lambda: ListsMore(CANN, CUDA))
     model = open_onnx(path, threads=1)
-    assert model.placement().notes == ()  # nothing else was asked for
+    assert model.provider_report().notes == ()  # nothing else was asked for
     model = open_onnx(path, threads=1, choice=ProviderChoice())
     model.run(*pictures())
-    placement = model.placement()
-    assert placement.provider == CPU
-    assert [note.split(":")[0] for note in placement.notes] == [
+    report = model.provider_report()
+    assert report.provider == CPU
+    assert [note.split(":")[0] for note in report.notes] == [
         "provider cann",
         "provider cuda",
-        f"{placement.nodes_by_provider[CPU]} nodes ran on {CPU}",
+        f"{report.nodes_by_provider[CPU]} nodes ran on {CPU}",
     ]
 
 
@@ -222,10 +222,10 @@ def test_what_ran_decides_and_not_what_the_session_says(path: Path, monkeypatch:
 
     for choice in (ProviderChoice("cuda", allow_fallback=True), ProviderChoice()):
         model = open_onnx(path, threads=1, choice=choice)
-        assert model.placement().provider == CUDA
+        assert model.provider_report().provider == CUDA
         model.run(*pictures())
-        assert model.placement().provider == CPU
-        assert "ran none of the" in model.placement().notes[0]
+        assert model.provider_report().provider == CPU
+        assert "ran none of the" in model.provider_report().notes[0]
 
 
 def test_int8_goes_to_no_cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,8 +234,8 @@ def test_int8_goes_to_no_cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(InputError, match="QuantizeLinear"):
         open_onnx(path, threads=1, choice=ProviderChoice("cann"))
     model = open_onnx(path, threads=1, choice=ProviderChoice())
-    assert model.placement().provider == CPU
-    assert "QuantizeLinear" in model.placement().notes[0]
+    assert model.provider_report().provider == CPU
+    assert "QuantizeLinear" in model.provider_report().notes[0]
 
 
 # ---- options ----
@@ -298,7 +298,7 @@ def test_exports_of_a_folder_share_the_choice(tmp_path: Path) -> None:
     write_onnx(tmp_path / "small.onnx")
     model = open_model(tmp_path, threads=1, choice=ProviderChoice("cuda", allow_fallback=True))
     assert model.canvases == ((64, 96), (64, 128))
-    assert model.placement().notes or CUDA in onnxruntime.get_available_providers()
+    assert model.provider_report().notes or CUDA in onnxruntime.get_available_providers()
 
 
 def test_a_damaged_file_is_told_whatever_was_asked_for(tmp_path: Path) -> None:

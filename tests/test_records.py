@@ -278,7 +278,7 @@ def test_a_line_that_does_not_fit_leaves_no_half_line(tmp_path: Path) -> None:
         "try: files.append_text(Path('log'), 'this one does not fit\\n')\n"
         "except InputError as error: print(error)\n"
     )
-    root = Path(files.__file__).resolve().parents[2]
+    root = Path(files.__file__).resolve().parents[1]
     shown = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

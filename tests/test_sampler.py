@@ -54,7 +54,7 @@ def plan_of(
 
 
 def pictures_in(plan: tuple[BatchPlan, ...]) -> list[int]:
-    return [place.picture for batch in plan for place in batch.places if place.picture != BLANK]
+    return [place.picture for batch in plan for place in batch.pictures if place.picture != BLANK]
 
 
 @settings(max_examples=60, deadline=None)
@@ -67,9 +67,9 @@ def test_every_picture_comes_once_on_a_canvas_that_holds_it(
     assert sorted(pictures_in(plan)) == list(range(count))
     assert [batch.index for batch in plan] == list(range(len(plan)))
     for batch in plan:
-        assert len(batch.places) == batch_size
-        assert batch.places[0].picture != BLANK
-        for place in batch.places:
+        assert len(batch.pictures) == batch_size
+        assert batch.pictures[0].picture != BLANK
+        for place in batch.pictures:
             assert place.size_hw[0] <= batch.canvas[0]
             assert place.size_hw[1] <= batch.canvas[1]
 
@@ -78,9 +78,9 @@ def test_every_picture_comes_once_on_a_canvas_that_holds_it(
 @given(st.sampled_from([FIXED, MULTI]), st.integers(1, 60), st.integers(1, 9))
 def test_at_most_one_batch_of_a_canvas_has_blanks(cfg: DataConfig, count: int, batch_size: int) -> None:
     plan = plan_of(data_of(count), cfg, batch_size)
-    with_blanks = Counter(batch.canvas for batch in plan if batch.places[-1].picture == BLANK)
+    with_blanks = Counter(batch.canvas for batch in plan if batch.pictures[-1].picture == BLANK)
     assert max(with_blanks.values(), default=0) <= 1
-    blanks = sum(place.picture == BLANK for batch in plan for place in batch.places)
+    blanks = sum(place.picture == BLANK for batch in plan for place in batch.pictures)
     assert blanks == len(plan) * batch_size - count
 
 
@@ -107,7 +107,7 @@ def test_leftovers_of_a_small_canvas_fill_the_blanks_of_a_large_one() -> None:
 def test_own_canvases_are_the_pictures_own() -> None:
     data = data_of(30)
     for batch in plan_of(data, replace(MULTI, canvases="own"), 4):
-        for place in batch.places:
+        for place in batch.pictures:
             if place.picture != BLANK:
                 assert batch.canvas == tuple(-(-side // 32) * 32 for side in place.size_hw)
 
@@ -129,9 +129,9 @@ def test_resuming_is_a_suffix_of_the_plan(start: int) -> None:
 def test_a_pictures_changes_depend_on_no_other_picture() -> None:
     data = data_of(40)
     some = replace(data, pictures=data.pictures[10:20])
-    all_places = {p.picture: p for batch in plan_of(data, MULTI, 4) for p in batch.places}
+    all_places = {p.picture: p for batch in plan_of(data, MULTI, 4) for p in batch.pictures}
     for batch in plan_of(some, MULTI, 3):
-        for place in batch.places:
+        for place in batch.pictures:
             if place.picture != BLANK:
                 assert place._replace(picture=place.picture + 10) == all_places[place.picture + 10]
 
@@ -151,8 +151,8 @@ def test_ranks_together_are_one_device_with_their_batches(
     for part in parts:
         assert [(batch.index, batch.canvas) for batch in part] == [(batch.index, batch.canvas) for batch in whole]
     for batch, *shares in zip(whole, *parts, strict=True):
-        assert Counter(batch.places) == Counter(place for share in shares for place in share.places)
-        blanks = [sum(place.picture == BLANK for place in share.places) for share in shares]
+        assert Counter(batch.pictures) == Counter(place for share in shares for place in share.pictures)
+        blanks = [sum(place.picture == BLANK for place in share.pictures) for share in shares]
         assert max(blanks) - min(blanks) <= 1
 
 
@@ -173,9 +173,9 @@ def test_draws_of_any_integer_id_exist() -> None:
 
 
 def test_multi_scale_draws_every_short_side_and_half_are_flipped() -> None:
-    places, _ = sampler.draw_places(data_of(4000).pictures, MULTI, seed=0, epoch=0)
+    places, _ = sampler.draw_changes(data_of(4000).pictures, MULTI, seed=0, epoch=0)
     wide = replace(MULTI, long_side=1000)
-    sizes = [min(place.size_hw) for place in sampler.draw_places(data_of(4000).pictures, wide, 0, 0)[0]]
+    sizes = [min(place.size_hw) for place in sampler.draw_changes(data_of(4000).pictures, wide, 0, 0)[0]]
     assert (min(sizes), max(sizes)) == (32, 96)
     assert set(sizes) == set(range(32, 97))
     assert abs(np.mean([place.flip for place in places]) - 0.5) < 0.04
@@ -229,7 +229,7 @@ def test_evaluation_sees_every_picture_once_over_all_ranks(
     assert sorted(picture for plan in plans for picture in pictures_in(plan)) == list(range(count))
     assert len({tuple(batch.canvas for batch in plan) for plan in plans}) == 1
     for batch in plans[0]:
-        for place in batch.places:
+        for place in batch.pictures:
             assert place.size_hw[0] <= batch.canvas[0]
             assert place.size_hw[1] <= batch.canvas[1]
 
@@ -240,8 +240,8 @@ def test_in_evaluation_a_pictures_canvas_does_not_depend_on_the_batch() -> None:
     homes = []
     for batch_size in (1, 4, 7):
         plan = sampler.eval_plan(data.pictures, FIXED, canvases, batch_size=batch_size)
-        homes.append({place.picture: batch.canvas for batch in plan for place in batch.places if place.picture >= 0})
-        assert not any(place.flip or place.flip_vertical for batch in plan for place in batch.places)
+        homes.append({place.picture: batch.canvas for batch in plan for place in batch.pictures if place.picture >= 0})
+        assert not any(place.flip or place.flip_vertical for batch in plan for place in batch.pictures)
     assert homes[0] == homes[1] == homes[2]
 
 

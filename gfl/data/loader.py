@@ -18,7 +18,7 @@ from gfl.data import transforms
 from gfl.data.canvas import Canvas
 from gfl.data.coco import CocoData, Picture
 from gfl.data.picture_files import read_picture
-from gfl.data.plan import BLANK, BatchPlan, Place, eval_plan, train_plan
+from gfl.data.plan import BLANK, BatchPlan, PlannedPicture, eval_plan, train_plan
 from gfl.data.sizes import box_slots, canvases_for, check_fits, ignored_slots
 from gfl.errors import InputError
 from gfl.model.structures import Batch
@@ -77,7 +77,7 @@ class PlannedWork(Sampler[Work]):
 
     def __iter__(self) -> Iterator[Work]:
         for plan in self.plan:
-            chosen = (None if place.picture == BLANK else self.pictures[place.picture] for place in plan.places)
+            chosen = (None if planned.picture == BLANK else self.pictures[planned.picture] for planned in plan.pictures)
             yield Work(plan, tuple(chosen))
 
 
@@ -91,21 +91,21 @@ def build_batch(work: Work, boxes: int, ignored: int) -> LoadedBatch:
     box_mask, ignored_mask = np.zeros((count, boxes), np.bool_), np.zeros((count, ignored), np.bool_)
     weights, scales = np.zeros(count, np.float32), np.ones((count, 2), np.float32)
     image_ids, failed = [NO_IMAGE] * count, []
-    for i, (picture, place) in enumerate(zip(work.pictures, work.plan.places, strict=True)):
+    for i, (picture, planned) in enumerate(zip(work.pictures, work.plan.pictures, strict=True)):
         if picture is None:
             continue
         try:
-            image = load_image(picture, place)
+            image = load_image(picture, planned)
         except InputError as error:
             failed.append(str(error))
             continue
-        high, wide = place.size_hw
+        high, wide = planned.size_hw
         images[i, :, :high, :wide] = image.transpose(2, 0, 1)
-        image_sizes[i], weights[i], image_ids[i] = place.size_hw, 1.0, picture.id
-        scales[i] = transforms.scale_factors((picture.height, picture.width), place.size_hw)
+        image_sizes[i], weights[i], image_ids[i] = planned.size_hw, 1.0, picture.id
+        scales[i] = transforms.scale_factors((picture.height, picture.width), planned.size_hw)
         truths, crowds = len(picture.boxes_xyxy), len(picture.ignored_xyxy)
-        boxes_xyxy[i, :truths] = place_boxes(picture.boxes_xyxy, picture, place)
-        ignored_xyxy[i, :crowds] = place_boxes(picture.ignored_xyxy, picture, place)
+        boxes_xyxy[i, :truths] = change_boxes(picture.boxes_xyxy, picture, planned)
+        ignored_xyxy[i, :crowds] = change_boxes(picture.ignored_xyxy, picture, planned)
         labels[i, :truths], box_mask[i, :truths], ignored_mask[i, :crowds] = picture.labels, True, True
     arrays = (images, image_sizes, boxes_xyxy, labels, box_mask, ignored_xyxy, ignored_mask, weights)
     batch = Batch(*(torch.from_numpy(array) for array in arrays))
@@ -114,7 +114,7 @@ def build_batch(work: Work, boxes: int, ignored: int) -> LoadedBatch:
     return LoadedBatch(batch, ids, torch.from_numpy(scales), plan.canvas, plan.epoch, plan.index, tuple(failed))
 
 
-def load_image(picture: Picture, place: Place) -> transforms.Image:
+def load_image(picture: Picture, planned: PlannedPicture) -> transforms.Image:
     """The picture as its place wants it, (h,w,3); raises InputError where it cannot be read or has another size."""
     image = read_picture(picture.path)
     if image.shape[:2] != (picture.height, picture.width):
@@ -122,21 +122,21 @@ def load_image(picture: Picture, place: Place) -> transforms.Image:
             f"got {picture.path} of {image.shape[0]}x{image.shape[1]} (height x width, EXIF orientation applied), "
             f"expected {picture.height}x{picture.width} as the annotations say; correct the annotations or the file"
         )
-    image = transforms.resize(image, place.size_hw)
-    if place.flip:
+    image = transforms.resize(image, planned.size_hw)
+    if planned.flip:
         image = transforms.flip_horizontal(image)
-    if place.flip_vertical:
+    if planned.flip_vertical:
         image = transforms.flip_vertical(image)
-    return transforms.jitter(image, place.brightness, place.contrast)
+    return transforms.jitter(image, planned.brightness, planned.contrast)
 
 
-def place_boxes(boxes_xyxy: transforms.Boxes, picture: Picture, place: Place) -> transforms.Boxes:
+def change_boxes(boxes_xyxy: transforms.Boxes, picture: Picture, planned: PlannedPicture) -> transforms.Boxes:
     """Original boxes (G,4) -> boxes in canvas px."""
-    boxes_xyxy = transforms.scale_boxes(boxes_xyxy, (picture.height, picture.width), place.size_hw)
-    if place.flip:
-        boxes_xyxy = transforms.flip_boxes_horizontal(boxes_xyxy, place.size_hw[1])
-    if place.flip_vertical:
-        boxes_xyxy = transforms.flip_boxes_vertical(boxes_xyxy, place.size_hw[0])
+    boxes_xyxy = transforms.scale_boxes(boxes_xyxy, (picture.height, picture.width), planned.size_hw)
+    if planned.flip:
+        boxes_xyxy = transforms.flip_boxes_horizontal(boxes_xyxy, planned.size_hw[1])
+    if planned.flip_vertical:
+        boxes_xyxy = transforms.flip_boxes_vertical(boxes_xyxy, planned.size_hw[0])
     return boxes_xyxy
 
 

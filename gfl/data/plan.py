@@ -28,12 +28,12 @@ from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
 
-BLANK = -1  # Place.picture where there is none
+BLANK = -1  # PlannedPicture.picture where there is none
 SHORT, FLIP, FLIP_VERTICAL, BRIGHTNESS, CONTRAST = range(5)  # columns of the draws; a new one goes at the end
 MOST_OPEN = 8  # canvases with leftovers up to which every choice of open ones is tried (2 ** 8)
 
 
-class Place(NamedTuple):
+class PlannedPicture(NamedTuple):
     """One picture of a batch and how it is changed; everything that chance decides is decided here."""
 
     picture: int  # position in CocoData.pictures, or BLANK
@@ -50,7 +50,7 @@ class BatchPlan(NamedTuple):
     epoch: int
     index: int  # type: ignore[assignment]  # it hides tuple.index, which nothing needs; position among the epoch's batches
     canvas: Canvas
-    places: tuple[Place, ...]
+    pictures: tuple[PlannedPicture, ...]
 
 
 def uniform_draws(seed: int, epoch: int, image_ids: Ints, columns: int) -> NDArray[np.float64]:
@@ -95,7 +95,7 @@ def train_plan(
             "got no pictures to train on, expected at least one with a box; check TRAIN_JSON or KEEP_EMPTY"
         )
     check_fits(pictures, cfg, canvases)
-    places, sizes_hw = draw_places(pictures, cfg, seed, epoch)
+    places, sizes_hw = draw_changes(pictures, cfg, seed, epoch)
     # 3 words against the 2 of the draws, whose missing third counts as 0: the streams differ.
     generator = np.random.default_rng((seed, epoch, 1))
     order = generator.permutation(len(places))
@@ -122,7 +122,7 @@ def eval_plan(
     if canvases is not None and len(pictures):
         for row in np.flatnonzero(pick_canvases(sizes_hw, canvases) < 0):
             sizes_hw[row] = fit_canvas(int(sizes_hw[row, 0]), int(sizes_hw[row, 1]), canvases)[1]
-    places = [Place(i, (height, width)) for i, (height, width) in enumerate(sizes_hw.tolist())]
+    places = [PlannedPicture(i, (height, width)) for i, (height, width) in enumerate(sizes_hw.tolist())]
     batches = fill_batches(np.arange(len(places)), sizes_hw, canvases, batch_size * world, move_up=False)
     return deal(batches, places, 0, 0, rank, world)
 
@@ -163,7 +163,9 @@ def check_split(batch_size: int, rank: int, world: int) -> None:
         )
 
 
-def draw_places(pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: int) -> tuple[list[Place], Ints]:
+def draw_changes(
+    pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: int
+) -> tuple[list[PlannedPicture], Ints]:
     """Each picture's place in the epoch, and its (N,2) resized size."""
     ids = np.array([picture.id for picture in pictures], dtype=np.int64)
     draws = uniform_draws(seed, epoch, ids, columns=5)
@@ -176,7 +178,7 @@ def draw_places(pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: 
     contrast = (1 + cfg.contrast * (2 * draws[:, CONTRAST] - 1)).tolist()
     sizes = [(height, width) for height, width in sizes_hw.tolist()]
     rows = zip(range(len(pictures)), sizes, flips, vertical, brightness, contrast, strict=True)
-    return [Place(*row) for row in rows], sizes_hw
+    return [PlannedPicture(*row) for row in rows], sizes_hw
 
 
 def fill_batches(
@@ -225,12 +227,12 @@ def join_leftovers(left: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: in
         cost = sum(height * width for height, width in opened)
         if cost < best_cost:
             movers = chain.from_iterable(members for canvas, members in left.items() if canvas not in opened)
-            if place_movers(list(movers), opened, sizes_hw, batch_size):
+            if seat_leftovers(list(movers), opened, sizes_hw, batch_size):
                 best, best_cost = opened, cost
     return best
 
 
-def place_movers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> bool:
+def seat_leftovers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> bool:
     """Put each mover into an open canvas that holds it, in place; False where one finds no room."""
 
     def homes(picture: int) -> list[Canvas]:
@@ -246,11 +248,11 @@ def place_movers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw: I
 
 
 def deal(
-    batches: list[tuple[Canvas, list[int]]], places: list[Place], epoch: int, start: int, rank: int, world: int
+    batches: list[tuple[Canvas, list[int]]], places: list[PlannedPicture], epoch: int, start: int, rank: int, world: int
 ) -> tuple[BatchPlan, ...]:
     """Every world-th place of each global batch from `start` on, for one rank."""
     plans = []
     for index, (canvas, members) in enumerate(batches[start:], start):
-        mine = tuple(Place(BLANK) if i == BLANK else places[i] for i in members[rank::world])
+        mine = tuple(PlannedPicture(BLANK) if i == BLANK else places[i] for i in members[rank::world])
         plans.append(BatchPlan(epoch, index, canvas, mine))
     return tuple(plans)

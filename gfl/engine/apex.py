@@ -48,7 +48,7 @@ class ApexLossScale(LossScale):
         self.usual_step = optimiser.step  # as Apex left it; it stands another in its place to skip a step
         self.one = torch.ones((), device=device)
         self.combines = combines
-        self.places: list[int] = []  # of the gradients in memory, where Apex holds them as one tensor
+        self.addresses: list[int] = []  # of the gradients in memory, where Apex holds them as one tensor
 
     def backward(self, total: Tensor, *, last: bool = True) -> None:
         """Add the gradients of the scaled loss to those that are there, and divide all by the scale after the last.
@@ -77,9 +77,9 @@ class ApexLossScale(LossScale):
         """Ascend's Apex points the gradients into one tensor at the first step, and unscales that one ever after."""
         if not self.combines:
             return
-        places = [gradient.data_ptr() for gradient in gradients]
-        self.places = self.places or places
-        if places != self.places:
+        addresses = [gradient.data_ptr() for gradient in gradients]
+        self.addresses = self.addresses or addresses
+        if addresses != self.addresses:
             raise InputError(
                 "APEX = True: the installed Apex combines the gradients into one tensor and does not keep them there "
                 f"(an older one leaves the optimiser's zero_grad as it is); {WAY_OUT}"

@@ -54,7 +54,7 @@ class Ranks:
 
     # ---- tensors: on the device, without a host read ----
 
-    def place(self, device: torch.device) -> torch.device:
+    def local_device(self, device: torch.device) -> torch.device:
         """This rank's own device of a kind, and the group of tensors on it.
 
         Raises InputError where the host has fewer devices than ranks, and where the ranks have devices of two kinds.

@@ -44,9 +44,9 @@ def doctor(check: Check) -> Figures:
 
 def parity(check: Check) -> Figures:
     """Forward, assignment, losses, gradients, steps and detections against the goldens of the authors' code."""
-    script, found = ROOT / "tests" / "device_parity.py", check.folder / "parity.json"
+    script, found = ROOT / "tests" / "support" / "device_parity.py", check.folder / "parity.json"
     if not script.is_file():
-        raise Skipped("tests/device_parity.py and its goldens are not installed; run the check from a checkout")
+        raise Skipped("tests/support/device_parity.py and its goldens are not installed; run the check from a checkout")
     try:
         check.python_program("parity", str(script), "--device", check.device, "--json", str(found))
     except Failed as failure:

@@ -15,7 +15,7 @@ from gfl.runtime.inputs import as_image, stack
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
-from gfl.runtime.result import Placed, Result, result_of
+from gfl.runtime.result import PictureInfo, Result, result_of
 
 Picture: TypeAlias = "str | Path | NDArray[np.uint8]"
 
@@ -70,9 +70,9 @@ class Detect:
         placed, resized = [], []
         for index, picture in enumerate(pictures):
             image, source = as_image(picture, index)
-            canvas, size_hw = self.model.place(image.shape[0], image.shape[1])
+            canvas, size_hw = self.model.canvas_for(image.shape[0], image.shape[1])
             waiting.setdefault(canvas, []).append(index)
-            placed.append(Placed(source, (image.shape[0], image.shape[1]), size_hw, image))
+            placed.append(PictureInfo(source, (image.shape[0], image.shape[1]), size_hw, image))
             resized.append(resize(image, size_hw))
         results: dict[int, Result] = {}
         for canvas, members in waiting.items():

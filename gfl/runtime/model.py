@@ -14,7 +14,7 @@ from gfl.data.canvas import Canvas, fit_canvas, own_canvas
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description
-from gfl.runtime.providers import Placement
+from gfl.runtime.providers import ProviderReport
 
 Run = Callable[[NDArray[np.uint8], NDArray[np.int32]], Arrays]
 
@@ -33,7 +33,7 @@ class StaticFile(Protocol):
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> outputs by name."""
 
-    def placement(self) -> Placement:
+    def provider_report(self) -> ProviderReport:
         """What ran where, after the first run."""
 
 
@@ -46,9 +46,9 @@ class Model:
     canvases: tuple[Canvas, ...] | None  # None: each picture's own multiple of 32
     batch: int  # pictures a run; a static file takes exactly so many
     run: Run  # uint8 (B,3,H,W) RGB on one of the canvases, int32 (B,2) height, width -> outputs by name
-    placement: Callable[[], Placement]  # what ran where; known after the first run
+    provider_report: Callable[[], ProviderReport]  # what ran where; known after the first run
 
-    def place(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
+    def canvas_for(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
         """A picture's canvas and its resized (height, width) in it, as evaluation chooses them."""
         resized = resized_size(height, width, self.description.short_side, self.description.long_side)
         if self.canvases is None:
@@ -81,19 +81,19 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         return runs[(images.shape[2], images.shape[3])](images, image_sizes)
 
-    return Model(path, first, tuple(runs), first.batch, run, lambda: merged([file.placement() for file in files]))
+    return Model(path, first, tuple(runs), first.batch, run, lambda: merged([file.provider_report() for file in files]))
 
 
 def _by_area(canvas: Canvas) -> tuple[int, Canvas]:
     return canvas[0] * canvas[1], canvas
 
 
-def merged(placements: Sequence[Placement]) -> Placement:
+def merged(reports: Sequence[ProviderReport]) -> ProviderReport:
     """What ran where, over the files of a folder; the provider is that of the first that ran, if any did."""
-    ran = [placement for placement in placements if placement.nodes_by_provider] or placements
+    ran = [report for report in reports if report.nodes_by_provider] or reports
     nodes: dict[str, int] = {}
-    for placement in placements:
-        for provider, count in placement.nodes_by_provider.items():
+    for report in reports:
+        for provider, count in report.nodes_by_provider.items():
             nodes[provider] = nodes.get(provider, 0) + count
-    notes = dict.fromkeys(note for placement in placements for note in placement.notes)
-    return Placement(ran[0].provider, nodes, tuple(notes))
+    notes = dict.fromkeys(note for report in reports for note in report.notes)
+    return ProviderReport(ran[0].provider, nodes, tuple(notes))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gfl.errors import InputError
 from gfl.files import to_json
 from gfl.runtime.description import Arrays, Description
-from gfl.runtime.providers import Placement
+from gfl.runtime.providers import ProviderReport
 
 PACKAGE = "ais_bench.infer.interface"
 OUTPUT_NAMES = "output_names"  # beside the description's own keys: an .om keeps the order of its outputs, not the names
@@ -52,9 +52,9 @@ class OmModel:
             )
         return {name: np.asarray(array) for name, array in zip(self.output_names, found, strict=True)}
 
-    def placement(self) -> Placement:
+    def provider_report(self) -> ProviderReport:
         """The NPU runs the whole file; its runtime counts no nodes."""
-        return Placement("Ascend OM", {}, (UNTRIED,))
+        return ProviderReport("Ascend OM", {}, (UNTRIED,))
 
 
 def open_om(path: Path, device_id: int = 0) -> OmModel:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from gfl.errors import InputError
 from gfl.runtime.description import INPUT_NAMES, Arrays, Description
-from gfl.runtime.onnx_session import PlacedSession
-from gfl.runtime.providers import INT8_ON_CANN, Placement, ProviderChoice
+from gfl.runtime.onnx_session import ProviderSession
+from gfl.runtime.providers import INT8_ON_CANN, ProviderChoice, ProviderReport
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class OnnxModel:
     path: Path
     description: Description
     output_names: tuple[str, ...]
-    session: PlacedSession
+    session: ProviderSession
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name.
@@ -34,9 +34,9 @@ class OnnxModel:
         found = self.session.run(self.output_names, dict(zip(INPUT_NAMES, (images, image_sizes), strict=True)))
         return {name: np.asarray(array) for name, array in zip(self.output_names, found, strict=True)}
 
-    def placement(self) -> Placement:
+    def provider_report(self) -> ProviderReport:
         """What really ran where; before the first run, what is going to be tried."""
-        return self.session.placement()
+        return self.session.provider_report()
 
 
 def open_onnx(
@@ -52,7 +52,7 @@ def open_onnx(
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
-    session = PlacedSession(path, choice, threads)
+    session = ProviderSession(path, choice, threads)
     description = Description.from_metadata(session.metadata, path)
     if description.precision == "int8":
         session.refuse("cann", INT8_ON_CANN)

@@ -23,8 +23,8 @@ from gfl.runtime.providers import (
     CPU,
     NEEDS,
     Nodes,
-    Placement,
     ProviderChoice,
+    ProviderReport,
     Target,
     read_profile,
     refusal,
@@ -66,7 +66,7 @@ class Session(Protocol):
         """Stop counting; the profile's file."""
 
 
-class PlacedSession:
+class ProviderSession:
     """A session with the first provider of a choice that takes the file.
 
     Some show only in their first run that they do not, so that one is counted, node by node; later runs are not.
@@ -82,7 +82,7 @@ class PlacedSession:
         self._version = str(runtime.__version__)
         self._rest = targets(choice, self._listed)
         self._refusals: list[str] = []
-        self._ran: Placement | None = None  # known after the first run
+        self._ran: ProviderReport | None = None  # known after the first run
         self._profiles = Path(tempfile.mkdtemp(prefix="gfl_profile_"))
         self._drop_profiles = weakref.finalize(self, shutil.rmtree, self._profiles, ignore_errors=True)
         self._open_next()
@@ -101,9 +101,9 @@ class PlacedSession:
         """Outputs in the order of the names; the first run raises InputError where no provider takes the file."""
         return self._first_run(output_names, feed) if self._ran is None else self._session.run(output_names, feed)
 
-    def placement(self) -> Placement:
+    def provider_report(self) -> ProviderReport:
         """What really ran where; before the first run, what is going to be tried."""
-        return self._ran or Placement(self._target.runtime_name, {}, tuple(self._refusals))
+        return self._ran or ProviderReport(self._target.runtime_name, {}, tuple(self._refusals))
 
     def refuse(self, name: str, reason: str) -> None:
         """Go on to the next provider where this one would be the session's; InputError where there is none."""
@@ -156,15 +156,15 @@ class PlacedSession:
         if reason is not None and (not self._rest or self._choice.name == "auto"):
             self._give_up(reason)
             return self._first_run(output_names, feed)
-        self._ran = self._placement(nodes, reason)
+        self._ran = self._provider_report(nodes, reason)
         self._drop_profiles()
         return outputs
 
-    def _placement(self, nodes: Nodes, reason: str | None) -> Placement:
+    def _provider_report(self, nodes: Nodes, reason: str | None) -> ProviderReport:
         refusals = self._refusals if reason is None else [*self._refusals, f"provider {self._target.name}: {reason}"]
         notes = (*refusals, spread(nodes.by_provider)) if refusals else ()
         busiest = max(nodes.by_provider, key=lambda provider: nodes.by_provider[provider])
-        return Placement(self._target.runtime_name if reason is None else busiest, nodes.by_provider, notes)
+        return ProviderReport(self._target.runtime_name if reason is None else busiest, nodes.by_provider, notes)
 
 
 def open_session(

@@ -78,7 +78,7 @@ class ProviderChoice:
             _check_value(option, value, known[option])
 
 
-class Placement(NamedTuple):
+class ProviderReport(NamedTuple):
     """What really ran a file."""
 
     provider: str  # ONNX Runtime's name of the one that did the work

@@ -27,7 +27,7 @@ class CocoDetection(TypedDict):
     score: float
 
 
-class Placed(NamedTuple):
+class PictureInfo(NamedTuple):
     """Where a picture came from and what became of it."""
 
     source: str  # its file, or what the caller calls it
@@ -82,7 +82,7 @@ def coco_detections(
     ]
 
 
-def result_of(arrays: Arrays, index: int, placed: Placed, about: Description) -> Result:
+def result_of(arrays: Arrays, index: int, placed: PictureInfo, about: Description) -> Result:
     """The result of the picture at `index` of a batch; labels that are no class (the background's) are left out."""
     count = int(arrays["count"][index])
     labels = arrays["labels"][index][:count].astype(np.int32)

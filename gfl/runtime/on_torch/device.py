@@ -10,7 +10,7 @@ from torch import Tensor
 from gfl.engine.device import choose_device
 from gfl.errors import InputError
 from gfl.runtime.description import DETECTION_NAMES, Arrays
-from gfl.runtime.providers import Placement, ProviderChoice
+from gfl.runtime.providers import ProviderChoice, ProviderReport
 
 DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "cann": "npu"}  # provider -> PyTorch's device
 
@@ -20,7 +20,7 @@ def to_arrays(outputs: Sequence[Tensor], names: Sequence[str] = DETECTION_NAMES)
     return {name: tensor.cpu().numpy() for name, tensor in zip(names, outputs, strict=True)}
 
 
-def place_on(choice: ProviderChoice) -> tuple[torch.device, Placement]:
+def torch_device_of(choice: ProviderChoice) -> tuple[torch.device, ProviderReport]:
     """The device of a choice. PyTorch runs everything on it, and counts no nodes.
 
     Raises InputError for options, which PyTorch would not read, and for a device that is not there unless the CPU may
@@ -38,4 +38,4 @@ def place_on(choice: ProviderChoice) -> tuple[torch.device, Placement]:
         if not choice.allow_fallback:
             raise
         device, notes = torch.device("cpu"), (f"provider {choice.name}: {error}",)
-    return device, Placement(f"PyTorch {device.type}", {}, notes)
+    return device, ProviderReport(f"PyTorch {device.type}", {}, notes)

@@ -18,8 +18,8 @@ from torch.export.passes import move_to_device_pass
 
 from gfl.errors import InputError, first_line
 from gfl.runtime.description import Arrays, Description
-from gfl.runtime.on_torch.device import place_on, to_arrays
-from gfl.runtime.providers import Placement, ProviderChoice
+from gfl.runtime.on_torch.device import to_arrays, torch_device_of
+from gfl.runtime.providers import ProviderChoice, ProviderReport
 
 DESCRIPTION = "gfl_description.json"  # the archive's member with the metadata
 
@@ -56,7 +56,7 @@ class Program:
     output_names: tuple[str, ...]
     module: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
     device: torch.device
-    placed: Placement
+    placed: ProviderReport
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name."""
@@ -64,14 +64,14 @@ class Program:
         with torch.inference_mode():
             return to_arrays(self.module(*inputs), self.output_names)
 
-    def placement(self) -> Placement:
+    def provider_report(self) -> ProviderReport:
         """PyTorch's device."""
         return self.placed
 
 
 def open_program(path: Path, *, threads: int = 0, choice: ProviderChoice = ProviderChoice()) -> Program:  # noqa: B008
-    """Open a .pt2; InputError as `load_program` and `place_on`."""
-    device, placed = place_on(choice)
+    """Open a .pt2; InputError as `load_program` and `torch_device_of`."""
+    device, placed = torch_device_of(choice)
     if threads:
         torch.set_num_threads(threads)
     program, about, output_names = load_program(path)

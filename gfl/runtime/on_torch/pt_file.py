@@ -18,7 +18,7 @@ from gfl.model.anchors import Grid, make_grid
 from gfl.model.structures import Detections
 from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.model import Model
-from gfl.runtime.on_torch.device import place_on, to_arrays
+from gfl.runtime.on_torch.device import to_arrays, torch_device_of
 from gfl.runtime.providers import ProviderChoice
 from gfl.settings import Canvas
 from gfl.tensors.variables import Variables, map_leaves
@@ -72,9 +72,9 @@ def describe(
 
 
 def open_checkpoint(path: Path, *, batch: int, threads: int, choice: ProviderChoice) -> Model:
-    """A .pt as a model; InputError as `load_trained` and `place_on`."""
+    """A .pt as a model; InputError as `load_trained` and `torch_device_of`."""
     trained = load_trained(path)
-    device, placement = place_on(choice)
+    device, report = torch_device_of(choice)
     if threads:
         torch.set_num_threads(threads)
     predict = predictor(trained.variables, trained.run.detector, device)
@@ -85,4 +85,4 @@ def open_checkpoint(path: Path, *, batch: int, threads: int, choice: ProviderCho
     short, long = eval_short_side(trained.run.data), trained.run.data.long_side
     size = trained.canvases[0] if trained.canvases else own_canvas(min(short, long), long)
     about = describe(trained, size=size, batch=batch)
-    return Model(path, about, trained.canvases, batch, run, lambda: placement)
+    return Model(path, about, trained.canvases, batch, run, lambda: report)

@@ -1,4 +1,4 @@
-"""The whole twin run beside the authors', every fifth step: GFL_TEST_DATA=... python tests/twin_curve.py.
+"""The whole twin run beside the authors', every fifth step: GFL_TEST_DATA=... python tests/support/twin_curve.py.
 
 A table of the total loss: the authors', ours with their choice among equally near anchors, ours.
 """
@@ -20,7 +20,7 @@ EVERY = 5
 
 
 def main() -> None:
-    arrays = dict(np.load(Path(__file__).resolve().parent / "goldens" / "twin.npz"))
+    arrays = dict(np.load(Path(__file__).resolve().parents[1] / "goldens" / "twin.npz"))
     data = read_coco(ROOT / "annotations" / "instances_train.json", ROOT / "train", keep_empty=False)
     golden = arrays["total_qfl_dfl_giou_lr"][:, 0].tolist()
     with patch.object(detector, "assign", assign_as_the_authors):

@@ -24,7 +24,7 @@ from importlib import metadata
 from io import StringIO
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".venv-npu-trace"
 CANVASES = ((800, 1088), (800, 1344), (1344, 800))
 

@@ -1,6 +1,6 @@
 """The goldens of the authors' code on a device: how far forward, losses, gradients, steps and detections are from them.
 
-    python tests/device_parity.py --device npu --json parity.json
+    python tests/support/device_parity.py --device npu --json parity.json
 
 `make npu-check` runs this; tests/test_parity.py is the same comparison on the CPU, to the authors' own noise floor. The
 model, the boxes and the post-processing run on the device, the comparison on the host. Exit 1 where a figure is beyond
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [entry for entry in (str(HERE), str(HERE.parent)) if entry not in sys.path]
+sys.path[:0] = [entry for entry in (str(HERE), str(HERE.parents[1])) if entry not in sys.path]
 
 import golden_cases  # noqa: E402  # after the path
 from golden_cases import CANVAS_HW, LEVELS  # noqa: E402
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write; 0, 1 where a figure is beyond its limit, 2 on a user's mistake."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu"))
-    flags.add_argument("--goldens", type=Path, default=HERE / "goldens", help="default: tests/goldens")
+    flags.add_argument("--goldens", type=Path, default=HERE.parent / "goldens", help="default: tests/goldens")
     flags.add_argument("--json", type=Path, help="write the figures and their limits to this file")
     arguments = flags.parse_args(argv)
     try:

@@ -277,7 +277,7 @@ def place(picture: Picture, flip: bool = False) -> PlacedPicture:
 
 
 def stack_placed(placed: Sequence[PlacedPicture]) -> Batch:
-    """Placed pictures -> a batch on the smallest canvas that holds them all."""
+    """PictureInfo pictures -> a batch on the smallest canvas that holds them all."""
     return stack([p.image for p in placed], [p.boxes_xyxy for p in placed], [p.labels for p in placed])
 
 

@@ -1,7 +1,7 @@
 """The auditor: what an operator must not do in a training step on an NPU, a rule each, and who called it.
 
 `with Auditor() as audit: step(...)`, then `audit.violations`: one sentence each, the line of our code in it. The rules
-are those that docs/ascend.md lists; which operators have a kernel says gfl/engine/npu_operators.txt.
+are those that docs/ascend.md lists; which operators have a kernel says gfl/operators/npu_operators.txt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from gfl.operators.npu import CALLS_HOST, COMPOSITE, KERNEL, npu_support
 from gfl.operators.trace import Op, OpTrace, Shaped, is_shaped, shaped
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OURS = ("gfl", "export", "infer", "benchmarks", "tests")
 MACHINERY = (__file__, sys.modules[OpTrace.__module__].__file__)  # on the stack of every operator
 
