@@ -35,7 +35,7 @@ from benchmarks.program import (
 )
 from benchmarks.tables import Found, Table
 from gfl.config import read_run
-from gfl.data.canvas import Canvas, own_canvas, round_up
+from gfl.data.canvas import own_canvas, round_up
 from gfl.data.coco import CocoData, Picture, read_coco
 from gfl.data.loader import Work, build_batch, canvases_for
 from gfl.data.plan import BLANK, BatchPlan, draw_changes, train_plan
@@ -45,6 +45,7 @@ from gfl.engine.state import TrainState, step
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig, RunConfig
+from gfl.shapes import Canvas
 
 OURS, SQUARE, GROUPED = "our canvases", "one square", "own maximum of a batch"
 FORMS = (OURS, SQUARE, GROUPED)

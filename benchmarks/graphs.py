@@ -33,7 +33,7 @@ from gfl.model.prepare import Prepared
 from gfl.model.structures import Detections
 from gfl.runtime.description import INPUT_NAMES
 from gfl.runtime.onnx_session import Session, open_session
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables
 
 CANVASES, QUICK_CANVASES = ((512, 512), (800, 1216)), ((128, 128),)  # 800x1216 holds COCO's 480x640 at short side 800

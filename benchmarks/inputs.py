@@ -12,7 +12,7 @@ import torch
 from gfl.data.synthetic import CATEGORY_IDS, SHAPES, Scene, Size, draw_scene
 from gfl.errors import InputError
 from gfl.model.structures import Batch, Outputs
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables, flatten, unflatten
 
 JPEG_QUALITY = 90

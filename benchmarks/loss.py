@@ -24,7 +24,7 @@ from gfl.model.assign import assign, nearest_in_window, nearest_of_all
 from gfl.model.detector import DetectorConfig
 from gfl.model.losses import LossTerms, loss_terms, qfl
 from gfl.model.structures import Assignment, Batch, Outputs
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 
 BOXES = (3, 40, 96)  # a picture of COCO has 7 on average; 96 slots hold all but a few of its pictures
 CANVASES, QUICK_CANVASES = ((512, 512), (800, 1344)), ((256, 256),)

@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from gfl.machine import usable_cores
 from gfl.record.environment import git_commit
 from gfl.version import VERSION
 
@@ -150,7 +151,7 @@ def machine() -> dict[str, object]:
     return {
         "cpu": _cpu_model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "load_before": None if load is None else round(load, 2),
         "platform": platform.platform(terse=True),

@@ -17,7 +17,8 @@ from gfl.model import detector, fpn, head
 from gfl.model.anchors import padded_sizes
 from gfl.model.backbones import resnet
 from gfl.model.structures import Batch
-from gfl.settings import Canvas, RunConfig
+from gfl.settings import RunConfig
+from gfl.shapes import Canvas
 from gfl.tensors.variables import child
 
 DATA, PREPARE, BACKBONE, NECK, HEAD = "data", "prepare", "backbone", "neck", "head"

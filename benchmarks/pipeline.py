@@ -27,7 +27,6 @@ from benchmarks.program import rounds_of
 from benchmarks.tables import Found, Table
 from export.write_onnx import attach
 from gfl.config import read_run
-from gfl.data.canvas import Canvas
 from gfl.data.synthetic import CATEGORY_IDS, SHAPES
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
@@ -36,6 +35,7 @@ from gfl.model import detector
 from gfl.runtime.model import Model
 from gfl.runtime.on_torch.pt_file import describe
 from gfl.runtime.open import open_model
+from gfl.shapes import Canvas
 from infer.pipeline import run_pictures
 from infer.recorder import Recorder
 from infer.results import DETECTIONS, detections_file

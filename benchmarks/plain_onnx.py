@@ -22,7 +22,7 @@ from gfl.model.backbones.resnet import BLOCKS, ResNetConfig
 from gfl.model.detector import DetectorConfig
 from gfl.model.head import HeadConfig
 from gfl.model.prepare import Prepared
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 from gfl.tensors.variables import flatten
 
 INPUT = "images"

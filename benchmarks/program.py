@@ -12,8 +12,7 @@ from benchmarks.measure import Gemm, machine
 from benchmarks.tables import Found, Report, as_json, load_text, page, plain_text
 from gfl.errors import InputError
 from gfl.files import write_atomic
-from gfl.model.anchors import CANVAS_MULTIPLE
-from gfl.settings import Canvas
+from gfl.shapes import CANVAS_MULTIPLE, Canvas
 
 GEMM_SIDE, QUICK_GEMM_SIDE = 4096, 2048
 ROUNDS, QUICK_ROUNDS = 5, 2

@@ -46,7 +46,8 @@ from gfl.engine.module import DetectorModule
 from gfl.engine.state import TrainState
 from gfl.model import detector
 from gfl.model.backbones import resnet
-from gfl.settings import Canvas, RunConfig
+from gfl.settings import RunConfig
+from gfl.shapes import Canvas
 from gfl.tensors.variables import child
 
 RUN_FILES = {"r50": "r50.gin", "small": "scratch_small.gin"}

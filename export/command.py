@@ -13,7 +13,7 @@ from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
 
 if TYPE_CHECKING:
     from export.request import Request
-    from gfl.settings import Canvas
+    from gfl.shapes import Canvas
 
 
 def parser(program: str, description: str | None, suffix: str, precisions: Sequence[str]) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from gfl.model.anchors import Grid, make_grid, padded_sizes
 from gfl.model.detector import DetectorConfig
 from gfl.model.prepare import Prepared
 from gfl.runtime.description import DETECTION_NAMES
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables
 
 OUTPUTS = ("detections", "decoded", "raw")

@@ -16,7 +16,7 @@ from gfl.data.canvas import check_canvases, own_canvas
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 
 RUNS = "runs/*/*/best.pt"
 

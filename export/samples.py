@@ -18,7 +18,7 @@ from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
 from gfl.runtime.description import INPUT_NAMES
 from gfl.runtime.inputs import stack
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 
 GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas, so that padding occurs
 SMALLEST_DRAWN = 64  # px, the least that the generator draws

@@ -19,7 +19,7 @@ from gfl.files import atomic_file, make_folder
 from gfl.model import detector
 from gfl.runtime.description import Description
 from gfl.runtime.on_torch.pt_file import describe
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 
 
 class Written(NamedTuple):

@@ -19,7 +19,7 @@ from gfl.model import detector
 from gfl.runtime.on_torch.pt2_file import open_program, save_program
 from gfl.runtime.on_torch.pt_file import describe
 from gfl.runtime.providers import ProviderChoice
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 
 
 class WrittenProgram(NamedTuple):

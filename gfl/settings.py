@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, field
 
 from gfl.model.detector import DetectorConfig
+from gfl.shapes import Canvas
 
-Canvas = tuple[int, int]
 ANY = math.inf
 
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Canvas
 from gfl.data.transforms import Image
 from gfl.runtime.result import PictureInfo
+from gfl.shapes import Canvas
 
 AHEAD = 2  # closed batches at a time: one that runs and one that waits, so that the model never does
 PATIENCE = 64  # batches' worth of later pictures after which a batch of a rare canvas goes out unfilled

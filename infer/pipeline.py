@@ -6,7 +6,6 @@ The calling thread owns the model and does nothing else. Memory is bounded: see 
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -18,12 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Canvas
 from gfl.data.transforms import Image, resize
 from gfl.errors import InputError
+from gfl.machine import usable_cores
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import PictureInfo, Result, result_of
+from gfl.shapes import Canvas
 from infer.batches import OWN_OPEN, Batches, Member, StoppedError
 from infer.sources import Source
 
@@ -96,15 +96,10 @@ class Timings:
         return {name: part / total if total else 0.0 for name, part in parts.items()}
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def usual_readers(report: ProviderReport) -> int:
     """One a core, two to eight; half of them beside a model on the CPU, whose own threads wait for one another."""
     on_cpu = "cpu" in report.provider.lower()
-    return min(max(cores() // 2, 1) if on_cpu else max(cores(), 2), MOST_READERS)
+    return min(max(usable_cores() // 2, 1) if on_cpu else max(usable_cores(), 2), MOST_READERS)
 
 
 def run_pictures(

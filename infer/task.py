@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
+from gfl.machine import usable_cores
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport
 from infer.drawing import Drawing
-from infer.pipeline import Timings, cores, run_pictures
+from infer.pipeline import Timings, run_pictures
 from infer.recorder import Recorder
 from infer.results import DETECTIONS, DRAWN, SUMMARY, check_free, detections_file, new_results
 from infer.sources import Files, Inputs, find_inputs, parse_shard
@@ -155,7 +156,7 @@ def detect(model: Model, inputs: Inputs, recorder: Recorder, *, drawn: bool) -> 
         return run_pictures(model, inputs, recorder.take)
     # A frame cannot be read again.
     keep = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize
-    return run_pictures(model, inputs, recorder.take, writers=min(cores(), MOST_WRITERS), keep_pixels=keep)
+    return run_pictures(model, inputs, recorder.take, writers=min(usable_cores(), MOST_WRITERS), keep_pixels=keep)
 
 
 def progress(total: int) -> tqdm[None]:

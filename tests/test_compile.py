@@ -19,7 +19,8 @@ from gfl.engine.state import make_state, step
 from gfl.model import detector
 from gfl.model.structures import Batch
 from gfl.operators.fake_step import RATE
-from gfl.settings import Canvas, OptimConfig, RunConfig
+from gfl.settings import OptimConfig, RunConfig
+from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
 
 CANVASES = (tiny.CANVAS, (96, 64))

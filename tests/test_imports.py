@@ -24,7 +24,14 @@ Rule = Callable[[Sources], Iterator[str]]
 # The rooms, floor by floor from the ground up. A module stands in the room that begins its dotted name; what stands in
 # none is a program. A room imports from the floors below it and from the rooms beside it that are named after it.
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
-    {"gfl.errors": (), "gfl.version": (), "gfl.files": ("gfl.errors",), "gfl.tensors": ("gfl.errors",)},
+    {
+        "gfl.errors": (),
+        "gfl.version": (),
+        "gfl.shapes": (),
+        "gfl.machine": (),
+        "gfl.files": ("gfl.errors",),
+        "gfl.tensors": ("gfl.errors",),
+    },
     {"gfl.model": ()},
     {"gfl.settings": ()},
     {"gfl.config": (), "gfl.data": (), "gfl.engine": ("gfl.config",), "gfl.report": ("gfl.data",)},

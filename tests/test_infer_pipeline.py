@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Canvas, fit_canvas, own_canvas
+from gfl.data.canvas import fit_canvas, own_canvas
 from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import Result
+from gfl.shapes import Canvas
 from infer import pipeline
 from infer.batches import AHEAD, OWN_OPEN, PATIENCE
 from infer.pipeline import Failed, Load, Timings, in_order, run_pictures
@@ -343,7 +344,7 @@ def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch
 def test_readers_leave_a_model_on_the_cpu_half_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, provider: str, readers: int
 ) -> None:
-    monkeypatch.setattr(pipeline, "cores", lambda: cores)
+    monkeypatch.setattr(pipeline, "usable_cores", lambda: cores)
     assert pipeline.usual_readers(ProviderReport(provider, {}, ())) == readers
 
 

@@ -33,7 +33,8 @@ from gfl.model.structures import Batch
 from gfl.operators.fake_step import fake_batch
 from gfl.operators.trace import OpTrace, Shaped, is_shaped
 from gfl.record.run_head import first_line, slow_line
-from gfl.settings import Canvas, OptimConfig
+from gfl.settings import OptimConfig
+from gfl.shapes import Canvas
 from gfl.tensors.precision import BF16, FP32, O1, Policy, policy_of
 
 CPU = torch.device("cpu")

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.errors import InputError
+from gfl.shapes import CANVAS_MULTIPLE, Canvas
 
-Canvas = tuple[int, int]  # height, width
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-MULTIPLE = 32  # as the reference pads; every stride up to P5 divides it
 PAIR_SEARCH_LIMIT = 30_000_000  # C * C * U below which two canvases are exchanged at a time (about a second)
 
 
@@ -29,16 +28,16 @@ def own_canvas(height: int, width: int) -> Canvas:
 
 def round_up(side: int) -> int:
     """The side in px, rounded up to a multiple of 32."""
-    return -(-side // MULTIPLE) * MULTIPLE
+    return -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
 
 
 def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
     """The canvases, different ones only, by area; raises InputError where a side is not a positive multiple of 32."""
     for height, width in canvases:
-        if min(height, width) < MULTIPLE or height % MULTIPLE or width % MULTIPLE:
+        if min(height, width) < CANVAS_MULTIPLE or height % CANVAS_MULTIPLE or width % CANVAS_MULTIPLE:
             nearest = own_canvas(max(height, 1), max(width, 1))
             raise InputError(
-                f"got the canvas {(height, width)}, expected (H, W) in positive multiples of {MULTIPLE}; use {nearest}"
+                f"got the canvas {(height, width)}, expected (H, W) in positive multiples of {CANVAS_MULTIPLE}; use {nearest}"
             )
     if not canvases:
         raise InputError("got no canvas, expected at least one (H, W); set CANVASES to 'auto' or to a list of (H, W)")
@@ -111,7 +110,7 @@ def choose_canvases(
     """
     if len(sizes_hw) == 0:
         raise InputError("got no picture sizes to choose canvases from, expected at least one picture; check the data")
-    rounded: Ints = -(-np.asarray(sizes_hw, dtype=np.int64) // MULTIPLE) * MULTIPLE
+    rounded: Ints = -(-np.asarray(sizes_hw, dtype=np.int64) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
     weights = np.ones(len(rounded)) if counts is None else np.asarray(counts, dtype=np.float64)
     sizes, index = np.unique(rounded, axis=0, return_inverse=True)
     weights = np.bincount(index.reshape(-1), weights=weights).astype(

@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gfl.data import transforms
-from gfl.data.canvas import Canvas
 from gfl.data.coco import CocoData, Picture
 from gfl.data.picture_files import read_picture
 from gfl.data.plan import BLANK, BatchPlan, PlannedPicture, eval_plan, train_plan
@@ -23,6 +22,7 @@ from gfl.data.sizes import box_slots, canvases_for, check_fits, ignored_slots
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
+from gfl.shapes import Canvas
 
 __all__ = ["EvalLoader", "LoadedBatch", "TrainLoader", "canvases_for"]
 

@@ -15,18 +15,13 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import (
-    Canvas,
-    Ints,
-    fit_canvas,
-    own_canvas,
-    pick_canvases,
-)
+from gfl.data.canvas import Ints, fit_canvas, own_canvas, pick_canvases
 from gfl.data.coco import Picture
 from gfl.data.sizes import check_fits, eval_short_side, short_side_range, sizes_of
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
+from gfl.shapes import Canvas
 
 BLANK = -1  # PlannedPicture.picture where there is none
 SHORT, FLIP, FLIP_VERTICAL, BRIGHTNESS, CONTRAST = range(5)  # columns of the draws; a new one goes at the end

@@ -6,18 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gfl.data.canvas import (
-    Canvas,
-    Ints,
-    check_canvases,
-    choose_canvases,
-    own_canvas,
-    pick_canvases,
-)
+from gfl.data.canvas import Ints, check_canvases, choose_canvases, own_canvas, pick_canvases
 from gfl.data.coco import CocoData, Picture
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
+from gfl.shapes import Canvas
 
 
 def short_side_range(cfg: DataConfig) -> tuple[int, int]:

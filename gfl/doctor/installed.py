@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from gfl.autoload import SWITCH
 from gfl.errors import first_line
+from gfl.machine import usable_cores
 
 
 class Part(NamedTuple):
@@ -155,11 +156,6 @@ def cann_version() -> str:
             if line.startswith("version="):
                 return f"{line.removeprefix('version=')} in {home}"
     return f"version unknown, in {home}"
-
-
-def usable_cores() -> int:
-    """As a container or taskset leaves them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> str:

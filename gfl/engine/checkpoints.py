@@ -15,7 +15,8 @@ from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoin
 from gfl.errors import InputError
 from gfl.files import atomic_file
 from gfl.model import detector
-from gfl.settings import Canvas, RunConfig
+from gfl.settings import RunConfig
+from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables
 from gfl.version import VERSION
 

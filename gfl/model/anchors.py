@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gfl.shapes import CANVAS_MULTIPLE
+
 STRIDES = (8, 16, 32, 64, 128)  # P3..P7
 SCALE = 8  # side of an anchor, in strides
-CANVAS_MULTIPLE = 32  # a canvas and an image's own padded shape are multiples of it
 
 
 class Grid(NamedTuple):

@@ -18,7 +18,8 @@ from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig
 from gfl.model.structures import Batch
 from gfl.operators.trace import Op, OpTrace
-from gfl.settings import Canvas, OptimConfig, RunConfig
+from gfl.settings import OptimConfig, RunConfig
+from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
 
 CPU = torch.device("cpu")

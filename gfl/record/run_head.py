@@ -13,7 +13,8 @@ from gfl.engine.checkpoints import Origin
 from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
 from gfl.report.words import class_shares, counted, headline
-from gfl.settings import Canvas, RunConfig
+from gfl.settings import RunConfig
+from gfl.shapes import Canvas
 from gfl.version import VERSION
 
 

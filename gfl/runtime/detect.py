@@ -9,13 +9,13 @@ from typing import TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Canvas
 from gfl.data.transforms import resize
 from gfl.runtime.inputs import as_image, stack
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
 from gfl.runtime.result import PictureInfo, Result, result_of
+from gfl.shapes import Canvas
 
 Picture: TypeAlias = "str | Path | NDArray[np.uint8]"
 

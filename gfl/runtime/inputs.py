@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gfl.data.canvas import Canvas
 from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image
 from gfl.errors import InputError
+from gfl.shapes import Canvas
 
 
 def as_image(picture: ArrayLike | str | Path, index: int = 0) -> tuple[Image, str]:

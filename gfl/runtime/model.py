@@ -10,11 +10,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Canvas, fit_canvas, own_canvas
+from gfl.data.canvas import fit_canvas, own_canvas
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.providers import ProviderReport
+from gfl.shapes import Canvas
 
 Run = Callable[[NDArray[np.uint8], NDArray[np.int32]], Arrays]
 

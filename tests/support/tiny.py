@@ -21,7 +21,8 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.fpn import FPNConfig
 from gfl.model.head import HeadConfig
 from gfl.model.structures import Batch
-from gfl.settings import Canvas, OptimConfig, RunConfig
+from gfl.settings import OptimConfig, RunConfig
+from gfl.shapes import Canvas
 from gfl.tensors.precision import FP32, Policy
 
 CANVAS: Canvas = (64, 96)

@@ -20,7 +20,7 @@ from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.model import Model
 from gfl.runtime.on_torch.device import to_arrays, torch_device_of
 from gfl.runtime.providers import ProviderChoice
-from gfl.settings import Canvas
+from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables, map_leaves
 from gfl.version import VERSION
 
