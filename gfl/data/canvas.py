@@ -37,7 +37,8 @@ def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
         if min(height, width) < CANVAS_MULTIPLE or height % CANVAS_MULTIPLE or width % CANVAS_MULTIPLE:
             nearest = own_canvas(max(height, 1), max(width, 1))
             raise InputError(
-                f"got the canvas {(height, width)}, expected (H, W) in positive multiples of {CANVAS_MULTIPLE}; use {nearest}"
+                f"got the canvas {(height, width)}, expected (H, W) in positive multiples of {CANVAS_MULTIPLE}; "
+                f"use {nearest}"
             )
     if not canvases:
         raise InputError("got no canvas, expected at least one (H, W); set CANVASES to 'auto' or to a list of (H, W)")
