@@ -18,13 +18,14 @@ import importlib.util  # gin-config 0.5.0 uses importlib.util without importing 
 import tokenize
 import types
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from gfl.errors import InputError
-from gfl.settings import RunConfig
+from gfl.settings import DataConfig, OptimConfig, RunConfig
 
-BASE = "base.gin"  # all knobs and their wiring; read before anything else
+BASE = "base.gin"  # all knobs; read before anything else
+KNOB_OWNERS = (RunConfig, DataConfig, OptimConfig)  # each of their plain fields is set by a knob
 COMMAND_LINE = "--gin_bindings"
 LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
 REQUIRED = "gin.REQUIRED"  # gin's constant for "the user must give this"
@@ -142,11 +143,23 @@ def load_gin() -> types.ModuleType:
 
 
 def _base() -> tuple[_Bindings, set[Path]]:
-    """The bindings of base.gin, and the files read so far."""
-    found: _Bindings = {}
+    """Each setting bound to its knob, the knobs of base.gin, and the files read so far."""
+    found: _Bindings = {name: _Binding(value, "gfl.settings", 0) for name, value in _wiring()}
     seen: set[Path] = set()
     _read_file(config_folder() / BASE, found, seen)
     return found, seen
+
+
+def _wiring() -> Iterator[tuple[str, _Macro | _Reference]]:
+    """What every field of the settings is bound to: its knob, or the settings that it holds."""
+    names: dict[object, str] = {cls: name for name, cls in _setting_classes().items()}
+    for name, cls in _setting_classes().items():
+        for field in dataclasses.fields(cls):
+            factory: object = field.default_factory
+            if factory in names:
+                yield f"{name}.{field.name}", _Reference(names[factory], called=True)
+            elif cls in KNOB_OWNERS:
+                yield f"{name}.{field.name}", _Macro(field.metadata.get("knob", field.name.upper()))
 
 
 def _read_file(path: Path, found: _Bindings, seen: set[Path]) -> None:
@@ -313,7 +326,7 @@ def _fits(value: object, expected: object) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
     if origin is typing.Literal:
-        return value in args
+        return any(type(value) is type(arg) and value == arg for arg in args)  # True == 1, and is another setting
     if isinstance(value, _Reference):
         return value.called and _setting_classes()[value.name] is expected
     if origin is tuple:
@@ -325,10 +338,13 @@ def _fits(value: object, expected: object) -> bool:
 
 
 def _spell(expected: object) -> str:
-    """An annotation in words: 'int', 'int | tuple[int, int]'."""
-    if isinstance(expected, type) and not typing.get_args(expected):
-        return expected.__name__
-    return str(expected).replace("typing.", "")
+    """An annotation as a person writes it: 'int', 'int | tuple[int, int]', "'sgd' | 'adamw'"."""
+    origin, args = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_spell, args))
+    if origin is typing.Literal:
+        return " | ".join(map(repr, args))
+    return expected.__name__ if isinstance(expected, type) and not args else str(expected)
 
 
 def _unused_knob(name: str, binding: _Binding, used: Collection[str], *, known: bool) -> str:
