@@ -1,6 +1,6 @@
 """Evaluation on COCO data: `python -m gfl.evaluate --checkpoint best.pt --annotations val.json --images val/`.
 
-With `--onnx best.onnx` in place of --checkpoint it is the exported file that is run, on ONNX Runtime.
+With `--onnx best.onnx` instead of --checkpoint, ONNX Runtime runs the exported file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gfl.config import read_run
 from gfl.data.coco import CocoData, read_coco
-from gfl.data.loader import EvalLoader, canvases_for
+from gfl.data.loader import EvalLoader
+from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
 from gfl.errors import InputError
@@ -33,11 +34,11 @@ from gfl.settings import DataConfig
 
 
 def array_predictor(model: Model) -> Predict:
-    """`predictor` of a model that takes and gives arrays: an exported file."""
+    """A model that takes and gives arrays (an exported file) as a function of tensors, as `predictor` makes of weights."""
 
     def predict(images: Tensor, image_sizes: Tensor) -> Detections:
-        found = model.run(images.numpy(), image_sizes.numpy())
-        return Detections(*(torch.from_numpy(found[name]) for name in DETECTION_NAMES))
+        outputs = model.run(images.numpy(), image_sizes.numpy())
+        return Detections(*(torch.from_numpy(outputs[name]) for name in DETECTION_NAMES))
 
     return predict
 
@@ -57,7 +58,7 @@ def check_classes(model_names: Sequence[str], data: CocoData) -> None:
 
 
 def open_trained(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
-    """The model of --checkpoint, and the pictures at the sizes of its run."""
+    """The model of --checkpoint as a function of a batch, and the pictures at the sizes of its run."""
     batch = 4 if arguments.batch is None else arguments.batch
     settings = read_run(arguments.gin_file, arguments.gin_bindings).run if arguments.gin_file else None
     model = load_trained(arguments.checkpoint, settings, data.names, bindings=arguments.gin_bindings)
@@ -70,9 +71,9 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict
 
 
 def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
-    """An exported file, or the files of a folder; sizes, batch and resize rule are those that they carry."""
-    for flag, usual in (("gin_file", []), ("gin_bindings", []), ("batch", None)):
-        if getattr(arguments, flag) != usual:
+    """As `open_trained`, for an exported file or the files of a folder, which carry sizes, batch and resize rule."""
+    for flag, default in (("gin_file", []), ("gin_bindings", []), ("batch", None)):
+        if getattr(arguments, flag) != default:
             raise InputError(f"got --{flag} for {path}, which carries all settings; leave --{flag} out")
     provider = {"npu": "cann"}.get(arguments.device, arguments.device)
     model = open_model(path, threads=torch.get_num_threads(), choice=ProviderChoice(provider))
@@ -85,7 +86,7 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate one file on one data set, print the tables, write metrics.json and val_detections.json."""
     if arguments.batch is not None and arguments.batch < 1:
-        raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture at a time; leave it out for 4")
+        raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture; omit it for the default (4)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
     path = arguments.checkpoint or arguments.onnx
     exported = path.is_dir() or path.suffix in EXPORTS
