@@ -77,17 +77,17 @@ def read_run(gin_files: Sequence[str | Path], bindings: Sequence[str] = ()) -> P
     Raises InputError for a missing file, wrong syntax, an unknown name, a wrong type or value, and a knob given on
     the command line that nothing uses.
     """
-    found, seen = _base()
+    table, files_read = _base()
     for name in gin_files:
-        _read_file(find_gin_file(name), found, seen)
-    return _build(found, seen, bindings)
+        _read_file(find_gin_file(name), table, files_read)
+    return _build(table, files_read, bindings)
 
 
 def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
     """Read a `config_text` again, as stored in a checkpoint, with further bindings. Raises InputError as `read_run`."""
-    found, seen = _base()
-    _read_text(text, "stored config", Path(), found, seen)
-    return _build(found, seen, bindings)
+    table, files_read = _base()
+    _read_text(text, "stored config", Path(), table, files_read)
+    return _build(table, files_read, bindings)
 
 
 def from_text(text: str) -> RunConfig:
@@ -144,10 +144,10 @@ def load_gin() -> types.ModuleType:
 
 def _base() -> tuple[_Bindings, set[Path]]:
     """Each setting bound to its knob, the knobs of base.gin, and the files read so far."""
-    found: _Bindings = {name: _Binding(value, "gfl.settings", 0) for name, value in _wiring()}
-    seen: set[Path] = set()
-    _read_file(config_folder() / BASE, found, seen)
-    return found, seen
+    table: _Bindings = {name: _Binding(value, "gfl.settings", 0) for name, value in _wiring()}
+    files_read: set[Path] = set()
+    _read_file(config_folder() / BASE, table, files_read)
+    return table, files_read
 
 
 def _wiring() -> Iterator[tuple[str, _Macro | _Reference]]:
@@ -162,30 +162,30 @@ def _wiring() -> Iterator[tuple[str, _Macro | _Reference]]:
                 yield f"{name}.{field.name}", _Macro(field.metadata.get("knob", field.name.upper()))
 
 
-def _read_file(path: Path, found: _Bindings, seen: set[Path]) -> None:
-    """Add the bindings of a file to `found`."""
-    seen.add(path.resolve())
+def _read_file(path: Path, table: _Bindings, files_read: set[Path]) -> None:
+    """Add the bindings of a file to the table."""
+    files_read.add(path.resolve())
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"gin file '{path}' cannot be read ({error}); expected a UTF-8 text file") from error
-    _read_text(text, str(path), path.parent, found, seen)
+    _read_text(text, str(path), path.parent, table, files_read)
 
 
-def _read_text(text: str, source: str, folder: Path, found: _Bindings, seen: set[Path]) -> None:
-    """Add the bindings of a text to `found`; its includes are looked up in `folder`."""
+def _read_text(text: str, source: str, folder: Path, table: _Bindings, files_read: set[Path]) -> None:
+    """Add the bindings of a text to the table; its includes are looked up in `folder`."""
     parser = load_gin().config_parser
     for statement in _parse(text, source):
         if isinstance(statement, parser.IncludeStatement):
             path = find_gin_file(statement.filename, folder)
-            if path.resolve() not in seen:  # included twice, it would undo the bindings since the first time
-                _read_file(path, found, seen)
+            if path.resolve() not in files_read:  # included twice, it would undo the bindings since the first time
+                _read_file(path, table, files_read)
         elif isinstance(statement, parser.ImportStatement):
             _check_import(statement.module, f"{source}:{statement.location.line_num}")
         elif isinstance(statement, parser.BindingStatement):
             binding = _Binding(statement.value, source, statement.location.line_num)
             name = _full_name(statement.scope, statement.selector, statement.arg_name, binding.location)
-            found[name] = binding._replace(value=_settle(statement.value, binding.location))
+            table[name] = binding._replace(value=_settle(statement.value, binding.location))
 
 
 class _Delegate:
@@ -373,15 +373,15 @@ def _near(name: str, names: Collection[str], least: float = 0.6) -> str | None:
 # ---- building: gin evaluates
 
 
-def _build(found: _Bindings, seen: set[Path], bindings: Sequence[str]) -> ParsedRun:
+def _build(table: _Bindings, files_read: set[Path], bindings: Sequence[str]) -> ParsedRun:
     """Add the bindings of the command line, check all and let gin make the run of them."""
     for binding in bindings:
-        _read_text(binding, COMMAND_LINE, Path(), found, seen)
-    unused = _check(found)
+        _read_text(binding, COMMAND_LINE, Path(), table, files_read)
+    unused = _check(table)
     gin = load_gin()
     gin.clear_config()
     try:
-        gin.parse_config(_one_text(found))
+        gin.parse_config(_one_text(table))
         run: RunConfig = gin.get_configurable(RunConfig)()
         return ParsedRun(run, gin.config_str(), gin.operative_config_str(), unused)
     except ValueError as error:  # of a __post_init__; gin appends the call in which it was raised

@@ -34,7 +34,7 @@ from gfl.settings import DataConfig
 
 
 def array_predictor(model: Model) -> Predict:
-    """A model that takes and gives arrays (an exported file) as a function of tensors, as `predictor` makes of weights."""
+    """An exported file, which takes and gives arrays, as a function of tensors: what `predictor` makes of weights."""
 
     def predict(images: Tensor, image_sizes: Tensor) -> Detections:
         outputs = model.run(images.numpy(), image_sizes.numpy())
