@@ -55,6 +55,9 @@ RUNS_TORCH = "gfl.runtime.on_torch"  # imported inside functions, when a checkpo
 TORCH_FREE_PACKAGES = ("numpy", "cv2", "onnxruntime", "rich", "ais_bench", "pycocotools", "faster_coco_eval", "tqdm")
 
 
+MOST_IGNORES = 24  # lines on which mypy is silenced
+
+
 def project_sources() -> dict[str, str]:
     files = (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py")))
     return {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in files}
@@ -265,6 +268,33 @@ def modules_beyond_the_adapter(sources: Sources) -> Iterator[str]:
         yield f"subclasses of nn.Module in {', '.join(homes)}: expected one file"
 
 
+def any_in_public_signatures(sources: Sources) -> Iterator[str]:
+    """A caller learns nothing from Any, and mypy checks nothing against it."""
+    for path, source in sources.items():
+        for node in nodes_of(source, inside_functions=True):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                stated = [node.returns, *(each.annotation for each in arguments)]
+                for part in (part for each in stated if each is not None for part in ast.walk(each)):
+                    if isinstance(part, ast.Name) and part.id == "Any":
+                        yield f"{path}:{node.lineno} {node.name} has Any in its signature: name the type, or object"
+
+
+def ignores_without_a_reason(sources: Sources) -> Iterator[str]:
+    """mypy's errors are silenced one at a time, each with the reason beside it, and seldom."""
+    lines = [
+        (f"{path}:{number}", line)
+        for path, source in sources.items()
+        for number, line in enumerate(source.splitlines(), start=1)
+        if "# type: ignore" in line
+    ]
+    yield from (
+        f"{where} ignores without a reason" for where, line in lines if not re.search(r"ignore\[.+\]  # \w", line)
+    )
+    if len(lines) > MOST_IGNORES:
+        yield f"{len(lines)} lines ignore mypy, expected at most {MOST_IGNORES}"
+
+
 # Each rule beside sources that break it.
 RULES: list[tuple[Rule, Sources]] = [
     (upward_imports, {"gfl/tensors/boxes.py": "import gfl.model.head", "gfl/model/head.py": ""}),
@@ -296,6 +326,9 @@ RULES: list[tuple[Rule, Sources]] = [
     (names_taken_out_of_functional, {"gfl/a.py": "from torch.nn.functional import conv2d"}),
     (asserts, {"gfl/a.py": "def f(x):\n    assert x"}),
     (export_side_paths, {"gfl/a.py": "if torch.onnx.is_in_onnx_export():\n    pass"}),
+    (any_in_public_signatures, {"gfl/a.py": "def f(x: dict[str, Any]) -> None:\n    pass"}),
+    (ignores_without_a_reason, {"gfl/a.py": "x = f()  # type: ignore[misc]"}),
+    (ignores_without_a_reason, {"gfl/a.py": "x = f()  # type: ignore[misc]  # untyped\n" * 25}),
     (modules_beyond_the_adapter, dict.fromkeys(("gfl/a.py", "gfl/b.py"), "class A(nn.Module):\n    pass")),
 ]
 

@@ -1,0 +1,29 @@
+"""The examples in the docstrings of gfl, export and infer, run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted(
+    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for package in ("gfl", "export", "infer")
+    for path in (ROOT / package).rglob("*.py")
+    if "\n    >>> " in path.read_text(encoding="utf-8") or "\n        >>> " in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_give_what_they_say(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_what_people_import_has_examples() -> None:
+    assert {"gfl.runtime.detect", "gfl.runtime.result", "gfl.model.detector", "gfl.model.losses"} <= set(EXAMPLES)
