@@ -21,6 +21,7 @@ _MENDS = {
     errno.EACCES: "give a folder that you may write to",
     errno.EPERM: "give a folder that you may write to",
     errno.EROFS: "give a folder that you may write to",
+    **dict.fromkeys((errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP), "give a folder on a file system that has file locks"),
 }
 
 

@@ -22,6 +22,7 @@ from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators
+from gfl.engine.faults import Divergence
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
@@ -102,9 +103,9 @@ class Training:
         if resumed:
             variables, origin = detector.init(cfg.detector), Origin("")
         else:
-            variables, origin = ranks.from_first(lambda: initial_variables(cfg))
+            variables, origin = ranks.broadcast_from_first(lambda: initial_variables(cfg))
         policy = policy_of(cfg.precision, apex=cfg.apex)
-        module = DetectorModule(variables, cfg.detector, self.canvases or (), self.device, policy, ranks.mean)
+        module = DetectorModule(variables, cfg.detector, self.canvases or (), self.device, policy=policy, reduce=ranks.mean)
         state = make_state(module, cfg, ranks.maximum)
         state.forward = ranks.synchronised(state.forward)
         return state, origin
@@ -133,6 +134,7 @@ def train(run: Training) -> None:
     """The whole run: epochs of steps, a log line a step, an evaluation and a checkpoint an epoch."""
     cfg, cursor = run.cfg, run.state.cursor
     log = StepLog(cfg, run.state, run.folder, run.out, run.ranks)
+    divergence = Divergence(loss_scale=run.state.loss_scale is not None)
     started = cursor.step
     if run.evaluation_due:  # the run was stopped before it was done
         validate(run)
@@ -155,21 +157,22 @@ def train(run: Training) -> None:
             metrics = step(run.state, batches, rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
-            log.add(
+            written = log.add(
                 StepNote(cursor.step, cursor.epoch, rate, f"{height}x{width}"),
                 metrics,
                 sum(image >= 0 for loaded in group for image in loaded.image_ids),
                 (reason for loaded in group for reason in loaded.failed),
             )
+            divergence.check(written)
             if cursor.step == started + 1 and run.folder is not None:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
             if enough_steps(run):
                 break
             # Not after the epoch's last batch: that is saved below, as the beginning of the next epoch.
             if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < batches_in_epoch:
-                log.flush()
+                divergence.check(log.flush())
                 save(run, LAST)
-        log.flush()
+        divergence.check(log.flush())
         if cursor.batch >= batches_in_epoch:
             cursor.epoch, cursor.batch = cursor.epoch + 1, 0
         run.evaluation_due = run.val_loader is not None and (
@@ -196,7 +199,7 @@ def validate(run: Training) -> None:
         return
     with without_casts(run.state):
         predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.device)
-        shares = run.ranks.at_first(detect_all(predict, run.val_loader, run.val.category_ids))
+        shares = run.ranks.gather_at_first(detect_all(predict, run.val_loader, run.val.category_ids))
     run.evaluation_due = False
     if run.folder is None:
         return
@@ -246,7 +249,7 @@ def grouped(loader: Iterator[LoadedBatch], size: int, log: StepLog) -> Iterator[
     while True:
         asked = time.perf_counter()
         group = list(islice(loader, size))
-        log.waited += time.perf_counter() - asked
+        log.waited_s += time.perf_counter() - asked
         if not group:
             return
         yield group
@@ -285,7 +288,7 @@ def parser() -> argparse.ArgumentParser:
 
 def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) -> None:
     """One run from its settings to its end; the first rank reads them and owns the folder."""
-    parsed, saved = ranks.from_first(lambda: read_settings(arguments))
+    parsed, saved = ranks.broadcast_from_first(lambda: read_settings(arguments))
     if arguments.print_config:
         if ranks.first:
             print(parsed.config_text)

@@ -72,7 +72,7 @@ def train(cfg: RunConfig, canvases: Sequence[Canvas], backend: str) -> Trained:
     torch._dynamo.reset()
     counter = GraphCounter(backend)
     variables = detector.init(cfg.detector)
-    module = DetectorModule(variables, cfg.detector, canvases, torch.device("cpu"), policy_of(cfg.precision))
+    module = DetectorModule(variables, cfg.detector, canvases, torch.device("cpu"), policy=policy_of(cfg.precision))
     state = make_state(module, cfg)
     state.forward = compiled(module, counter)
     trained = Trained(canvases, counter.graphs, [], [])

@@ -80,7 +80,7 @@ def test_forward_is_the_pure_loss(norm: str) -> None:
 def test_forward_computes_in_the_dtype_of_the_policy() -> None:
     cfg = detector_config()
     variables = map_leaves(lambda leaf: leaf.clone(), detector.init(cfg))
-    half = DetectorModule(variables, cfg, [CANVAS], CPU, O1)(make_batch())[0]
+    half = DetectorModule(variables, cfg, [CANVAS], CPU, policy=O1)(make_batch())[0]
     full = module_of(cfg)(make_batch())[0]
     assert half.dtype == torch.float32
     assert 0 < (half - full).abs() < 0.05 * full

@@ -32,7 +32,7 @@ from gfl.model.head import HeadConfig
 from gfl.model.structures import Batch
 from gfl.operators.fake_step import fake_batch
 from gfl.operators.trace import OpTrace, Shaped, is_shaped
-from gfl.record.run_head import first_line, slow_line
+from gfl.record.run_head import slow_precision_line, summary_line
 from gfl.settings import OptimConfig
 from gfl.shapes import Canvas
 from gfl.tensors.precision import BF16, FP32, O1, Policy, policy_of
@@ -132,7 +132,7 @@ def breaches(ops: Sequence[Op]) -> list[str]:
 def r50_step() -> list[Op]:
     """prepare, forward, loss and backward of the R50 at the recipe's size; nothing is computed."""
     with FakeTensorMode():
-        module = DetectorModule(detector.init(R50), R50, [(800, 1344)], CPU, O1)
+        module = DetectorModule(detector.init(R50), R50, [(800, 1344)], CPU, policy=O1)
         batch = fake_batch((800, 1344), pictures=2, slots=8)
         with OpTrace() as trace:
             total, _ = module(batch)
@@ -205,7 +205,7 @@ def test_the_table_finds_a_breach(name: str) -> None:
 
 
 def test_bfloat16_convolves_and_multiplies_no_matrices() -> None:
-    module = DetectorModule(detector.init(small := tiny.detector_config()), small, [CANVAS], CPU, BF16)
+    module = DetectorModule(detector.init(small := tiny.detector_config()), small, [CANVAS], CPU, policy=BF16)
     with FakeTensorMode(allow_non_fake_inputs=True), OpTrace() as trace:
         module(fake_batch(CANVAS, pictures=2, slots=8))
     dtypes = {name: {op.inputs for op in computing(trace) if op.name == name} for name in ("convolution", "addmm")}
@@ -270,7 +270,7 @@ class Course(NamedTuple):
 
 def course(cfg: DetectorConfig, canvas: Canvas, precision: str, steps: int = STEPS) -> Course:
     run = replace(run_config(OptimConfig("sgd", ema=0.9)), detector=cfg, precision=precision)
-    module = DetectorModule(detector.init(cfg), cfg, [canvas], CPU, policy_of(precision))
+    module = DetectorModule(detector.init(cfg), cfg, [canvas], CPU, policy=policy_of(precision))
     state = make_state(module, run)
     start = weights_of(state)
     batches = [on_canvas(make_batch(seed), canvas, seed) for seed in range(4)]
@@ -316,7 +316,7 @@ def test_50_steps_in_real_float16_stay_near_those_in_float32() -> None:
 
 def test_emulation_of_float16_convolutions_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the rounding of sums: the two add in another order."""
-    module = DetectorModule(detector.init(REAL), REAL, [REAL_CANVAS], CPU, O1)
+    module = DetectorModule(detector.init(REAL), REAL, [REAL_CANVAS], CPU, policy=O1)
     batch = on_canvas(make_batch(1, pictures=1), REAL_CANVAS, 1)
     real, _ = module(batch)
     with emulated_half(monkeypatch):
@@ -402,12 +402,12 @@ def test_run_saved_after_an_overflow_goes_on_bit_for_bit(tmp_path: Path) -> None
 
 
 def test_overflow_on_another_rank_leaves_every_bit_here() -> None:
-    """All ranks skip or none does: `share` stands for the maximum over ranks, of which one has an overflow."""
+    """All ranks skip or none does: `reduce_overflow` stands for the maximum over ranks, of which one has an overflow."""
     state = tiny.make(run_config(SGD, precision="o1"), policy=O1)
     assert state.loss_scale is not None
     step(state, [make_batch(1)], RATE, SGD)
     before = bits(state_tree(state))
-    state.loss_scale.share = lambda found_inf: torch.maximum(found_inf, torch.ones(()))
+    state.loss_scale.reduce_overflow = lambda found_inf: torch.maximum(found_inf, torch.ones(()))
     assert step(state, [make_batch(2)], RATE, SGD)["skipped"].item() == 1
     assert bits(state_tree(state)) == before
 
@@ -432,13 +432,13 @@ def test_precision_of_a_run_names_its_policy(precision: str, policy: Policy) -> 
 @pytest.mark.parametrize("precision", ["o1", "bf16"])
 def test_head_warns_that_half_precision_is_slow_on_a_cpu(precision: str) -> None:
     run = run_config(SGD, precision=precision)
-    (line,) = slow_line(run, CPU)
+    (line,) = slow_precision_line(run, CPU)
     assert f"PRECISION = '{precision}' is slow on a CPU" in line
-    assert list(slow_line(run, torch.device("meta"))) == []
-    assert list(slow_line(run_config(SGD), CPU)) == []
+    assert list(slow_precision_line(run, torch.device("meta"))) == []
+    assert list(slow_precision_line(run_config(SGD), CPU)) == []
 
 
 def test_first_line_names_the_scale_and_who_casts() -> None:
     run = run_config(SGD, precision="o1", loss_scale="dynamic")
-    assert " | o1, loss scale dynamic | " in first_line(run, CPU)
-    assert " | o1 by Apex, loss scale dynamic | " in first_line(replace(run, apex=True), CPU)
+    assert " | o1, loss scale dynamic | " in summary_line(run, CPU)
+    assert " | o1 by Apex, loss scale dynamic | " in summary_line(replace(run, apex=True), CPU)

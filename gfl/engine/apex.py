@@ -1,8 +1,8 @@
 """O1 by an installed Apex (APEX = True). The one file that names apex.
 
-`apex.amp` is that of Ascend, or of NVIDIA up to tag 25.06; PyPI's package of the name is something else. Apex patches
-functions of torch and torch.nn.functional to cast what they are given, so the prepared tree stays float32 meanwhile.
-Under a static scale neither Apex looks for an overflow: the gradients are checked here, as they are without Apex.
+`apex.amp` is that of Ascend, or of NVIDIA up to tag 25.06; PyPI's package called apex is another program. Apex patches
+functions of torch and torch.nn.functional to cast their arguments, so the prepared weights stay float32.
+With a static loss scale neither Apex looks for overflow: the gradients are checked here, as without Apex.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfl.engine.optim import LossScale, own
+from gfl.engine.optim import LossScale, this_rank_only
 from gfl.errors import InputError, first_line
 
-USED = ("initialize", "scale_loss", "state_dict", "load_state_dict", "disable_casts")  # of apex.amp
+REQUIRED = ("initialize", "scale_loss", "state_dict", "load_state_dict", "disable_casts")  # of apex.amp
 WAY_OUT = "give APEX = False, and PRECISION = 'o1' runs the same recipe without Apex"
-# Of `amp.initialize`, where it takes them: Ascend's unscales all gradients as one tensor; nothing is printed.
+# Passed to `amp.initialize` where it has them: Ascend's then unscales all gradients as one tensor; nothing is printed.
 OPTIONS: dict[str, object] = {"combine_grad": True, "verbosity": 0}
 
 
 class ApexLossScale(LossScale):
-    """The loss scale as Apex keeps it; what is asked of it is what `LossScale` offers.
+    """The loss scale that Apex keeps, behind the methods of `LossScale`.
 
-    A dynamic scale is each rank's own, and they stay equal: the gradients that Apex looks at are the ranks' mean.
+    combines: whether Apex holds all gradients as one tensor. Each rank has a dynamic scale of its own; they stay
+    equal, because the gradients in which Apex looks for overflow are the ranks' mean.
     """
 
     def __init__(
@@ -39,29 +40,30 @@ class ApexLossScale(LossScale):
         optimiser: torch.optim.Optimizer,
         setting: float | str,
         device: torch.device,
-        share: Callable[[Tensor], Tensor] = own,
+        reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only,
         *,
         combines: bool = False,
     ) -> None:
-        super().__init__(setting, device, share)
+        super().__init__(setting, device, reduce_overflow)
         self.amp, self.optimiser = amp, optimiser
-        self.usual_step = optimiser.step  # as Apex left it; it stands another in its place to skip a step
+        self.usual_step = optimiser.step  # as `initialize` left it; Apex replaces it for a step that it skips
         self.one = torch.ones((), device=device)
         self.combines = combines
-        self.addresses: list[int] = []  # of the gradients in memory, where Apex holds them as one tensor
+        self.addresses: list[int] = []  # where the gradients lie in memory, if Apex combines them
 
     def backward(self, total: Tensor, *, last: bool = True) -> None:
-        """Add the gradients of the scaled loss to those that are there, and divide all by the scale after the last.
+        """Add the gradients of the scaled loss to `.grad`, and divide them by the scale after the last batch.
 
-        Unscaled after each, Apex would set those before aside, out of sight of what averages them over the ranks.
+        If Apex unscaled after each batch, it would move the earlier gradients out of `.grad`, where
+        DistributedDataParallel averages them.
         """
         with self.amp.scale_loss(total, self.optimiser, delay_unscale=not last) as scaled:
             scaled.backward()
 
     def unscale(self, gradients: list[Tensor]) -> None:
-        """found_inf becomes 1 where a gradient is not finite or Apex skips the step; the gradients stay.
+        """Set `found_inf` to 1 if a gradient is not finite or Apex skips the step; Apex has unscaled them already.
 
-        Raises InputError where Apex unscales other gradients than these.
+        Raises InputError where the gradients are no longer in the tensor that Apex unscales.
         """
         self._check_combined(gradients)
         self.found_inf.zero_()
@@ -74,7 +76,7 @@ class ApexLossScale(LossScale):
         """Nothing: Apex changed its scale at the end of the backward pass."""
 
     def _check_combined(self, gradients: list[Tensor]) -> None:
-        """Ascend's Apex points the gradients into one tensor at the first step, and unscales that one ever after."""
+        """Ascend's Apex moves the gradients into one tensor at the first step, and from then on unscales that one."""
         if not self.combines:
             return
         addresses = [gradient.data_ptr() for gradient in gradients]
@@ -90,13 +92,13 @@ class ApexLossScale(LossScale):
         return {"setting": self.setting, "skipped": self.skipped, "apex": self.amp.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a saved state: the count, and Apex's own state where it was saved under the same setting."""
+        """Load the count of skipped steps, and Apex's own state where it was saved under the same setting."""
         self._restore(state, ("skipped",))
         if state.get("setting") == self.setting and "apex" in state:
             self.amp.load_state_dict(state["apex"])
 
     def without_casts(self) -> AbstractContextManager[None]:
-        """Within it the patched functions compute in the dtypes that they are given."""
+        """A context in which the patched functions compute in the dtypes of their arguments."""
         casts: AbstractContextManager[None] = self.amp.disable_casts()
         return casts
 
@@ -105,26 +107,27 @@ def start_apex(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
     setting: float | str,
-    share: Callable[[Tensor], Tensor] = own,
+    reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only,
 ) -> ApexLossScale:
-    """Let Apex patch torch for O1, once in a process and before DistributedDataParallel.
+    """Let Apex patch torch for O1: once in a process, before the module is wrapped in DistributedDataParallel.
 
-    Raises InputError, with the reason and the way out, when there is no Apex that can do it.
+    setting: a positive number, or 'dynamic'; reduce_overflow: as in `LossScale`.
+    Raises InputError, with the reason and what to do, when the installed Apex, if any, cannot do it.
     """
     amp = _import_amp()
-    taken = inspect.signature(amp.initialize).parameters
-    options = {name: value for name, value in OPTIONS.items() if name in taken}
+    parameters = inspect.signature(amp.initialize).parameters
+    options = {name: value for name, value in OPTIONS.items() if name in parameters}
     try:
         amp.initialize(module, optimiser, opt_level="O1", loss_scale=setting, **options)
     except RuntimeError as error:  # Apex's own checks: of the device, say
         raise InputError(f"APEX = True: Apex refuses ({first_line(error)}); {WAY_OUT}") from error
     device = next(module.parameters()).device
     _try_casts(device)
-    return ApexLossScale(amp, optimiser, setting, device, share, combines="combine_grad" in options)
+    return ApexLossScale(amp, optimiser, setting, device, reduce_overflow, combines="combine_grad" in options)
 
 
 def _import_amp() -> ModuleType:
-    """apex.amp; InputError when it is missing, or not the one that is meant."""
+    """The module apex.amp; InputError when it is missing, or another program's."""
     if importlib.util.find_spec("apex") is None:
         raise InputError(f"APEX = True: no Apex is installed; {WAY_OUT}")
     try:
@@ -138,16 +141,17 @@ def _import_amp() -> ModuleType:
         raise InputError(
             f"APEX = True: the installed package apex cannot be imported ({first_line(error)}); {WAY_OUT}"
         ) from error
-    if missing := [name for name in USED if not hasattr(amp, name)]:
+    if missing := [name for name in REQUIRED if not hasattr(amp, name)]:
         raise InputError(f"APEX = True: the installed apex.amp has no {', '.join(missing)}; {WAY_OUT}")
     return amp
 
 
 def _try_casts(device: torch.device) -> None:
-    """Use one weight twice, as the head does on its levels; InputError when Apex fails at it.
+    """Use one weight twice, as the head does on its five levels; InputError when Apex fails at it.
 
-    Apex keeps the half copy of a weight for the iteration, and on its second use looks up whose copy it is where
-    torch up to 1.x had that: `grad_fn.next_functions[1]`. In later versions it is the first, and there is no second.
+    Apex caches the float16 copy of a weight for the iteration. On the second use it checks which weight the copy is
+    of by `grad_fn.next_functions[1]`, as in torch 1.x; in later versions that is `next_functions[0]`, and there is
+    no second.
     """
     weight = nn.Parameter(torch.ones((1, 1, 1, 1), device=device))
     x = torch.ones((1, 1, 1, 1), device=device)

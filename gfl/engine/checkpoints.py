@@ -1,4 +1,4 @@
-"""This project's .pt: the state tree of a run and what it takes to rebuild the model from the file alone."""
+"""This project's .pt: the state of a run, and the settings and names that rebuild its model from the file alone."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables
 from gfl.version import VERSION
 
-SIZES = ("short_side", "long_side", "eval_short_side", "canvases")  # settings that a run's canvases come from
-RESUMED = {"variables", "ema", "optimiser", "loss_scale", "cursor", "config", "best"}  # what going on with a run reads
+SIZE_SETTINGS = ("short_side", "long_side", "eval_short_side", "canvases")  # they decide a run's canvases
+RESUME_FIELDS = {"variables", "ema", "optimiser", "loss_scale", "cursor", "config", "best"}  # that --resume reads
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Weights with everything needed to use them."""
+    """Trained weights, and everything needed to use them."""
 
     variables: Variables
-    run: RunConfig  # detector.num_classes already set to that of the weights
+    run: RunConfig  # with the number of classes of the weights
     names: tuple[str, ...]  # of the classes, label 0 first
-    category_ids: tuple[int, ...]  # of the data set trained on, label 0 first
-    canvases: tuple[Canvas, ...] | None  # of the run; None: each picture its own, or its sizes were changed
-    config_text: str = ""  # gin text of the run; empty where the settings are the caller's
+    category_ids: tuple[int, ...]  # in the annotations trained on, label 0 first
+    canvases: tuple[Canvas, ...] | None  # of the run; None: a canvas for each picture, or `bindings` changed the sizes
+    config_text: str = ""  # the run's settings in gin; empty where the caller gave the settings
 
 
 class Origin(NamedTuple):
     """Where a run's first weights come from."""
 
-    text: str
-    table: str = ""  # what became of a file's weights, where not all were kept
+    text: str  # for the head of the run
+    table: str = ""  # what became of a file's weights, a line a group; empty where all were kept
 
 
 def write_checkpoint(path: Path, tree: Mapping[str, object]) -> None:
-    """Write a .pt atomically: a crash leaves the file before it whole. InputError when it cannot be written."""
+    """Write a .pt; after a crash the file is the old one or the new one. InputError when it cannot be written."""
     with atomic_file(path) as stream:
         torch.save({"gfl_version": VERSION, **tree}, stream)
 
 
 def read_state(path: Path) -> Mapping[str, object]:
-    """The whole tree of one of this project's checkpoints; InputError for a file that holds no run."""
+    """Everything in a checkpoint of this project; InputError for a file that --resume cannot go on with."""
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises a dozen types for a damaged file
         raise InputError(f"{path} cannot be read ({type(error).__name__}); give the last.pt of a run") from error
-    if not isinstance(tree, dict) or not tree.keys() >= RESUMED:
+    if not isinstance(tree, dict) or not tree.keys() >= RESUME_FIELDS:
         raise InputError(f"{path} holds no run to go on with; give the last.pt of a run")
     return tree
 
@@ -67,11 +67,16 @@ def load_trained(
     *,
     bindings: Sequence[str] = (),
 ) -> TrainedModel:
-    """A trained model from its file, averaged weights preferred.
+    """Load a trained model from its file: the averaged weights where there are some.
 
-    run: the model's settings for a file that has none (the authors' .pth); names: classes where the file has none;
-    bindings: changes to the settings in the file, where `run` is not given.
-    Raises InputError when the settings are missing or contradict the weights.
+    Args:
+        path: a checkpoint of any format of `read_checkpoint`.
+        run: the model's settings, for a file without them (the authors' .pth); for others, instead of theirs.
+        names: the classes, for a file that does not name them.
+        bindings: gin bindings that change the settings in the file; not used with `run`.
+
+    Raises:
+        InputError: settings or class names are missing, or the weights are of another model.
     """
     file = read_checkpoint(path)
     text, canvases = "", _canvases(file)
@@ -84,7 +89,7 @@ def load_trained(
         parsed = read_text(stored, bindings)
         run, text = parsed.run, parsed.config_text
         before = read_text(stored).run.data if bindings else run.data
-        if any(getattr(before, name) != getattr(run.data, name) for name in SIZES):
+        if any(getattr(before, name) != getattr(run.data, name) for name in SIZE_SETTINGS):
             canvases = None
     names = file.names or names
     if names is None:
@@ -105,9 +110,9 @@ def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:
 
 
 def initial_variables(cfg: RunConfig) -> tuple[Variables, Origin]:
-    """Random variables with those of CHECKPOINT in their place, and what was taken.
+    """The weights at step 0: random, replaced by those of CHECKPOINT where they fit; and where they come from.
 
-    Raises InputError as `read_checkpoint` and `fit`, and where the file's backbone is another than the run's.
+    Raises InputError as `read_checkpoint` and `fit` do, and where the file is of another backbone than the run's.
     """
     variables = detector.init(cfg.detector, cfg.seed)
     if cfg.checkpoint is None:
@@ -129,7 +134,7 @@ def initial_variables(cfg: RunConfig) -> tuple[Variables, Origin]:
 
 
 def _require_backbone(file: CheckpointFile, report: LoadReport) -> None:
-    """Biases and scales fit a model of any width: a run from them alone would be one from random weights."""
+    """Raise InputError where no kernel of the backbone fits: biases alone would leave the backbone random."""
     kernels = {path: tensor for path, tensor in file.state.items() if path.startswith("backbone.") and tensor.ndim == 4}
     misfit = next((misfit for misfit in report.reinitialised if misfit.path in kernels), None)
     if misfit is not None and not kernels.keys() & set(report.kept):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gfl.errors import InputError, first_line
+from gfl.model.structures import Batch
 
 # What torch_npu and CANN read before they first use the device; what a person has set stays. Kernels are launched from
 # a queue of their own, on cores near the device, into memory that can grow.
@@ -27,7 +28,7 @@ SEED_LIMIT = 2**32  # NumPy takes no larger seed
 
 
 def choose_device(name: str) -> torch.device:
-    """'auto' | 'cpu' | 'cuda' | 'npu' -> the device, ready for use; InputError when it is not there."""
+    """The device called 'cpu', 'cuda', 'npu', or found for 'auto', ready for use; InputError when it is not there."""
     if name == "npu":
         return _npu(name)
     if name == "cuda":
@@ -35,17 +36,22 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         if "torch_npu" not in sys.modules and importlib.util.find_spec("torch_npu") is not None:
             _import_torch_npu(name)  # see gfl/autoload.py
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        if found is None or found.type not in ("cuda", "npu"):  # of others nobody has said that the recipe runs there
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if device is None or device.type not in ("cuda", "npu"):  # the recipe has been tried on no others
             return torch.device("cpu")
-        return _npu(name) if found.type == "npu" else _cuda()
+        return _npu(name) if device.type == "npu" else _cuda()
     return torch.device(name)
 
 
-def seed_generators(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch on every device.
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch on the device; a copy from pinned memory goes on while the host works."""
+    return Batch(*(part.to(device, non_blocking=True) for part in batch))
 
-    A run draws from none of them: its numbers come from (seed, path) and (seed, epoch, image id). Libraries might.
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch, for libraries that may draw from them.
+
+    The run itself has generators of its own, seeded by (seed, path of a weight) and (seed, epoch, image id).
     """
     random.seed(seed)
     np.random.seed(seed % SEED_LIMIT)
@@ -53,7 +59,7 @@ def seed_generators(seed: int) -> None:
 
 
 def memory_bytes(device: torch.device) -> int | None:
-    """Peak memory taken on the device so far, on a CPU by this process; None where neither system nor device says."""
+    """The device's peak memory in bytes, on a CPU that of this process; None where it cannot be known."""
     if device.type == "cpu":
         return _peak_of_process()
     peak = getattr(torch.get_device_module(device), "max_memory_allocated", None)
@@ -70,7 +76,7 @@ def _peak_of_process() -> int | None:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device; nothing to wait for on the CPU."""
+    """Wait until the device has done all that was asked of it; at once on a CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
 
@@ -83,7 +89,7 @@ def describe(device: torch.device) -> str:
 
 
 def _cuda() -> torch.device:
-    """The current CUDA device, on which float32 is float32: TF32 would round what convolutions multiply to 11 bits."""
+    """The current CUDA device, without TF32, which would round the inputs of convolutions to 11 bits."""
     if not torch.cuda.is_available():
         raise InputError("DEVICE='cuda': no CUDA device was found; give DEVICE='auto' or 'cpu', or check the driver")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -91,7 +97,7 @@ def _cuda() -> torch.device:
 
 
 def _npu(name: str) -> torch.device:
-    """The current NPU with the settings of a training run: fixed shapes, float32 that is float32."""
+    """The current NPU, set up for fixed shapes and for float32 without rounding."""
     npu = _import_torch_npu(name).npu
     if not npu.is_available():
         raise InputError(
@@ -102,17 +108,17 @@ def _npu(name: str) -> torch.device:
     npu.set_compile_mode(jit_compile=False)
     npu.config.allow_internal_format = False
     npu.conv.allow_hf32 = npu.matmul.allow_hf32 = False  # else float32 convolutions round their inputs to 11 bits
-    return torch.device("npu")  # of no number: asking for one would open the first NPU on behalf of every rank
+    return torch.device("npu")  # without an index: to ask for it would open the first NPU, and so on every rank
 
 
 def _import_torch_npu(name: str) -> ModuleType:
-    """torch_npu; InputError with what is missing: itself, CANN, or the version that fits."""
+    """The module torch_npu; InputError when it, CANN, or its version that fits torch is missing."""
     wanted = torch.__version__.split("+")[0]
     with suppress(metadata.PackageNotFoundError):
-        found = metadata.version("torch_npu")
-        if found.split(".")[:3] != wanted.split(".")[:3]:
+        version = metadata.version("torch_npu")
+        if version.split(".")[:3] != wanted.split(".")[:3]:
             raise InputError(
-                f"DEVICE={name!r}: got torch_npu {found} beside torch {wanted}, expected the same version of both; "
+                f"DEVICE={name!r}: got torch_npu {version} beside torch {wanted}, expected the same version of both; "
                 f"pip install torch-npu=={wanted}"
             )
     for variable, value in ENVIRONMENT.items():

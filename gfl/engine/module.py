@@ -1,6 +1,6 @@
-"""The adapters to nn.Module: leaves of the variables tree under their own names, and a function bound to `forward`.
+"""The adapters to nn.Module, for what works on modules alone: DDP, torch.compile, fused optimisers, Apex, torch.export.
 
-DDP, torch.compile, fused optimisers, Apex and torch.export work on modules; nothing else here does.
+The leaves of the tree of variables become parameters and buffers of the same names; `forward` calls a pure function.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ Loss: TypeAlias = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]  # of `Det
 
 
 class DetectorModule(nn.Module):
-    """Variables on a device, with the constants and the grids that never change."""
+    """The detector's loss as a module: its variables on a device, with the constants and grids that never change.
+
+    Args:
+        variables: the tree of tensors; they are copied to the device.
+        cfg: the model's settings; they say which leaves are frozen, and so buffers.
+        canvases: (height, width) in px whose grids are made in advance.
+        device: where everything lives.
+        policy: dtypes of the computation.
+        reduce: mean over ranks of the loss's normalisers.
+    """
 
     def __init__(
         self,
@@ -30,6 +39,7 @@ class DetectorModule(nn.Module):
         cfg: DetectorConfig,
         canvases: Sequence[tuple[int, int]],
         device: torch.device,
+        *,
         policy: Policy = FP32,
         reduce: Callable[[Tensor], Tensor] = detector.identity,
     ) -> None:
@@ -38,20 +48,20 @@ class DetectorModule(nn.Module):
         # Convolutions on CPU and CUDA run faster with channels last; the NPU keeps a format of its own.
         self.memory_format = torch.contiguous_format if device.type == "npu" else torch.channels_last
         for path, tensor in flatten(variables).items():
-            placed = tensor.detach().to(device, copy=True)
-            if placed.ndim == 4:
-                placed = placed.contiguous(memory_format=self.memory_format)
-            _register(self, path, placed, frozen=detector.is_frozen(path, cfg))
+            leaf = tensor.detach().to(device, copy=True)
+            if leaf.ndim == 4:
+                leaf = leaf.contiguous(memory_format=self.memory_format)
+            _register(self, path, leaf, frozen=detector.is_frozen(path, cfg))
         self.device = device
         self.grids: dict[tuple[int, int], Grid] = {canvas: make_grid(canvas, device) for canvas in canvases}
         self.freeze()
 
     def freeze(self) -> None:
-        """Compute the constants; again whenever other variables were put in place of the first."""
+        """Compute the constants from the variables; to be called again whenever their values were replaced."""
         self.constants = detector.freeze(self.variables(), self.cfg)
 
     def variables(self) -> Variables:
-        """The live tree: these tensors are the parameters and buffers themselves."""
+        """The tree of variables; its tensors are the parameters and buffers themselves, not copies."""
         return unflatten(self.leaves())
 
     def leaves(self) -> dict[str, Tensor]:
@@ -59,7 +69,7 @@ class DetectorModule(nn.Module):
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss and its detached parts."""
+        """The total loss (a scalar), and {name: detached scalar} of its parts."""
         canvas = (batch.images.shape[2], batch.images.shape[3])
         prepared = detector.prepare(self.variables(), self.constants, self.policy)
         if canvas not in self.grids:  # only with a canvas a picture; a run's own canvases are there from the start
@@ -68,15 +78,15 @@ class DetectorModule(nn.Module):
 
 
 def compiled(module: DetectorModule, backend: str = "inductor") -> Loss:
-    """The module's forward as one compiled graph a canvas; whatever would break the graph is an error."""
-    # In DDP the graph would end where its buckets do, so that gradients are exchanged meanwhile. All our parameters
-    # enter at the start, in `prepare`: nothing would be gained.
+    """The module's forward, compiled into one graph for each canvas; what would break the graph is an error."""
+    # By default dynamo splits the graph at DDP's buckets, to exchange gradients during the backward pass. Here all
+    # parameters enter at the start, in `prepare`, so a split would gain nothing.
     torch._dynamo.config.optimize_ddp = False
     return torch.compile(module, backend=backend, fullgraph=True, dynamic=False)
 
 
 class FunctionModule(nn.Module):
-    """A pure function of a tree and some tensors, with the tree as buffers: what torch.export takes."""
+    """A pure function of a tree and tensors as a module with the tree as buffers, for torch.export."""
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], tree: Variables) -> None:
         super().__init__()
@@ -90,7 +100,7 @@ class FunctionModule(nn.Module):
 
 
 def _register(module: nn.Module, path: str, tensor: Tensor, *, frozen: bool) -> None:
-    """Put a tensor at its dotted path below the module: a buffer when frozen, else a parameter."""
+    """Register a tensor under its dotted path below the module: as a buffer when frozen, else as a parameter."""
     *parents, name = path.split(".")
     for parent in parents:
         if not hasattr(module, parent):

@@ -1,4 +1,7 @@
-"""Optimisers, the learning rate of a step, and the loss scale: torch's fused kernels, told what to do by tensors."""
+"""Optimisers, the learning rate of a step, and the loss scale.
+
+torch's fused kernels read the overflow flag on the device, so that no step waits for the host.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from gfl.settings import OptimConfig
 
 
 def make_optimiser(cfg: OptimConfig, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Fused SGD or AdamW. Momentum exists as zeros before step 1, so that a skipped first step leaves no rubbish."""
+    """torch's fused SGD or AdamW, with weight decay as `cfg` says; the learning rate is set anew each step.
+
+    SGD's momentum is made as zeros before step 1: a fused kernel that skips the first step would leave it unset.
+    """
     parameters = list(parameters)
     vectors = [p for p in parameters if p.ndim < 2]
     matrices = [p for p in parameters if p.ndim >= 2]
@@ -32,7 +38,7 @@ def make_optimiser(cfg: OptimConfig, parameters: Iterable[Tensor]) -> torch.opti
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, object]) -> None:
-    """Put an optimiser's saved state back; momentum and weight decay stay as they are now set.
+    """Load an optimiser's saved state; momentum and weight decay keep the values of this run's settings.
 
     Raises InputError when it is the state of another optimiser.
     """
@@ -45,7 +51,7 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, object]
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimiser.param_groups]
     optimiser.load_state_dict(saved)
     for parameter, state in optimiser.state.items():
-        for name, value in state.items():  # fused kernels walk memory: momentum lies as the weights of this device do
+        for name, value in state.items():  # fused kernels need momentum in the memory format of the weights
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
     for group, kept in zip(optimiser.param_groups, settings, strict=True):
@@ -53,9 +59,24 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, object]
 
 
 def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, progress: float) -> float:
-    """Learning rate of optimiser step `step` (from 0) in epoch `epoch`; progress in [0,1] is the share of the run done.
+    """The learning rate of one optimiser step.
 
-    lr is for 16 images and scales linearly; warm-up multiplies whatever the schedule says (reference.md, Recipe).
+    Args:
+        cfg: the schedule; its `lr` is for 16 images and is scaled linearly to `batch_size`.
+        batch_size: images of an optimiser step, over all ranks.
+        step: optimiser steps done before this one.
+        epoch: epochs done; read by the schedule 'steps'.
+        progress: share of the run that is done, 0..1; read by the schedule 'cosine'.
+
+    Returns:
+        The rate of the schedule, multiplied by the warm-up's factor during the first `cfg.warmup_steps` steps.
+
+    References:
+        Goyal et al., Accurate, Large Minibatch SGD, 2017 (scaling and warm-up); Loshchilov and Hutter, SGDR, 2017.
+
+    >>> cfg = OptimConfig(lr=0.01, warmup_steps=0, decay_epochs=(8, 11))
+    >>> [round(learning_rate(cfg, 8, step=1000, epoch=epoch, progress=0.5), 6) for epoch in (0, 8, 11)]
+    [0.005, 0.0005, 5e-05]
     """
     rate = cfg.lr * batch_size / 16.0
     if cfg.schedule == "steps":
@@ -67,53 +88,71 @@ def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, prog
     return rate
 
 
-def own(found_inf: Tensor) -> Tensor:
-    """The `share` of a single device."""
+def this_rank_only(found_inf: Tensor) -> Tensor:
+    """The `reduce_overflow` of a run on a single device: the flag as it is."""
     return found_inf
 
 
 class LossScale:
-    """Static or dynamic loss scale in tensors: no step reads it on the host.
+    """A static or dynamic loss scale held in tensors on the device: no step reads it on the host.
 
-    setting: a positive number, or 'dynamic'. share: found_inf () -> its maximum over the ranks, so that all skip a
-    step or none does. A maximum, not a sum: torch_npu's fused SGD skips where found_inf is exactly 1.
+    Args:
+        setting: a positive number, or 'dynamic'.
+        device: where the scale and its counters live.
+        reduce_overflow: combines the overflow flag over ranks, so that all skip a step or none does. It is the
+            maximum, not the sum: torch_npu's fused SGD skips where the flag `found_inf` is exactly 1.
+
+    References:
+        Micikevicius et al., Mixed Precision Training, 2018.
+
+    >>> scale = LossScale(128.0, torch.device("cpu"))
+    >>> gradients = [torch.tensor([256.0, 64.0])]  # of the scaled loss
+    >>> scale.unscale(gradients)
+    >>> gradients[0].tolist(), scale.found_inf.item()
+    ([2.0, 0.5], 0.0)
     """
 
-    START, GROWTH, BACKOFF, INTERVAL = 65536.0, 2.0, 0.5, 2000  # of the dynamic scale, as torch.amp and Apex
+    # Of the dynamic scale, as in torch.amp and Apex: INTERVAL steps without overflow double it.
+    START, GROWTH, BACKOFF, INTERVAL = 65536.0, 2.0, 0.5, 2000
 
-    def __init__(self, setting: float | str, device: torch.device, share: Callable[[Tensor], Tensor] = own) -> None:
-        self.setting, self.share = setting, share
+    def __init__(
+        self,
+        setting: float | str,
+        device: torch.device,
+        reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only,
+    ) -> None:
+        self.setting, self.reduce_overflow = setting, reduce_overflow
         self.dynamic = setting == "dynamic"
         self.scale = torch.full((), self.START if self.dynamic else float(setting), device=device)
-        self.growth = torch.zeros((), dtype=torch.int32, device=device)
-        self.found_inf = torch.zeros((), device=device)
-        self.skipped = torch.zeros((), device=device)
+        self.growth = torch.zeros((), dtype=torch.int32, device=device)  # steps since the last overflow
+        self.found_inf = torch.zeros((), device=device)  # 1 where this step overflowed, on any rank
+        self.skipped = torch.zeros((), device=device)  # steps skipped so far
 
     def backward(self, total: Tensor, *, last: bool = True) -> None:
-        """Add the gradients of the scaled loss to those that are there; last: before the optimiser's step."""
+        """Add the gradients of the scaled loss to `.grad`; last: whether `unscale` and the optimiser's step follow."""
         torch.autograd.backward(total * self.scale)
 
     def unscale(self, gradients: list[Tensor]) -> None:
-        """Divide the gradients by the scale in place; found_inf becomes 1 where any is not finite, on any rank."""
+        """Divide the gradients by the scale in place, and set `found_inf` to 1 if any is not finite on any rank."""
         self.found_inf.zero_()
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, self.found_inf, self.scale.reciprocal())
         self._count_skipped()
 
     def update(self) -> None:
-        """After the step: a dynamic scale halves on overflow and doubles after a run of good steps."""
+        """After the optimiser's step: a dynamic scale halves on overflow and doubles after INTERVAL good steps."""
         if self.dynamic:
             torch._amp_update_scale_(self.scale, self.growth, self.found_inf, self.GROWTH, self.BACKOFF, self.INTERVAL)
 
     def without_casts(self) -> AbstractContextManager[None]:
-        """Within it everything is float32 that no policy casts; without an Apex that is so anyway."""
+        """A context in which only the precision policy casts. Nothing to do here; Apex's patches are switched off."""
         return nullcontext()
 
     def state_dict(self) -> dict[str, object]:
-        """Plain values and tensors, fit for torch.load(weights_only=True)."""
+        """What a checkpoint keeps, in values that torch.load(weights_only=True) takes."""
         return {"setting": self.setting, "skipped": self.skipped, "scale": self.scale, "growth": self.growth}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a saved state: the count, and the scale itself where it was saved under the same setting."""
+        """Load the count of skipped steps, and the scale itself where it was saved under the same setting."""
         self._restore(state, ("skipped",))
         if state.get("setting") == self.setting:
             self._restore(state, ("scale", "growth"))
@@ -125,5 +164,5 @@ class LossScale:
                 getattr(self, name).copy_(value)
 
     def _count_skipped(self) -> None:
-        self.found_inf.copy_(self.share(self.found_inf))
+        self.found_inf.copy_(self.reduce_overflow(self.found_inf))
         self.skipped += self.found_inf

@@ -1,7 +1,7 @@
 """The ranks of a run: a process a device, on one host or several, started by torchrun.
 
-A run without torchrun is alone, a world of one, and nothing here opens a connection for it. Words between ranks
-(objects and waits) go over gloo whatever the device; tensors over the device's own backend: nccl, hccl, or gloo again.
+A run without torchrun is a world of one rank, and nothing here opens a connection for it. Python objects and barriers
+go over gloo whatever the device; tensors over the device's own backend: nccl, hccl, or gloo again.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from gfl.settings import RunConfig
 
 Value = TypeVar("Value")
 
-MEETING = timedelta(seconds=60)  # for every rank to come; torchrun starts them together
-PATIENCE = timedelta(minutes=10)  # for a collective: the first rank may count an evaluation or write meanwhile
+JOIN_TIMEOUT = timedelta(seconds=60)  # until every rank has connected; torchrun starts them together
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # the others wait while the first rank computes AP or writes a checkpoint
 LONGEST_RUN = timedelta(days=365)
-TELLING = timedelta(seconds=10)  # for the rank that fails first to say why
-NOTICING = 3.0  # seconds for the main thread to notice by itself that a rank is gone, and to end in good order
+FIRST_ERROR_TIMEOUT = timedelta(seconds=10)  # for the rank that fails first to print why
+SHUTDOWN_GRACE_S = 3.0  # for the main thread to notice by itself that a rank is gone, and to end in good order
 
 
 class Ranks:
@@ -42,20 +42,20 @@ class Ranks:
 
     def __init__(self, rank: int = 0, world: int = 1, store: Store | None = None) -> None:
         self.rank, self.world = rank, world
-        self._store = store  # what the ranks know of each other's failures; it outlives them under torchrun
-        self._tensors: dist.ProcessGroup | None = None  # the group of tensors; None: that of words
+        self._store = store  # holds which rank failed first; under torchrun it outlives the ranks
+        self._tensors: dist.ProcessGroup | None = None  # the group that tensors go over; None: gloo, as for objects
         if store is not None:
             self._watch()
 
     @property
     def first(self) -> bool:
-        """Whether this rank is the one that writes and speaks."""
+        """Whether this is rank 0, the one that writes files and prints."""
         return self.rank == 0
 
     # ---- tensors: on the device, without a host read ----
 
     def local_device(self, device: torch.device) -> torch.device:
-        """This rank's own device of a kind, and the group of tensors on it.
+        """This rank's own device of the kind of `device`; opens the process group for tensors on it.
 
         Raises InputError where the host has fewer devices than ranks, and where the ranks have devices of two kinds.
         """
@@ -72,27 +72,27 @@ class Ranks:
                 f"start torchrun with --nproc_per_node {devices}"
             )
         module.set_device(index)
-        self._tensors = dist.new_group(backend=dist.get_default_backend_for_device(device), timeout=PATIENCE)
+        self._tensors = dist.new_group(backend=dist.get_default_backend_for_device(device), timeout=COLLECTIVE_TIMEOUT)
         return torch.device(device.type, index)
 
     def _check_same_kind(self, kind: str) -> None:
-        """Raise InputError where DEVICE = 'auto' found another kind on another rank: they could not talk."""
+        """Raise InputError where DEVICE = 'auto' chose another kind on another rank: no backend joins two kinds."""
         kinds: list[str | None] = [None] * self.world
         dist.all_gather_object(kinds, kind)
-        for rank, found in enumerate(kinds):
-            if found != kinds[0]:
+        for rank, other in enumerate(kinds):
+            if other != kinds[0]:
                 raise InputError(
-                    f"rank {rank} runs on {found} and the first rank on {kinds[0]}, expected one kind of device on "
+                    f"rank {rank} runs on {other} and the first rank on {kinds[0]}, expected one kind of device on "
                     "every host; mend the host that lacks it, or give DEVICE"
                 )
 
     @property
     def backend(self) -> str:
-        """What tensors go over: 'gloo', 'nccl', 'hccl'."""
+        """The backend that tensors go over: 'gloo', 'nccl' or 'hccl'."""
         return str(dist.get_backend(self._tensors))
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over ranks: the `reduce` of the loss."""
+        """The mean over ranks; the argument `reduce` of the loss, for its normalisers."""
         if self.world == 1:
             return values
         total = values.clone()
@@ -100,7 +100,7 @@ class Ranks:
         return total / self.world
 
     def maximum(self, values: Tensor) -> Tensor:
-        """The largest over ranks: the `share` of the loss scale."""
+        """The largest over ranks; the argument `reduce_overflow` of the loss scale."""
         if self.world == 1:
             return values
         largest = values.clone()
@@ -108,7 +108,7 @@ class Ranks:
         return largest
 
     def synchronised(self, forward: Loss) -> Loss:
-        """The module so that a backward leaves the mean of the ranks' gradients."""
+        """The module wrapped so that a backward pass leaves the mean of the ranks' gradients in `.grad`."""
         if self.world == 1:
             return forward
         # A 1x1 kernel's strides have two forms for one layout, of which DDP says that they differ.
@@ -126,37 +126,40 @@ class Ranks:
                 broadcast_buffers=False,  # they are frozen
             )
 
-    # ---- words ----
+    # ---- Python objects ----
 
-    def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives on the first rank, on every rank; the others do not call it."""
+    def broadcast_from_first(self, make: Callable[[], Value]) -> Value:
+        """Call `make` on the first rank alone, and return what it gave on every rank."""
         if self.world == 1:
             return make()
-        held = [make() if self.first else None]
-        dist.broadcast_object_list(held, src=0)
-        return cast(Value, held[0])
+        value = [make() if self.first else None]
+        dist.broadcast_object_list(value, src=0)
+        return cast(Value, value[0])
 
-    def at_first(self, value: Value) -> list[Value]:
-        """Every rank's value in their order, on the first rank; nothing on the others."""
+    def gather_at_first(self, value: Value) -> list[Value]:
+        """Every rank's value, ordered by rank, on the first rank; an empty list on the others."""
         if self.world == 1:
             return [value]
-        found: list[Value | None] | None = [None] * self.world if self.first else None
-        dist.gather_object(value, found, dst=0)
-        return cast("list[Value]", found or [])
+        values: list[Value | None] | None = [None] * self.world if self.first else None
+        dist.gather_object(value, values, dst=0)
+        return cast("list[Value]", values or [])
 
     def check_same(self, content: str, source: Path) -> None:
-        """Raise InputError, on the first rank, where another found other content under the same path."""
-        for rank, found in enumerate(self.at_first(content)):
-            if found != content:
+        """Raise InputError, on the first rank, where another rank read something else from the same path.
+
+        content: what this rank read from `source`, in words for the message.
+        """
+        for rank, other in enumerate(self.gather_at_first(content)):
+            if other != content:
                 raise InputError(
-                    f"rank {rank} has {found} in {source} and the first rank {content}, expected the same on every "
+                    f"rank {rank} has {other} in {source} and the first rank {content}, expected the same on every "
                     "host; copy the first host's data to the others"
                 )
 
-    # ---- the end ----
+    # ---- the end of the run ----
 
     def leave(self) -> None:
-        """Part when every rank is done."""
+        """Wait until every rank is done, and close the connections."""
         if self.world > 1:
             dist.barrier()
             dist.send(torch.zeros(1), dst=(self.rank - 1) % self.world, group=self._watched)
@@ -164,39 +167,39 @@ class Ranks:
             dist.destroy_process_group()
 
     def fail(self, text: str, code: int) -> int:
-        """Say on stderr why the run ends and end this process; alone, return its exit code instead.
+        """Print on stderr why the run ends, and end this process; in a world of one, return its exit code instead.
 
-        Only the first rank that fails speaks: the others fail with it, or because of it. None takes leave of the
-        others, which may never answer.
+        Only the rank that fails first prints: the others fail for the same reason, or because it is gone. The
+        process ends without closing its connections, since the others may never answer.
         """
         if self._store is None:
             print(text, file=sys.stderr)
             return code
-        if self._speaks(self._store):
+        if self._is_first_to_fail(self._store):
             print(text, file=sys.stderr, flush=True)
             with suppress(dist.DistError):
-                self._store.set("told", "")
+                self._store.set("reason_printed", "")
         sys.stdout.flush()
-        for worker in multiprocessing.active_children():  # it holds copies of this process's connections
+        for worker in multiprocessing.active_children():  # a loader's worker holds copies of this process's connections
             worker.kill()
         os._exit(code)
 
     @staticmethod
-    def _speaks(store: Store) -> bool:
-        """Whether it is this rank's to say why the run ends; if not, another has said it when this returns."""
+    def _is_first_to_fail(store: Store) -> bool:
+        """Whether no other rank has failed yet; if one has, this returns when that one has printed why."""
         try:
             if store.add("failed", 1) == 1:
                 return True
         except dist.DistError:  # the store went with the host that keeps it
             return True
         with suppress(dist.DistError):
-            store.wait(["told"], TELLING)  # before this rank ends: torchrun then ends the one that speaks
+            store.wait(["reason_printed"], FIRST_ERROR_TIMEOUT)  # when one rank ends, torchrun ends the others
         return False
 
     def _watch(self) -> None:
-        """End this process when the next rank is gone: on another host, the device's backend may wait for it for long.
+        """End this process when the next rank is gone, for which nccl or hccl might wait long after its host died.
 
-        A thread waits for the word that the next rank sends when it leaves; gloo knows at once when it cannot come.
+        A thread waits for the message that the next rank sends in `leave`; gloo fails at once where that rank is gone.
         """
         self._watched = dist.new_group(backend="gloo", timeout=LONGEST_RUN)
         following = (self.rank + 1) % self.world
@@ -205,7 +208,7 @@ class Ranks:
             try:
                 dist.recv(torch.zeros(1), src=following, group=self._watched)
             except RuntimeError:
-                threading.main_thread().join(NOTICING)
+                threading.main_thread().join(SHUTDOWN_GRACE_S)
                 text = f"error: rank {following} of {self.world} is gone; go on with --resume --workdir of this run"
                 self.fail(text, 1)
 
@@ -214,24 +217,24 @@ class Ranks:
 
 
 def join() -> Ranks:
-    """Meet the ranks that torchrun's environment speaks of; alone where it speaks of none, or of one.
+    """Connect the ranks that torchrun's environment variables name; without them, or with one rank, a world of one.
 
-    Raises InputError where not all of them come within a minute.
+    Raises InputError where not all of them connect within JOIN_TIMEOUT.
     """
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return Ranks()
     try:
-        store, rank, world = next(rendezvous("env://", timeout=MEETING))
+        store, rank, world = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
         store.set(f"here/{rank}", "")
-        store.wait([f"here/{other}" for other in range(world)], MEETING)
+        store.wait([f"here/{other}" for other in range(world)], JOIN_TIMEOUT)
     except (ValueError, dist.DistError) as error:
         raise InputError(
-            f"the {os.environ['WORLD_SIZE']} ranks of this run did not meet within {MEETING.seconds} s "
+            f"the {os.environ['WORLD_SIZE']} ranks of this run did not meet within {JOIN_TIMEOUT.seconds} s "
             f"({first_line(error)}); start all of them with torchrun, and check --nnodes, --rdzv_endpoint and the "
             "network"
         ) from error
-    store.set_timeout(PATIENCE)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    store.set_timeout(COLLECTIVE_TIMEOUT)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
     return Ranks(rank, world, store)
 
 
@@ -247,8 +250,8 @@ def pictures_a_rank(cfg: RunConfig, world: int) -> int:
     return cfg.batch_size // parts
 
 
-def gathering(forward: Loss, *, last: bool) -> AbstractContextManager[None]:
-    """Around a forward and its backward: before the last of a step's batches, gradients add up on each rank alone."""
-    if last or not isinstance(forward, DistributedDataParallel):
-        return nullcontext()
-    return cast("AbstractContextManager[None]", forward.no_sync())
+def without_gradient_sync(forward: Loss) -> AbstractContextManager[None]:
+    """Around a forward and its backward: gradients add up on each rank alone, to be exchanged by a later backward."""
+    if isinstance(forward, DistributedDataParallel):
+        return cast("AbstractContextManager[None]", forward.no_sync())
+    return nullcontext()

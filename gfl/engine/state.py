@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gfl.engine.apex import start_apex
 from gfl.engine.module import DetectorModule, Loss, compiled
-from gfl.engine.optim import LossScale, make_optimiser, own, restore_optimiser
-from gfl.engine.ranks import gathering
+from gfl.engine.optim import LossScale, make_optimiser, restore_optimiser, this_rank_only
+from gfl.engine.ranks import without_gradient_sync
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import OptimConfig, RunConfig
@@ -21,47 +21,63 @@ from gfl.settings import OptimConfig, RunConfig
 
 @dataclass
 class Cursor:
-    """Where the run is: `batch` batches of `epoch` are done, `step` optimiser steps in all."""
+    """How far the run is."""
 
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+    epoch: int = 0  # epochs that are done
+    batch: int = 0  # batches of the current epoch that are done
+    step: int = 0  # optimiser steps that are done in all
 
 
 @dataclass
 class TrainState:
-    """Everything a step changes. `state_tree` is its content, and a checkpoint is that tree."""
+    """Everything that a step changes; `state_tree` turns it into what a checkpoint holds."""
 
     module: DetectorModule
     forward: Loss  # the module or its compiled form; over several ranks, in DistributedDataParallel
     optimiser: torch.optim.Optimizer
-    loss_scale: LossScale | None  # of 'o1'
+    loss_scale: LossScale | None  # None unless PRECISION is 'o1'
     ema: dict[str, Tensor]  # averaged trainable leaves; empty when EMA is off
     cursor: Cursor
 
 
-def make_state(module: DetectorModule, cfg: RunConfig, share: Callable[[Tensor], Tensor] = own) -> TrainState:
-    """A state at step 0; share: of the loss scale. Raises InputError when APEX is asked for and no Apex can do it."""
+def make_state(
+    module: DetectorModule, cfg: RunConfig, reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only
+) -> TrainState:
+    """The state at step 0.
+
+    reduce_overflow: combines the loss scale's overflow flag over ranks, so that all skip a step or none does.
+    Raises InputError when APEX = True and the installed Apex, if any, cannot do it.
+    """
     optimiser = make_optimiser(cfg.optim, module.parameters())
     scale: LossScale | None = None
     if cfg.apex:
-        scale = start_apex(module, optimiser, cfg.loss_scale, share)  # before the module is wrapped for several devices
+        scale = start_apex(module, optimiser, cfg.loss_scale, reduce_overflow)  # before DistributedDataParallel
     elif cfg.precision == "o1":
-        scale = LossScale(cfg.loss_scale, module.device, share)
+        scale = LossScale(cfg.loss_scale, module.device, reduce_overflow)
     ema = {path: p.detach().clone() for path, p in module.named_parameters()} if cfg.optim.ema else {}
     return TrainState(module, compiled(module) if cfg.compile else module, optimiser, scale, ema, Cursor())
 
 
 def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimConfig) -> dict[str, Tensor]:
-    """One optimiser step on the mean loss of some batches, in place; metrics stay on the device (scalars).
+    """One optimiser step on the mean loss of the batches; changes `state` in place.
 
-    A step whose gradients are not finite under a loss scale changes neither parameters, momentum nor EMA.
+    Args:
+        state: parameters, optimiser, averaged weights, loss scale and cursor.
+        batches: the accumulated batches of the step, each on one canvas.
+        rate: the learning rate.
+        cfg: clipping and the decay of the averaged weights.
+
+    Returns:
+        {name: scalar on the device}: loss and its parts, averaged over the batches, and `skipped`, the number of steps
+        that the loss scale has skipped so far. Under a loss scale, a step with gradients that are not finite changes
+        neither parameters, momentum nor averaged weights.
     """
     for group in state.optimiser.param_groups:
         group["lr"] = rate
     totals: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, start=1):
-        with gathering(state.forward, last=number == len(batches)):
+        last = number == len(batches)
+        with nullcontext() if last else without_gradient_sync(state.forward):
             total, metrics = state.forward(batch)
             for name, value in {"loss": total.detach(), **metrics}.items():
                 totals[name] = totals.get(name, 0.0) + value / len(batches)
@@ -69,7 +85,7 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
             if state.loss_scale is None:
                 torch.autograd.backward(total)
             else:
-                state.loss_scale.backward(total, last=number == len(batches))
+                state.loss_scale.backward(total, last=last)
     parameters = list(state.module.parameters())
     if state.loss_scale is not None:
         state.loss_scale.unscale([p.grad for p in parameters if p.grad is not None])
@@ -88,17 +104,17 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
 
 
 def without_casts(state: TrainState) -> AbstractContextManager[None]:
-    """What a run is evaluated in: float32 as ever after, so the casts of an Apex rest meanwhile."""
+    """A context for an evaluation in float32, as after the run: Apex's casts are switched off within it."""
     return state.loss_scale.without_casts() if state.loss_scale is not None else nullcontext()
 
 
 def averaged_leaves(state: TrainState) -> dict[str, Tensor]:
-    """All leaves, with the averaged ones in place of the trained ones: what is evaluated and shipped."""
+    """{path: tensor} of the model that is evaluated and shipped: the average of a leaf where there is one."""
     return {**state.module.leaves(), **state.ema}
 
 
 def state_tree(state: TrainState) -> dict[str, object]:
-    """The state as plain containers of tensors and numbers, fit for torch.load(weights_only=True)."""
+    """The state as dicts of tensors and numbers, which torch.load(weights_only=True) takes."""
     return {
         "variables": {path: tensor.detach().contiguous() for path, tensor in state.module.leaves().items()},
         "ema": {path: tensor.contiguous() for path, tensor in averaged_leaves(state).items()} if state.ema else {},
@@ -109,7 +125,7 @@ def state_tree(state: TrainState) -> dict[str, object]:
 
 
 def restore(state: TrainState, tree: Mapping[str, object]) -> None:
-    """Put a `state_tree` back, in place. Raises InputError when it is of another model, optimiser or EMA."""
+    """Load a `state_tree` in place. Raises InputError when it is of another model or optimiser, or lacks EMA."""
     with torch.no_grad():
         for name, target in (("variables", state.module.leaves()), ("ema", state.ema)):
             saved = _saved_tensors(tree, name, target)
@@ -123,15 +139,15 @@ def restore(state: TrainState, tree: Mapping[str, object]) -> None:
 
 
 def _saved_tensors(tree: Mapping[str, object], name: str, target: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint's field, which must have those of `target` in their shapes."""
+    """The tensors of a checkpoint's field `name`; InputError where it lacks one of `target`, or its shape differs."""
     saved = tree[name]
     if not isinstance(saved, dict):
         raise TypeError(f"checkpoint field {name!r} is {type(saved).__name__}, expected dict")
     for path, tensor in target.items():
-        found = tuple(saved[path].shape) if path in saved else "nothing"
-        if found != tuple(tensor.shape):
+        shape = tuple(saved[path].shape) if path in saved else "nothing"
+        if shape != tuple(tensor.shape):
             raise InputError(
-                f"the run's last.pt has {found} as {name} {path}, expected {tuple(tensor.shape)}; --resume keeps "
+                f"the run's last.pt has {shape} as {name} {path}, expected {tuple(tensor.shape)}; --resume keeps "
                 "the model, the classes and EMA of the run: take back what changes them, or start a run of its own "
                 "with --checkpoint"
             )
@@ -142,7 +158,7 @@ def _update_ema(state: TrainState, decay: float) -> None:
     """ema += (1 - decay) * (parameter - ema), with a warm-up of the decay; nothing on a skipped step."""
     if not state.ema:
         return
-    weight = 1.0 - decay * (1.0 - math.exp(-(state.cursor.step + 1) / 200.0))  # trust the early average little
+    weight = 1.0 - decay * (1.0 - math.exp(-(state.cursor.step + 1) / 200.0))  # the first steps move fast
     averaged = list(state.ema.values())
     current = [parameter.detach() for parameter in state.module.parameters()]
     if state.loss_scale is None:

@@ -1,4 +1,4 @@
-"""Weights under this project's names put into a model's tree, and a report of what was kept."""
+"""Copies the weights of a file, under this project's names, into a model's tree, and reports what was kept."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from torch import Tensor
 from gfl.errors import InputError
 from gfl.tensors.variables import Variables, flatten, unflatten
 
-COUNTER = ".num_batches_tracked"  # of batch norms whose statistics are frozen: nothing reads it
-
-
-CLASS_LAYER = "bbox_head.gfl_cls."
+COUNTER = ".num_batches_tracked"  # of batch norms; nothing reads it, for their statistics are frozen
+CLASS_LAYER = "bbox_head.gfl_cls."  # the one layer whose shape follows the number of classes
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """A leaf whose shape in the file is not that of the model."""
+    """A leaf that has one shape in the file and another in the model."""
 
     path: str
     in_file: tuple[int, ...]
@@ -35,45 +33,26 @@ class Misfit:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Where every leaf of the model, and every tensor of the file, ended up; dotted paths."""
+    """What became of every leaf of the model and every tensor of the file, by dotted path."""
 
     kept: tuple[str, ...]  # taken from the file
-    reinitialised: tuple[Misfit, ...]  # in both, of another shape: the model's own values stay
-    missing: tuple[str, ...]  # in the model only: its own values stay
+    reinitialised: tuple[Misfit, ...]  # in both, with two shapes: the model keeps its initial values
+    missing: tuple[str, ...]  # in the model only, which keeps its initial values
     left_over: tuple[str, ...]  # in the file only
 
     def table(self) -> str:
-        """The report as text, a line a group of leaves."""
-        rows = [(group, f"{count} kept") for group, count in grouped(self.kept, depth=1).items()]
+        """The report as text: one line for each group of leaves with the same fate."""
+        rows = [(group, f"{count} kept") for group, count in count_by_group(self.kept, depth=1).items()]
         rows += _misfit_rows(self.reinitialised)
         rows += [
-            (group, f"{count} missing in the file, as initialised") for group, count in grouped(self.missing).items()
+            (group, f"{count} missing in the file, as initialised")
+            for group, count in count_by_group(self.missing).items()
         ]
-        rows += [(group, f"{count} left over, not in the model") for group, count in grouped(self.left_over).items()]
+        rows += [
+            (group, f"{count} left over, not in the model") for group, count in count_by_group(self.left_over).items()
+        ]
         width = max((len(group) for group, _ in rows), default=0)
         return "\n".join(f"{group:<{width}}  {what}" for group, what in rows)
-
-
-def grouped(paths: Iterable[str], depth: int = 2) -> Counter[str]:
-    """How many paths start with the same `depth` components, in the order they come."""
-    return Counter(group_of(path, depth) for path in paths)
-
-
-def group_of(path: str, depth: int = 2) -> str:
-    """The first `depth` components of a dotted path."""
-    return ".".join(path.split(".")[:depth])
-
-
-def _misfit_rows(misfits: tuple[Misfit, ...]) -> list[tuple[str, str]]:
-    """A row a leaf with both shapes; more than four in a group (another width, not another head) share one row."""
-    rows: list[tuple[str, str]] = []
-    for group, count in grouped(misfit.path for misfit in misfits).items():
-        if count > 4:
-            rows.append((group, f"{count} re-initialised (other shapes)"))
-        else:
-            members = [misfit for misfit in misfits if group_of(misfit.path) == group]
-            rows += [(misfit.path, f"re-initialised {misfit}") for misfit in members]
-    return rows
 
 
 def fit(
@@ -83,40 +62,48 @@ def fit(
     require_all: bool = False,
     source: str | Path = "the checkpoint",
 ) -> tuple[Variables, LoadReport]:
-    """A tree like `variables` with the values of `state` wherever path and shape agree, and what became of the rest.
+    """Take the values of `state` wherever path and shape are those of a leaf of `variables`.
 
-    Values are copied into the dtype, device and memory format of the leaf they replace; leaves that stay are the
-    caller's own tensors. `source` names the file in errors.
+    Args:
+        variables: the model's tree with its initial values; it is not changed.
+        state: {dotted path: tensor} of a file, under this project's names.
+        require_all: whether every leaf must be in the file and every tensor of the file in the model, as evaluation
+            and export need it: otherwise the model would be another one than was trained.
+        source: the file's name, for error messages.
 
-    Raises InputError when nothing fits; with `require_all` (evaluation, export) also when a leaf is missing or has
-    another shape, or when the file has weights that the model lacks: such a model is another one than was trained.
+    Returns:
+        A tree like `variables`, and what became of each weight. Taken values are copied into the dtype, device and
+        memory format of the leaf that they replace; leaves that are not replaced are the caller's own tensors.
+
+    Raises:
+        InputError: no weight fits; or, with `require_all`, not all do.
     """
-    own = flatten(variables)
-    report = compare(own, state)
+    leaves = flatten(variables)
+    report = compare(leaves, state)
     if not any(not path.endswith(COUNTER) for path in report.kept):
         raise InputError(
-            f"{source} has none of the model's {len(own)} weights: got names like {_example(state)}, "
-            f"expected names and shapes like {_example(own)}; give a checkpoint of this architecture"
+            f"{source} has none of the model's {len(leaves)} weights: got names like {_example(state)}, "
+            f"expected names and shapes like {_example(leaves)}; give a checkpoint of this architecture"
         )
     if require_all:
         _refuse_gaps(report, source)
     taken = set(report.kept)
-    fitted = {path: _copy_into(leaf, state[path]) if path in taken else leaf for path, leaf in own.items()}
+    fitted = {path: _copy_into(leaf, state[path]) if path in taken else leaf for path, leaf in leaves.items()}
     return unflatten(fitted), report
 
 
-def compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> LoadReport:
-    """Sorts the leaves of a model and the tensors of a file, in the model's order and in the file's."""
-    shared = [path for path in own if path in state]
+def compare(leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> LoadReport:
+    """Compare the leaves of a model with the tensors of a file, in the model's order and then in the file's."""
+    shared = [path for path in leaves if path in state]
     return LoadReport(
-        kept=tuple(path for path in shared if own[path].shape == state[path].shape),
+        kept=tuple(path for path in shared if leaves[path].shape == state[path].shape),
         reinitialised=tuple(
-            Misfit(path, tuple(state[path].shape), tuple(own[path].shape))
+            Misfit(path, tuple(state[path].shape), tuple(leaves[path].shape))
             for path in shared
-            if own[path].shape != state[path].shape
+            if leaves[path].shape != state[path].shape
         ),
-        missing=tuple(path for path in own if path not in state and not path.endswith(COUNTER)),
-        left_over=tuple(path for path in state if path not in own and not path.endswith(COUNTER)),
+        missing=tuple(path for path in leaves if path not in state and not path.endswith(COUNTER)),
+        left_over=tuple(path for path in state if path not in leaves and not path.endswith(COUNTER)),
     )
 
 
@@ -130,7 +117,7 @@ def _example(state: Mapping[str, Tensor]) -> str:
 
 
 def _refuse_gaps(report: LoadReport, source: str | Path) -> None:
-    """One sentence for the gravest way in which a file is not this model's; silent when it is."""
+    """Raise InputError for the worst way in which a file is not of this model; do nothing when it is."""
     for misfit in report.reinitialised:
         if misfit.path.startswith(CLASS_LAYER):
             raise InputError(
@@ -142,9 +129,31 @@ def _refuse_gaps(report: LoadReport, source: str | Path) -> None:
         "missing in it": list(report.missing),
         "that the model lacks": list(report.left_over),
     }
-    found = [f"{len(paths)} {what} (first: {paths[0]})" for what, paths in gaps.items() if paths]
-    if found:
+    counts = [f"{len(paths)} {what} (first: {paths[0]})" for what, paths in gaps.items() if paths]
+    if counts:
         raise InputError(
-            f"{source} is not of this model: got weights {', '.join(found)}, expected all to fit; "
+            f"{source} is not of this model: got weights {', '.join(counts)}, expected all to fit; "
             "give the configuration that it was trained with"
         )
+
+
+def _misfit_rows(misfits: tuple[Misfit, ...]) -> list[tuple[str, str]]:
+    """A row for each leaf, with both shapes; one for a group of more than four, as where the model's width differs."""
+    rows: list[tuple[str, str]] = []
+    for group, count in count_by_group(misfit.path for misfit in misfits).items():
+        if count > 4:
+            rows.append((group, f"{count} re-initialised (other shapes)"))
+        else:
+            members = [misfit for misfit in misfits if group_of(misfit.path) == group]
+            rows += [(misfit.path, f"re-initialised {misfit}") for misfit in members]
+    return rows
+
+
+def count_by_group(paths: Iterable[str], depth: int = 2) -> Counter[str]:
+    """{group: how many of the paths are in it}, in the order of the paths."""
+    return Counter(group_of(path, depth) for path in paths)
+
+
+def group_of(path: str, depth: int = 2) -> str:
+    """The group of a dotted path: its first `depth` components."""
+    return ".".join(path.split(".")[:depth])

@@ -1,11 +1,11 @@
-"""Weights from a file into a tree of variables: every format that `--checkpoint` takes.
+"""Reads weights from a file of any format that `--checkpoint` takes, under this project's names.
 
-| file | how it is known | names |
+| file | recognised by | names of weights |
 |---|---|---|
-| this project's .pt | a key `variables` | as they are; `ema` wins over `variables` |
+| this project's .pt | a key `variables` | as they are; a leaf's average in `ema` replaces that in `variables` |
 | the authors' and mmdetection's .pth | a key `state_dict` | as they are; class names from `meta` |
 | a bare state dict (.pth, .safetensors) | nothing but tensors | as they are |
-| torchvision's ResNet, in any of these | `conv1.weight` at the top | below `backbone.`, without `fc` |
+| torchvision's ResNet, in any of these | a weight `conv1.weight` | with `backbone.` before them, without `fc` |
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ TORCHVISION_FILES = {
     50: "resnet50-0676ba61.pth",
     101: "resnet101-63fe2227.pth",
 }
-DOWNLOAD_TIMEOUT_S = 30.0  # without an answer for so long, there is no network
+DOWNLOAD_TIMEOUT_S = 30.0  # without an answer from the server
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
-CONSTANTS = ("bbox_head.integral.project",)  # arange(reg_max + 1): ours is no variable
+CONSTANTS = ("bbox_head.integral.project",)  # arange(reg_max + 1), which is no variable here
 
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """What a file of weights holds, under this project's names."""
+    """The contents of a file of weights."""
 
     path: Path
-    state: dict[str, Tensor]  # dotted path -> tensor, on the CPU, in the file's own dtypes
+    state: dict[str, Tensor]  # dotted path, as in this project -> tensor on the CPU, in the file's own dtype
     names: tuple[str, ...] | None = None  # of the classes, where the file has them
     extra: Mapping[str, object] = field(default_factory=dict)  # the file's other top-level fields
 
 
 def read_checkpoint(path: str | Path) -> CheckpointFile:
-    """Reads the weights of a file of any of the known formats, onto the CPU.
+    """Read a file of weights of any known format onto the CPU. Nothing in the file is executed.
 
-    Raises InputError when the file is missing, damaged, or holds no weights. Nothing in it is executed: what is not
-    tensors and plain values is refused.
+    Raises InputError when the file is missing or damaged, holds no weights, or holds objects other than tensors and
+    plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,11 +64,15 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         raise InputError(f"checkpoint {path}: {what}; expected {FORMATS}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return _sort_contents(path, _unpickle(path))
+    try:
+        contents: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes of unknown origin fail in the unpickler in any way they like
+        raise _unreadable(path, error) from error
+    return _from_contents(path, contents)
 
 
 def _read_safetensors(path: Path) -> CheckpointFile:
-    """A file of tensors by name; its metadata, plain strings, becomes `extra`."""
+    """A .safetensors file; its metadata, which are strings, become `extra`."""
     try:
         state = load_file(path, device="cpu")
         with safetensors.safe_open(path, framework="pt") as file:
@@ -78,33 +82,8 @@ def _read_safetensors(path: Path) -> CheckpointFile:
     return CheckpointFile(path, rename(state), extra=metadata)
 
 
-def _unpickle(path: Path) -> object:
-    """The contents of a file of torch.save."""
-    try:
-        contents: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes of unknown origin fail in the unpickler in any way they like
-        raise _unreadable(path, error) from error
-    return contents
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    """The one sentence for a file that cannot be read; PyTorch's own runs over a page."""
-    if isinstance(error, PermissionError):
-        return InputError(f"checkpoint {path} cannot be opened ({error.strerror}): expected a file you may read")
-    foreign = re.search(r"Unsupported (?:global|class).*?([\w.]+\.\w+)", str(error))
-    if foreign is not None:
-        return InputError(
-            f"checkpoint {path} holds objects of {foreign.group(1)}, expected tensors and plain values only; "
-            "save its 'state_dict' and the class names in 'meta' alone and give that file"
-        )
-    return InputError(
-        f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, cut short or no file of "
-        f"weights; expected {FORMATS}; download or copy it again"
-    )
-
-
-def _sort_contents(path: Path, contents: object) -> CheckpointFile:
-    """Tells the formats of torch.save apart by their keys."""
+def _from_contents(path: Path, contents: object) -> CheckpointFile:
+    """What torch.load returned, in the format that its keys tell."""
     if not isinstance(contents, Mapping):
         raise InputError(f"checkpoint {path} holds a {type(contents).__name__}, expected {FORMATS}")
     if "variables" in contents:
@@ -121,7 +100,7 @@ def _sort_contents(path: Path, contents: object) -> CheckpointFile:
 
 
 def _tensors(path: Path, table: object) -> dict[str, Tensor]:
-    """A state dict with its types checked."""
+    """A state dict; InputError for anything but tensors by name."""
     if not isinstance(table, Mapping):
         raise InputError(f"checkpoint {path} holds a {type(table).__name__} for weights, expected names and tensors")
     state: dict[str, Tensor] = {}
@@ -144,7 +123,7 @@ def _mmdetection_names(meta: object) -> object:
 
 
 def _names(names: object) -> tuple[str, ...] | None:
-    """Class names where there are some; a single string is one class, as mmdetection means it."""
+    """Class names as a tuple, None where there are none; a single string names one class, as in mmdetection."""
     if isinstance(names, str):
         return (names,)
     if isinstance(names, (list, tuple)) and names:
@@ -152,11 +131,27 @@ def _names(names: object) -> tuple[str, ...] | None:
     return None
 
 
-def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names of another program's state dict -> the paths of our variables.
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """The error for a file that cannot be read, in one sentence; PyTorch's own fills a page."""
+    if isinstance(error, PermissionError):
+        return InputError(f"checkpoint {path} cannot be opened ({error.strerror}): expected a file you may read")
+    foreign = re.search(r"Unsupported (?:global|class).*?([\w.]+\.\w+)", str(error))
+    if foreign is not None:
+        return InputError(
+            f"checkpoint {path} holds objects of {foreign.group(1)}, expected tensors and plain values only; "
+            "save its 'state_dict' and the class names in 'meta' alone and give that file"
+        )
+    return InputError(
+        f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, cut short or no file of "
+        f"weights; expected {FORMATS}; download or copy it again"
+    )
 
-    Strips the prefix of a wrapper, puts torchvision's ResNet below `backbone.` and drops its classifier and the
-    integral's constant.
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of another program's state dict to the paths of this project's variables.
+
+    Strips the prefixes of DataParallel and torch.compile, puts `backbone.` before the names of torchvision's ResNet,
+    and drops its classifier and the integral's constant.
     """
     renamed = dict(state)
     for wrapper in WRAPPERS:
@@ -168,7 +163,7 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fetch_torchvision(depth: int) -> CheckpointFile:
-    """Downloads torchvision's ImageNet weights (IMAGENET1K_V1) of a ResNet, or takes them from PyTorch's cache.
+    """Download torchvision's ImageNet weights (IMAGENET1K_V1) of a ResNet, or take them from PyTorch's cache.
 
     Raises InputError for a depth without such a file, without a network, and for a damaged download.
     """
@@ -199,7 +194,7 @@ def fetch_torchvision(depth: int) -> CheckpointFile:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """torch.hub gives urlopen no timeout: behind a firewall that drops packets it would wait for ever."""
+    """Set the default timeout: torch.hub sets none, and would wait for ever behind a firewall that drops packets."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -28,8 +28,8 @@ RATE = 0.01  # any learning rate
 
 def fake_state(cfg: RunConfig, canvases: Sequence[Canvas], device: torch.device = CPU) -> TrainState:
     """A state at step 0. Call it under a FakeTensorMode."""
-    policy = policy_of(cfg.precision)
-    return make_state(DetectorModule(detector.init(cfg.detector), cfg.detector, canvases, device, policy), cfg)
+    variables, policy = detector.init(cfg.detector), policy_of(cfg.precision)
+    return make_state(DetectorModule(variables, cfg.detector, canvases, device, policy=policy), cfg)
 
 
 def fake_batch(canvas: Canvas, pictures: int, slots: int, ignored: int = 1, device: torch.device = CPU) -> Batch:

@@ -1,25 +1,27 @@
-"""What a run says while it works: its head lines, a bar an epoch, a line an evaluation.
+"""What a run prints while it works: a bar an epoch, a line an evaluation.
 
-A line of our own rather than tqdm: it has parts that tqdm would not lay out (losses, data wait, memory), and in a log
-file it becomes a plain line every half minute instead of a string of carriage returns.
+On a terminal `rich` keeps the bar in place; in a log file it is a plain line every half minute.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 from gfl.report.words import counted, duration, memory, short_number
 
+if TYPE_CHECKING:  # imported when a bar is drawn: programs that draw none start faster without it
+    from rich.live import Live
+
+PLAIN_EVERY_S, REDRAW_EVERY_S = 30.0, 0.1  # between two lines in a file, and two drawings on a terminal
 _BAR_CELLS = 8
-# The numbers of a line an evaluation, under the names that fit it.
+# The numbers in the line of an evaluation, and their short names.
 _VALIDATION_NAMES = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"), ("APs", "S"), ("APm", "M"), ("APl", "L"))
 
 
 class EpochProgress(NamedTuple):
-    """Where an epoch stands."""
+    """How far an epoch is."""
 
     epoch: int  # from 1
     epochs: int
@@ -33,21 +35,15 @@ class EpochProgress(NamedTuple):
     skipped: int = 0  # steps that the loss scale skipped so far
 
 
-# ---- pieces of a line ------------------------------------------------------------------------------------------------
-
-
 def bar(share: float, cells: int = _BAR_CELLS, *, full: str = "█", empty: str = "░") -> str:
-    """A share of 0..1 -> a bar of so many cells."""
+    """A share of 0..1 -> a bar of `cells` characters."""
     filled = int(cells * min(max(share, 0.0), 1.0))
     return full * filled + empty * (cells - filled)
 
 
 def remaining_s(done: int, total: int, elapsed_s: float) -> float | None:
-    """Seconds to go, if the rest takes as long a step as what this process has done; None before the first step."""
+    """Seconds to go where `done` of `total` steps took `elapsed_s`; None before the first step."""
     return elapsed_s / done * (total - done) if done else None
-
-
-# ---- lines -----------------------------------------------------------------------------------------------------------
 
 
 def epoch_line(progress: EpochProgress, drawn_bar: str = "") -> str:
@@ -67,92 +63,88 @@ def epoch_line(progress: EpochProgress, drawn_bar: str = "") -> str:
 
 
 def validation_line(epoch: int, epochs: int, metrics: Mapping[str, float], best: str | None = None) -> str:
-    """val   1/12 AP 18.2 AP50 34.0 ... | best -> best.pt: shares of 1 in percent; '-' where nothing was there to find.
+    """val   1/12 AP 18.2 AP50 34.0 ... | best -> best.pt, in percent; '-' where there are no boxes of a size.
 
-    metrics: AP, AP50, AP75, APs, APm, APl (others are not printed). best: the file that this evaluation's weights went
-    to as the best so far; None where they are not.
+    metrics: AP, AP50, AP75, APs, APm, APl, as shares of 1; others are not printed.
+    best: the file that these weights were saved to as the best so far; None where they are not the best.
     """
     shares = [(short, metrics[name]) for name, short in _VALIDATION_NAMES]
     numbers = " ".join(f"{short} {100 * share:.1f}" if share >= 0 else f"{short} -" for short, share in shares)
     return f"val   {epoch}/{epochs} {numbers}" + (f" | best -> {best}" if best else "")
 
 
-# ---- the writer ------------------------------------------------------------------------------------------------------
-
-
 class ProgressWriter:
-    """Writes lines and the bar to a stream; never stops a run: a stream that fails is written to no more.
+    """Prints lines, and the bar of the current epoch; with stream=None nothing (every rank but the first).
 
-    On a terminal the bar redraws in place, cut to the terminal's width; elsewhere it is a plain line every
-    `plain_every_s` seconds and at the end of the epoch. With stream=None it is silent (every process but the first).
+    On a terminal the bar is redrawn in place, cut to the terminal's width; elsewhere it is a plain line every
+    PLAIN_EVERY_S and at the end of the epoch. An output that fails never stops a run: see `_Output`.
     """
 
-    def __init__(
-        self,
-        stream: TextIO | None,
-        *,
-        plain_every_s: float = 30.0,
-        redraw_every_s: float = 0.1,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._output = _Output(stream)
         self._terminal = stream is not None and stream.isatty()
-        self._every_s = redraw_every_s if self._terminal else plain_every_s
         self._clock = clock
-        self._next_s = clock() if self._terminal else clock() + plain_every_s
-        self._bar_open = False
-        self._full, self._empty = ("█", "░") if _can_encode(stream, "█░") else ("#", ".")
+        self._next_s = clock() if self._terminal else clock() + PLAIN_EVERY_S
+        self._live: Live | None = None  # the bar in place
 
     def line(self, text: str) -> None:
-        """A line that stays, below the bar if one is open."""
-        self._end_bar()
-        self._write(text + "\n")
+        """Print a line; a bar that is open is left above it."""
+        self.close()
+        self._output.write(text + "\n")
 
     def update(self, progress: EpochProgress) -> None:
-        """Show where the epoch stands: when it is time to, and always at the epoch's last step."""
+        """Show how far the epoch is, if the last time is long enough ago, and always at the epoch's last step."""
         finished = progress.step >= progress.steps
         now = self._clock()
         if not finished and now < self._next_s:
             return
-        self._next_s = now + self._every_s
+        self._next_s = now + (REDRAW_EVERY_S if self._terminal else PLAIN_EVERY_S)
         if self._terminal:
             self._draw(progress)
         else:
-            self._write(epoch_line(progress) + "\n")
+            self.line(epoch_line(progress))
         if finished:
-            self._end_bar()
+            self.close()
 
     def close(self) -> None:
         """End an open bar, so that what follows (an error, the shell's prompt) begins on a line of its own."""
-        self._end_bar()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def _draw(self, progress: EpochProgress) -> None:
-        drawn = bar(progress.step / max(progress.steps, 1), full=self._full, empty=self._empty)
-        columns = shutil.get_terminal_size().columns
-        # \x1b[K clears what a longer line left; the last column stays free, or some terminals wrap.
-        self._write("\r" + epoch_line(progress, drawn)[: columns - 1] + "\x1b[K")
-        self._bar_open = True
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
 
-    def _end_bar(self) -> None:
-        if self._bar_open:
-            self._write("\n")
-            self._bar_open = False
-
-    def _write(self, text: str) -> None:
-        if self._stream is None:
-            return
-        encoding = self._stream.encoding or "utf-8"
-        try:
-            # A class name that the terminal cannot show must not end the line, let alone the run.
-            self._stream.write(text.encode(encoding, "replace").decode(encoding))
-            self._stream.flush()
-        except (OSError, ValueError):  # the reader of a pipe went away, the disk is full, or the stream is closed
-            self._stream = None
+        full, empty = "█░" if self._output.encoding.startswith("utf") else "#."
+        drawn_bar = bar(progress.step / max(progress.steps, 1), full=full, empty=empty)
+        text = Text(epoch_line(progress, drawn_bar), no_wrap=True, overflow="crop")
+        if self._live is None:
+            console = Console(file=cast(TextIO, self._output), force_terminal=True, color_system=None)
+            self._live = Live(text, console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+            console.show_cursor()  # Live hides it, and a run that is killed would leave it hidden
+        self._live.update(text, refresh=True)
 
 
-def _can_encode(stream: TextIO | None, text: str) -> bool:
-    try:
-        text.encode(getattr(stream, "encoding", None) or "ascii")
-    except (LookupError, UnicodeEncodeError):
-        return False
-    return True
+class _Output:
+    """A text stream that never raises: one that fails is written to no more, and what it cannot encode becomes '?'."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
+
+    def write(self, text: str) -> int:
+        """Write and flush."""
+        if self._stream is not None:
+            try:
+                # A class name that the terminal cannot show must not end the line, let alone the run.
+                self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+                self._stream.flush()
+            except (OSError, ValueError):  # the reader of a pipe went away, the disk is full, or the stream is closed
+                self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing: `write` does it."""

@@ -1,4 +1,4 @@
-"""What env.json holds: everything it takes to tell two runs apart."""
+"""What env.json holds: the command, the code, the machine and the packages of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VARIABLES = re.compile(
 
 
 def environment(command: Sequence[str]) -> dict[str, object]:
-    """What it takes to tell two runs apart: the command, the code's commit, the machine, every package's version."""
+    """What distinguishes two runs: the command, the code's commit, the machine, the version of every package."""
     return {
         "command": list(command),
         "folder": str(Path.cwd()),

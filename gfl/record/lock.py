@@ -1,11 +1,17 @@
-"""The lock of a run's folder: one process at a time writes there."""
+"""The lock of a run's folder: one process at a time writes there.
+
+The kernel holds it on the file `.lock` and releases it when the process ends, however it ends: what a killed run leaves
+of the file stops nobody. What stands in the file is for the error message alone.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from gfl.errors import InputError
 from gfl.files import write_errors
@@ -13,91 +19,39 @@ from gfl.files import write_errors
 LOCK = ".lock"
 
 
-class Lock:
-    """The folder's `.lock`: one line `pid host start`. A lock whose process is gone is taken over.
+def lock_folder(folder: Path) -> BaseFileLock:
+    """Lock a folder for this process; it stays locked until `unlock_folder`, or the process's end.
 
-    Processes are compared by pid and start time, because pids are used again. A lock of another host is trusted:
-    nothing here can tell whether that process still lives.
+    Raises InputError where another process has locked it, and where its file system cannot be written to or has no
+    locks.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK
-        self._owner = f"{os.getpid()} {socket.gethostname()} {_process_start(os.getpid())}"
-        for _ in range(2):  # the second time after a stale lock was moved away
-            if self._create():
-                return
-            self._remove_stale()
-        raise self._refusal(self._read())
-
-    def release(self) -> None:
-        """Give the lock back, if it is still this process's own."""
-        if self._owner.startswith(f"{os.getpid()} ") and self._read() == self._owner:  # not in a forked worker
-            with contextlib.suppress(OSError):
-                self._path.unlink()
-
-    def _create(self) -> bool:
-        with write_errors(self._path):
-            try:
-                descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                return False
-            try:
-                os.write(descriptor, self._owner.encode())
-            except OSError:
-                self._path.unlink()
-                raise
-            finally:
-                os.close(descriptor)
-        return True
-
-    def _read(self) -> str | None:
+    path = folder / LOCK
+    # No soft lock, a file that counts by being there: a run that is killed would leave it.
+    lock = FileLock(path, fallback_to_soft=False)
+    with write_errors(path):
         try:
-            return self._path.read_text(encoding="utf-8").strip()
-        except OSError:
-            return None
-
-    def _remove_stale(self) -> None:
-        found = self._read()
-        if found is None:  # released since
-            return
-        if _lives(found):
-            raise self._refusal(found)
-        aside = self._path.with_name(f"{LOCK}.{os.getpid()}.tmp")
-        with write_errors(self._path):
-            os.rename(self._path, aside)
-            if aside.read_text(encoding="utf-8").strip() != found:  # another process was quicker: this is its lock
-                os.rename(aside, self._path)
-                raise self._refusal(self._read())
-            aside.unlink()
-
-    def _refusal(self, owner: str | None) -> InputError:
-        pid, host, *_ = [*(owner or "").split(" "), "unknown", "unknown"]
-        return InputError(
-            f"the workdir {self._path.parent} is in use by process {pid or 'unknown'} on {host}; give another "
-            f"--workdir, or wait for that run to end (if it is gone for certain, delete {self._path})"
-        )
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise InputError(
+                f"the workdir {folder} is in use by {_owner(path)}; give another --workdir, or wait for that run to end"
+            ) from error
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            path.write_text(f"{os.getpid()} {socket.gethostname()}", encoding="utf-8")
+    return lock
 
 
-def _lives(owner: str) -> bool:
-    """Whether the process named in a lock may still run."""
-    pid, _, rest = owner.partition(" ")
-    host, _, start = rest.partition(" ")
-    if not pid.isdigit() or host != socket.gethostname() or os.name == "nt":  # os.kill ends a process of Windows
-        return True
+def unlock_folder(lock: BaseFileLock) -> None:
+    """Remove the lock's file and release it; nothing in a forked process, which never has the lock."""
+    if lock.is_locked:
+        with suppress(OSError):  # gone, or Windows, which removes no open file
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def _owner(path: Path) -> str:
+    """'process 4711 on host', as far as the lock's file says it."""
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it lives, and is another user's
-        return True
-    return start == _process_start(int(pid))
-
-
-def _process_start(pid: int) -> str:
-    """When a process began, as `boot/ticks`; '-' where the system has no /proc."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return f"{boot}/{status.rpartition(')')[2].split()[19]}"  # field 22, counted after the name in brackets
-    except (OSError, IndexError):
-        return "-"
+        pid, host = path.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):  # not written yet, or not to be read while it is locked
+        return "another process"
+    return f"process {pid} on {host}"

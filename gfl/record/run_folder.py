@@ -1,7 +1,7 @@
-"""A run's folder: its lock, and what a run leaves behind for people and for --resume.
+"""A run's folder: its lock, and the files that a run leaves for people and for --resume.
 
-Whole files are written beside their place and moved into it, so that a reader never sees half of one; log.jsonl and
-results.csv only grow. Only the first process of a distributed run opens the folder.
+A whole file is written under another name and then renamed, so that a reader never sees half of one; log.jsonl and
+results.csv only grow. Only the first rank of a distributed run opens the folder.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from filelock import BaseFileLock
+
 from gfl.errors import InputError
 from gfl.files import append_text, make_folder, to_json, write_atomic, write_errors
 from gfl.record.environment import environment
-from gfl.record.lock import Lock
+from gfl.record.lock import lock_folder, unlock_folder
 
 LOG = "log.jsonl"
 RESULTS = "results.csv"
@@ -28,10 +30,10 @@ _RUN_FILES = ("config.gin", LOG, LAST)  # any of these says that a folder holds 
 
 
 def cut_log(path: Path, step: int, *, evaluated: bool = True) -> int:
-    """Drop the lines of a log.jsonl whose `step` lies past the given one; the number of lines dropped.
+    """Drop the lines of a log.jsonl whose `step` is greater than the given one; returns how many were dropped.
 
-    Without `evaluated`, those of an evaluation (they have an AP) after that very step are dropped as well.
-    A last line that a killed run left half-written is dropped too; a missing file has nothing to drop.
+    evaluated: if False, the line of an evaluation (it has AP) after that very step is dropped as well.
+    A last line that a killed run left unfinished is dropped too; a missing file counts as empty.
     Raises InputError for a broken line elsewhere.
     """
 
@@ -43,7 +45,7 @@ def cut_log(path: Path, step: int, *, evaluated: bool = True) -> int:
 
 
 def cut_results(path: Path, step: int) -> int:
-    """Drop the rows of a results.csv whose `step` lies past the given one; as `cut_log`."""
+    """Drop the rows of a results.csv whose `step` is greater than the given one; otherwise as `cut_log`."""
     column = 0
 
     def keep(line: str) -> bool:
@@ -61,7 +63,7 @@ def cut_results(path: Path, step: int) -> int:
 def _cut(path: Path, keep: Callable[[str], bool], *, header_lines: int) -> int:
     if not path.exists():
         return 0
-    with open(path, encoding="utf-8", errors="replace", newline="\n") as handle:  # lines end at \n and nowhere else
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as handle:  # \r alone ends no line
         lines = list(handle)
     kept = []
     for number, line in enumerate(lines, start=1):
@@ -79,9 +81,12 @@ def _cut(path: Path, keep: Callable[[str], bool], *, header_lines: int) -> int:
 
 
 class RunFolder:
-    """A run's open folder; the lock is held until `close`, or the end of the `with` block."""
+    """A run's open folder; its lock is held until `close`, or the end of the `with` block.
 
-    def __init__(self, path: Path, lock: Lock, *, resumed: bool, made: bool) -> None:
+    resumed: whether the folder holds a run to go on with; made: whether the folder was made for this run.
+    """
+
+    def __init__(self, path: Path, lock: BaseFileLock, *, resumed: bool, made: bool) -> None:
         self.path = path
         self.resumed = resumed
         self._lock = lock
@@ -96,33 +101,33 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Give the folder back; one that this run made and wrote nothing into is removed."""
-        self._lock.release()
+        """Release the lock; a folder that was made for this run, and in which nothing was written, is removed."""
+        unlock_folder(self._lock)
         if self._made:
             with contextlib.suppress(OSError):  # not empty, or gone
                 self.path.rmdir()
 
     def write_text(self, name: str, text: str) -> None:
-        """Write config.gin, operative.gin and the like, whole."""
+        """Write a whole text file: config.gin, operative.gin."""
         write_atomic(self.path / name, text)
 
     def write_json(self, name: str, value: object) -> None:
-        """Write metrics.json, val_detections.json and the like, whole; NaN becomes null."""
-        # Objects are read by people, lists (detections: one of COCO has 500,000) by programs.
+        """Write a whole JSON file: metrics.json, val_detections.json. NaN becomes null."""
+        # People read objects, so they are indented; lists are for programs (the detections of COCO have 500,000 rows).
         write_atomic(self.path / name, to_json(value, indent=2 if isinstance(value, Mapping) else None) + "\n")
 
     def write_environment(self, command: Sequence[str], more: Mapping[str, object] | None = None) -> None:
-        """Write env.json: `environment(command)` and what the caller adds (device, precision, world size)."""
+        """Write env.json: `environment(command)` and the caller's own fields (device, precision, number of ranks)."""
         self.write_json("env.json", {**environment(command), **(more or {})})
 
     def append(self, lines: Sequence[Mapping[str, object]]) -> None:
-        """Add lines to log.jsonl, all in one write or none; each needs the key `step`."""
+        """Add lines to log.jsonl, either all or none; each has the key `step`."""
         append_text(self.path / LOG, "".join(to_json(line) + "\n" for line in lines))
 
     def append_result(self, row: Mapping[str, float | int | str | None]) -> None:
-        """Add an evaluation to results.csv; the first row's keys (`step` among them) become the columns.
+        """Add the row of an evaluation to results.csv; the keys of the first row, with `step`, become the columns.
 
-        None and NaN are left blank. Raises ValueError for keys other than the columns.
+        None and numbers that are not finite are left blank. Raises ValueError for keys other than the columns.
         """
         path = self.path / RESULTS
         columns, fresh = list(row), True
@@ -139,10 +144,10 @@ class RunFolder:
         append_text(path, text.getvalue())
 
     def cut(self, step: int, *, evaluated: bool = True) -> None:
-        """Before going on from the checkpoint of `step`: drop what the log and the results say past it.
+        """Drop the lines of the log and the rows of the results that come after the checkpoint of `step`.
 
-        evaluated: whether an evaluation after that step, if there was one, is in the checkpoint; if not, it is done
-        again, and what is written of it is dropped too.
+        evaluated: whether the checkpoint was written after that step's evaluation, if there was one. If not, the
+        evaluation will be done again, so what is written of it is dropped too.
         """
         cut_log(self.path / LOG, step, evaluated=evaluated)
         cut_results(self.path / RESULTS, step if evaluated else step - 1)
@@ -157,15 +162,16 @@ def open_run(
 ) -> RunFolder:
     """Make or reopen a run's folder, and lock it.
 
-    workdir: None takes runs/<config_name>/<time>, or that with -2, -3, ... where it is taken.
+    workdir: the folder; None makes <runs>/<config_name>/<time>, with -2, -3, ... added where that exists.
+    resume: whether to go on with the run in `workdir`.
     now: seconds since 1970, for the folder's name; None reads the clock.
 
-    Raises InputError where another process uses the folder, where it holds a run and `resume` is not set, where
-    `resume` finds no last.pt, and where the folder cannot be made.
+    Raises InputError where another process uses the folder, where it holds a run and `resume` is False, where `resume`
+    is True and it has no last.pt, and where it cannot be made.
     """
     if resume:
         workdir = last_checkpoint(workdir).parent
-        lock = Lock(workdir)
+        lock = lock_folder(workdir)
         _remove_unfinished(workdir)
         return RunFolder(workdir, lock, resumed=True, made=False)
     made = workdir is None or not workdir.exists()
@@ -173,17 +179,17 @@ def open_run(
         workdir = _make_default_workdir(runs / config_name, time.time() if now is None else now)
     else:
         make_folder(workdir)
-    lock = Lock(workdir)
+    lock = lock_folder(workdir)
     try:
-        _check_free(workdir)
+        _check_empty(workdir)
     except InputError:
-        lock.release()
+        unlock_folder(lock)
         raise
     return RunFolder(workdir, lock, resumed=False, made=made)
 
 
 def last_checkpoint(workdir: Path | None) -> Path:
-    """The last.pt of the folder of --resume; InputError where there is none."""
+    """The last.pt in the folder that --resume goes on with; InputError where there is none."""
     if workdir is None:
         raise InputError("got --resume without --workdir; give --workdir, the folder of the run to go on with")
     if not (workdir / LAST).is_file():
@@ -195,7 +201,7 @@ def last_checkpoint(workdir: Path | None) -> Path:
 
 
 def _make_default_workdir(parent: Path, now: float) -> Path:
-    """Make <parent>/<time>; mkdir itself settles which of two runs of one second gets which name."""
+    """Make <parent>/<time>. Two runs that start in the same second get two names, for mkdir succeeds only once."""
     name = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
     number = 1
     while True:
@@ -209,13 +215,14 @@ def _make_default_workdir(parent: Path, now: float) -> Path:
 
 
 def _remove_unfinished(workdir: Path) -> None:
-    """Remove what a killed run was writing: a checkpoint's half may be hundreds of megabytes."""
+    """Remove the unfinished files of a killed run: half a checkpoint may take hundreds of megabytes."""
     for path in workdir.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
-def _check_free(workdir: Path) -> None:
+def _check_empty(workdir: Path) -> None:
+    """Raise InputError where a folder for a new run holds another, or other files; hidden ones do not count."""
     names = sorted(entry.name for entry in workdir.iterdir() if not entry.name.startswith("."))
     if any(name in _RUN_FILES for name in names):
         raise InputError(f"the workdir {workdir} holds a run; give --resume or another --workdir")

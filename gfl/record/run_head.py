@@ -1,4 +1,4 @@
-"""What a run says before its first step: what is trained, on what, in which shapes, from which weights."""
+"""What a run prints before its first step: what is trained, on what, in which shapes, from which weights."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from gfl.version import VERSION
 def head_lines(
     cfg: RunConfig, module: DetectorModule, loader: TrainLoader, val: CocoData | None, origin: Origin
 ) -> Iterator[str]:
-    """The lines, in order. origin: where the weights come from."""
-    yield first_line(cfg, module.device)
-    yield from slow_line(cfg, module.device)
+    """The lines, in order. val: the validation set, where there is one; origin: where the weights come from."""
+    yield summary_line(cfg, module.device)
+    yield from slow_precision_line(cfg, module.device)
     data = loader.data
     boxes = Counter(dict.fromkeys(data.names, 0))
     for picture in data.pictures:
@@ -50,9 +50,9 @@ def head_lines(
     )
 
 
-def first_line(cfg: RunConfig, device: torch.device) -> str:
+def summary_line(cfg: RunConfig, device: torch.device) -> str:
     """'GFLV2 0.1 | torch 2.13 | cpu, 2 threads | fp32 | seed 0'."""
-    precision = cfg.precision
+    precision: str = cfg.precision
     if cfg.precision == "o1":
         precision = f"o1{' by Apex' if cfg.apex else ''}, loss scale {cfg.loss_scale}"
     return " | ".join(
@@ -60,8 +60,8 @@ def first_line(cfg: RunConfig, device: torch.device) -> str:
     )
 
 
-def slow_line(cfg: RunConfig, device: torch.device) -> Iterator[str]:
-    """A warning where the precision works but is no gain: a CPU has no fast convolution of 16 bits."""
+def slow_precision_line(cfg: RunConfig, device: torch.device) -> Iterator[str]:
+    """A note where 16 bits are slower than fp32: a CPU has no fast 16-bit convolution."""
     if device.type == "cpu" and cfg.precision != "fp32":
         yield headline("note", f"PRECISION = {cfg.precision!r} is slow on a CPU, to try it out; 'fp32' is faster here")
 

@@ -1,4 +1,4 @@
-"""What each of two ranks computes for test_distributed.py: rank_parts.py FOLDER [BACKEND] writes FOLDER/<rank>.pt.
+"""What each of two ranks computes for test_ranks.py: rank_parts.py FOLDER [BACKEND] writes FOLDER/<rank>.pt.
 
 BACKEND: of torch.compile, for a step of that alone; without it, everything else.
 """
@@ -57,7 +57,8 @@ def make(ranks: Ranks, cfg: RunConfig, backend: str | GraphCounter = "") -> Trai
     """A state at step 0, as `gfl.train` makes it."""
     variables = detector.init(cfg.detector)
     policy = policy_of(cfg.precision)
-    module = DetectorModule(variables, cfg.detector, [tiny.CANVAS], torch.device("cpu"), policy, ranks.mean)
+    cpu = torch.device("cpu")
+    module = DetectorModule(variables, cfg.detector, [tiny.CANVAS], cpu, policy=policy, reduce=ranks.mean)
     state = make_state(module, cfg, ranks.maximum)
     state.forward = ranks.synchronised(compiled(module, backend) if backend else state.forward)
     return state
@@ -109,8 +110,8 @@ def main() -> None:
         parts["overflow"] = run_overflow(ranks, late=False)
         parts["late_overflow"] = run_overflow(ranks, late=True)
         parts["maximum"] = ranks.maximum(torch.tensor(float(ranks.rank))).item()
-        parts["from_first"] = ranks.from_first(lambda: f"made by {ranks.rank}")
-        parts["at_first"] = ranks.at_first(ranks.rank)
+        parts["broadcast"] = ranks.broadcast_from_first(lambda: f"made by {ranks.rank}")
+        parts["gathered"] = ranks.gather_at_first(ranks.rank)
     torch.save(parts, Path(sys.argv[1]) / f"{ranks.rank}.pt")
     ranks.leave()
 

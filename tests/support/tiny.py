@@ -127,7 +127,7 @@ def run_config(optim: OptimConfig, norm: str = "gn", **changes: object) -> RunCo
 def make(cfg: RunConfig, seed: int = 0, policy: Policy = FP32) -> TrainState:
     """A state at step 0 on the CPU."""
     variables = detector.init(cfg.detector, seed)
-    return make_state(DetectorModule(variables, cfg.detector, [CANVAS], torch.device("cpu"), policy), cfg)
+    return make_state(DetectorModule(variables, cfg.detector, [CANVAS], torch.device("cpu"), policy=policy), cfg)
 
 
 def make_batch(seed: int = 0, pictures: int = BATCH) -> Batch:

@@ -1,15 +1,16 @@
-"""The lines a run prints."""
+"""What a run prints while it works, on a terminal and in a file."""
 
 from __future__ import annotations
 
 import io
-import math
+import subprocess
+import sys
 
 import pytest
 
 from gfl.record.console import EpochProgress, ProgressWriter, bar, epoch_line, remaining_s, validation_line
-from gfl.report.words import class_shares, counted, duration, headline, memory, short_number
 
+HIDE_CURSOR, SHOW_CURSOR, REDRAW = "\x1b[?25l", "\x1b[?25h", "\r\x1b[2K"
 LAST = EpochProgress(1, 12, 150, 150, {"qfl": 0.41, "dfl": 0.29, "giou": 0.52}, 27.3, 0.03, 9_771_050_598, 2470.0)
 
 
@@ -41,55 +42,14 @@ class Broken(io.StringIO):
         raise BrokenPipeError(32, "Broken pipe")
 
 
+class BrokenTerminal(Broken):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-
-
-def test_head_lines_share_a_column_and_drop_empty_parts() -> None:
-    assert headline("data", "train 1,204", "", "val 150") == "data    train 1,204 | val 150"
-    assert headline("shapes", "800x1344") == "shapes  800x1344"
-
-
-def test_counts_agree_in_number() -> None:
-    assert [counted(1, "box", "boxes"), counted(8310, "box", "boxes"), counted(0, "image")] == [
-        "1 box",
-        "8,310 boxes",
-        "0 images",
-    ]
-
-
-def test_class_shares_rank_and_cut() -> None:
-    assert class_shares({"dog": 30, "cat": 61, "fox": 9}) == "3 classes (cat 61%, dog 30%, fox 9%)"
-    assert class_shares({"dog": 30, "cat": 61, "fox": 9}, most=1) == "3 classes (cat 61%, 2 more)"
-    assert class_shares({"dog": 0}) == "1 class (dog)"
-    assert class_shares({}) == "0 classes"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        *((0, "0:00"), (7.4, "0:07"), (59.6, "1:00"), (2470, "41:10"), (3600, "1:00:00"), (7500, "2:05:00")),
-        *((266700, "3d 02:05"), (math.inf, "?"), (math.nan, "?")),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_memory_in_megabytes_below_one_gigabyte() -> None:
-    assert [memory(740 * 1024**2), memory(1024**3), memory(9_771_050_598)] == ["740 MB", "1.0 GB", "9.1 GB"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        *((0.412, ".41"), (0.0, ".00"), (-0.5, "-.50"), (0.996, "1.00"), (1.234, "1.23"), (10.06, "10.1")),
-        *((45.67, "45.7"), (1234.4, "1234"), (1e-5, "1e-05"), (3e7, "3e+07"), (math.nan, "nan"), (math.inf, "inf")),
-    ],
-)
-def test_losses_are_short(value: float, text: str) -> None:
-    assert short_number(value) == text
 
 
 def test_a_bar_is_full_at_the_end_only_and_stays_in_its_cells() -> None:
@@ -124,7 +84,7 @@ def test_the_validation_line_reads_as_promised() -> None:
 
 def test_a_file_gets_plain_lines_every_so_often_and_at_the_end() -> None:
     stream, clock = io.StringIO(), Clock()
-    writer = ProgressWriter(stream, plain_every_s=30, clock=clock)
+    writer = ProgressWriter(stream, clock=clock)
     for step in range(1, 101):
         clock.now = float(step)
         writer.update(LAST._replace(step=step, steps=100))
@@ -142,10 +102,12 @@ def test_a_terminal_redraws_one_line_and_ends_it(wide: None) -> None:
         writer.update(LAST._replace(step=step))
         clock.now += 0.05
     writer.line("val   1/12")
-    first, second, *rest = stream.getvalue().split("\r")[1:]
-    assert rest == []
-    assert first.startswith("epoch 1/12 ████░░░░  75/150 ")
-    assert second == epoch_line(LAST, bar(1.0)) + "\x1b[K\nval   1/12\n"
+    first, *drawings = stream.getvalue().replace(SHOW_CURSOR, "").split(REDRAW)
+    assert first.removeprefix(HIDE_CURSOR).startswith("epoch 1/12 ████░░░░  75/150 ")
+    *drawings, last = drawings
+    assert set(drawings) == {epoch_line(LAST, bar(1.0))}
+    assert last == epoch_line(LAST, bar(1.0)) + "\nval   1/12\n"
+    assert stream.getvalue().rindex(SHOW_CURSOR) > stream.getvalue().rindex(HIDE_CURSOR)
 
 
 def test_a_line_below_an_open_bar_begins_on_a_line_of_its_own(wide: None) -> None:
@@ -154,14 +116,15 @@ def test_a_line_below_an_open_bar_begins_on_a_line_of_its_own(wide: None) -> Non
     writer.update(LAST._replace(step=3))
     writer.line("saved")
     writer.close()
-    assert stream.getvalue().endswith("\x1b[K\nsaved\n")
+    assert stream.getvalue().replace(SHOW_CURSOR, "").endswith("eta 41:10\nsaved\n")
 
 
 def test_a_narrow_terminal_is_never_overrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     stream = Terminal()
     ProgressWriter(stream).update(LAST)
-    assert len(stream.getvalue().removeprefix("\r").removesuffix("\x1b[K\n")) == 39
+    drawings = stream.getvalue().replace(SHOW_CURSOR, "").replace(HIDE_CURSOR, "").split(REDRAW)
+    assert {len(drawing.rstrip("\n")) for drawing in drawings} == {40}
 
 
 def test_a_terminal_without_block_characters_gets_ascii(wide: None) -> None:
@@ -171,16 +134,25 @@ def test_a_terminal_without_block_characters_gets_ascii(wide: None) -> None:
     writer.line("猫")
     assert "####.... " in stream.getvalue()
     assert stream.getvalue().endswith("?\n")
+    assert stream.getvalue().isascii()
 
 
-def test_a_broken_pipe_silences_the_writer_and_not_the_run() -> None:
-    writer = ProgressWriter(Broken())
+@pytest.mark.parametrize("kind", [Broken, BrokenTerminal])
+def test_a_broken_pipe_silences_the_writer_and_not_the_run(kind: type[io.StringIO]) -> None:
+    writer = ProgressWriter(kind())
     writer.line("one")
     writer.update(LAST)
     closed = io.StringIO()
     writer = ProgressWriter(closed)
     closed.close()
     writer.line("one")
+
+
+def test_what_draws_no_bar_does_not_import_rich() -> None:
+    program = (
+        "import sys, gfl.record.console as c; c.ProgressWriter(sys.stdout).line('a'); sys.exit('rich' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_no_stream_is_silent(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """Several ranks as real processes over gloo: they train as one does, fail as one does, and go on where another stopped.
 
-Words over gloo are those of every device; nccl and hccl are not met here.
+Python objects go over gloo on every device; nccl and hccl are not met here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gfl import train
 from gfl.config import read_run
 from gfl.data.coco import read_coco
 from gfl.data.plan import fingerprint
-from gfl.engine import ranks as distributed
+from gfl.engine import ranks as ranks_module
 from gfl.engine.checkpoints import read_state
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.errors import InputError
@@ -164,8 +164,8 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all(when: str, parts: list[di
 
 def test_what_passes_between_ranks(parts: list[dict[str, object]]) -> None:
     assert [part["maximum"] for part in parts] == [1.0, 1.0]
-    assert [part["from_first"] for part in parts] == ["made by 0", "made by 0"]
-    assert [part["at_first"] for part in parts] == [[0, 1], []]
+    assert [part["broadcast"] for part in parts] == ["made by 0", "made by 0"]
+    assert [part["gathered"] for part in parts] == [[0, 1], []]
 
 
 def test_two_ranks_agree_under_o1_in_real_float16(parts: list[dict[str, object]]) -> None:
@@ -386,7 +386,7 @@ os._exit(9)
 
 
 def test_ranks_that_do_not_come_are_waited_for_no_longer_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "MEETING", distributed.timedelta(seconds=1))
+    monkeypatch.setattr(ranks_module, "JOIN_TIMEOUT", ranks_module.timedelta(seconds=1))
     surroundings = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     for name, value in surroundings.items():
         monkeypatch.setenv(name, value)
@@ -405,7 +405,7 @@ def test_without_torchrun_a_run_is_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     values = torch.ones(2)
     assert ranks.mean(values) is values
     assert ranks.maximum(values) is values
-    assert ranks.at_first(3) == [3]
+    assert ranks.gather_at_first(3) == [3]
 
 
 def test_one_rank_of_torchrun_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +435,7 @@ def test_hosts_with_other_annotations_are_told_apart(
     assert prints[0] == prints[1] != fingerprint(read(other))
     ranks = Ranks()
     ranks.check_same("6 pictures", Path("train.json"))
-    monkeypatch.setattr(ranks, "at_first", lambda found: [found, "5 pictures"])
+    monkeypatch.setattr(ranks, "gather_at_first", lambda content: [content, "5 pictures"])
     with pytest.raises(InputError, match=r"rank 1 has 5 pictures in train.json and the first rank 6 pictures"):
         ranks.check_same("6 pictures", Path("train.json"))
 
@@ -454,14 +454,14 @@ def ranks_on(kinds: list[str], monkeypatch: pytest.MonkeyPatch) -> Ranks:
 def test_ranks_on_devices_of_two_kinds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """DEVICE = 'auto' where a host's driver is down: the others would wait for it in vain."""
     with pytest.raises(InputError, match="rank 2 runs on cpu and the first rank on cuda, expected one kind of device"):
-        ranks_on(["cuda", "cuda", "cpu"], monkeypatch).place(torch.device("cpu"))
+        ranks_on(["cuda", "cuda", "cpu"], monkeypatch).local_device(torch.device("cpu"))
 
 
 def test_a_host_with_fewer_devices_than_ranks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(InputError, match="got more than 1 ranks on a host with 1 cuda devices"):
-        ranks_on(["cuda"] * 4, monkeypatch).place(torch.device("cuda"))
+        ranks_on(["cuda"] * 4, monkeypatch).local_device(torch.device("cuda"))
 
 
 def read(folder: Path) -> tuple[object, ...]:
