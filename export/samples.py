@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import fit_canvas
 from gfl.data.coco import read_coco
+from gfl.data.coco_json import GroundTruth
 from gfl.data.picture_files import PICTURES, is_picture, read_picture
 from gfl.data.synthetic import draw_scene
 from gfl.data.transforms import Image, resize, resized_size
@@ -47,9 +48,9 @@ class SampleBatch(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Where the true boxes of the samples are written."""
+    """The true boxes of the samples."""
 
-    annotations: Path
+    boxes: GroundTruth  # of all pictures of the annotation file
     image_ids: tuple[int, ...]  # of the samples, in their order
 
 
@@ -65,10 +66,10 @@ def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
 
 def annotated_pictures(annotations: Path, folder: Path, count: int) -> tuple[tuple[Path, ...], Truth]:
     """As `picture_files`, of the pictures that a COCO file lists, with their true boxes. Raises as `read_coco`."""
-    listed = read_coco(annotations, folder, keep_empty=True).pictures
-    found = [picture for picture in listed if picture.path.is_file()]
+    data = read_coco(annotations, folder, keep_empty=True)
+    found = [picture for picture in data.pictures if picture.path.is_file()]
     chosen = [found[i] for i in spread(len(found), count)]
-    return tuple(picture.path for picture in chosen), Truth(annotations, tuple(picture.id for picture in chosen))
+    return tuple(picture.path for picture in chosen), Truth(data.truth, tuple(picture.id for picture in chosen))
 
 
 def spread(length: int, count: int) -> list[int]:

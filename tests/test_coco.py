@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pytest
+from pictures import Content, box, content, image
 
 from gfl.data.coco import CocoData, read_coco
 from gfl.errors import InputError
 
-Content: TypeAlias = dict[str, list[dict[str, object]]]
 
-
-def box(
-    annotation_id: int, xywh: list[float], *, image: int = 1, category: int = 1, **more: object
-) -> dict[str, object]:
-    return {"id": annotation_id, "image_id": image, "category_id": category, "bbox": xywh, **more}
-
-
-def image(image_id: int, *, height: int = 100, width: int = 200) -> dict[str, object]:
-    return {"id": image_id, "file_name": f"{image_id}.jpg", "height": height, "width": width}
-
-
-def content(*annotations: dict[str, object]) -> Content:
-    """One picture of 100x200 px and one class with the given annotations."""
-    return {"images": [image(1)], "annotations": list(annotations), "categories": [{"id": 1, "name": "cat"}]}
-
-
-def read(folder: Path, data: object, *, keep_empty: bool = False) -> CocoData:
+def read(folder: Path, data: Content, *, keep_empty: bool = False) -> CocoData:
     """Write the file and an (empty) picture file for each entry, and read them."""
     annotations, pictures = folder / "a.json", folder / "pictures"
-    annotations.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
+    annotations.write_text(json.dumps(data), encoding="utf-8")
     pictures.mkdir(exist_ok=True)
-    for row in data.get("images", []) if isinstance(data, dict) else []:
-        if isinstance(row, dict) and "file_name" in row:
+    for row in data["images"]:
+        if "file_name" in row:
             (pictures / str(row["file_name"])).touch()
     return read_coco(annotations, pictures, keep_empty=keep_empty)
 
@@ -154,45 +136,18 @@ def test_a_few_missing_pictures_are_left_to_whoever_reads_them(tmp_path: Path) -
 # ---- bad files ----
 
 
-def with_rows(key: str, *rows: object) -> dict[str, object]:
+def with_rows(key: str, *rows: dict[str, object]) -> Content:
     return {**content(box(1, [0, 0, 9, 9])), key: list(rows)}
 
 
-BAD_FILES: list[tuple[str, object, list[str]]] = [
-    ("not JSON", '{"images": [],\n"annotations": [1,,2]}', ["line 2", "not JSON"]),
-    ("empty file", "", ["line 1", "not JSON"]),
-    (
-        "results",
-        [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}],
-        ["detection results", "score"],
-    ),
-    ("a list", [1, 2, 3], ["list of 3", "images, annotations and categories"]),
-    ("a number", "7", ["got 7"]),
-    ("other keys", {"shapes": [], "version": "5.0"}, ["shapes", "images, annotations, categories"]),
-    ("no annotations", {"images": [], "categories": []}, ["add annotations"]),
-    ("a row of another type", with_rows("annotations", 5), ["annotations[0] is 5"]),
-    ("no categories", with_rows("categories"), ["categories"]),
+BAD_FILES: list[tuple[str, Content, list[str]]] = [
     ("no images", {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}, ["list of images"]),
     ("nothing left", content(box(1, [0, 0, 0, 0])), ["none of its 1 pictures", "1 boxes were dropped", "keep_empty"]),
-    ("NaN", content(box(5, [1, math.nan, 3, 4])), ["annotation 5", "[1, nan, 3, 4]", "four finite numbers"]),
-    ("infinity", content(box(5, [1, 2, math.inf, 4])), ["annotation 5", "inf"]),
-    ("three numbers", content(box(5, [1, 2, 3])), ["annotation 5", "[1, 2, 3]"]),
-    ("texts", with_rows("annotations", {**box(5, []), "bbox": ["1", "2", "3", "4"]}), ["annotation 5", "'1'"]),
-    ("no box", with_rows("annotations", {"id": 5, "image_id": 1, "category_id": 1}), ["annotation 5", "no value"]),
     ("right of the picture", content(box(5, [200, 5, 9, 9])), ["annotation 5", "[200, 5, 9, 9] wholly outside"]),
     ("above", content(box(4, [0, 0, 9, 9]), box(5, [5, -9, 9, 9])), ["annotation 5", "(1 annotations of 2 are so)"]),
     ("crowd outside", content(box(5, [300, 300, 9, 9], iscrowd=1)), ["annotation 5", "wholly outside its picture"]),
-    ("bad area", content(box(5, [1, 2, 3, 4], area="large")), ["annotation 5", "'large'", "'area'"]),
     ("unknown category", content(box(5, [1, 2, 3, 4], category=9)), ["annotation 5", "category_id 9", "categories"]),
     ("unknown image", content(box(5, [1, 2, 3, 4], image=9)), ["annotation 5", "image_id 9", "images"]),
-    ("image id of text", content({**box(5, [1, 2, 3, 4]), "image_id": "a"}), ["annotation 5", "'a'", "an integer"]),
-    ("an id that is true", content({**box(5, [1, 2, 3, 4]), "image_id": True}), ["annotation 5", "True"]),
-    ("half an id", content({**box(5, [1, 2, 3, 4]), "image_id": 1.5}), ["annotation 5", "1.5"]),
-    ("no annotation id", with_rows("annotations", {"image_id": 1}), ["annotation number 1", "'id'"]),
-    ("annotation twice", content(box(5, [1, 2, 3, 4]), box(5, [1, 2, 3, 4])), ["annotation id 5 is used 2 times"]),
-    ("image twice", with_rows("images", image(1), image(2), image(1)), ["image id 1 is used 2 times"]),
-    ("category twice", with_rows("categories", *2 * [{"id": 1, "name": "a"}]), ["category id 1 is used 2 times"]),
-    ("no name", with_rows("categories", {"id": 1}), ["category 1", "'name'"]),
     ("no width", with_rows("images", {"id": 1, "file_name": "1.jpg", "height": 9}), ["image 1", "'width'"]),
     ("no height", with_rows("images", image(1, height=0)), ["image 1", "0", "'height'", "positive"]),
     ("negative image", with_rows("images", image(-2)), ["image id -2", "number the images anew"]),
@@ -201,7 +156,7 @@ BAD_FILES: list[tuple[str, object, list[str]]] = [
 
 
 @pytest.mark.parametrize(("data", "words"), [case[1:] for case in BAD_FILES], ids=[case[0] for case in BAD_FILES])
-def test_a_bad_file_is_told_in_one_sentence_with_its_values(tmp_path: Path, data: object, words: list[str]) -> None:
+def test_a_bad_file_is_told_in_one_sentence_with_its_values(tmp_path: Path, data: Content, words: list[str]) -> None:
     with pytest.raises(InputError) as error:
         read(tmp_path, data)
     message = str(error.value)
@@ -209,22 +164,6 @@ def test_a_bad_file_is_told_in_one_sentence_with_its_values(tmp_path: Path, data
     assert "\n" not in message
     for word in words:
         assert word in message
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.json: no such annotation file"):
-        read_coco(tmp_path / "nowhere.json", tmp_path, keep_empty=False)
-
-
-def test_a_folder_as_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        read_coco(tmp_path, tmp_path, keep_empty=False)
-
-
-def test_a_binary_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(b"PK\x03\x04\xff\xfe\xb1")
-    with pytest.raises(InputError, match="not a text file"):
-        read_coco(tmp_path / "a.json", tmp_path, keep_empty=False)
 
 
 def test_a_missing_images_folder_is_named(tmp_path: Path) -> None:

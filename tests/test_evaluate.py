@@ -20,7 +20,7 @@ from gfl.engine.weights import read_checkpoint
 from gfl.model import detector
 from gfl.model.anchors import make_grid
 from gfl.model.structures import Detections
-from gfl.runtime.on_torch.dataset import coco_results
+from gfl.runtime.on_torch.dataset import batch_detections
 from gfl.runtime.on_torch.pt_file import predictor
 from gfl.tensors.variables import flatten
 
@@ -179,7 +179,7 @@ def test_results_are_in_original_pixels_and_category_ids_without_blanks_and_back
     count = torch.tensor([3, 3], dtype=torch.int32)
     found = Detections(boxes, scores, labels, count, torch.zeros_like(boxes), torch.ones_like(count))
     scales = np.array([[2.0, 0.5], [1.0, 1.0]], np.float32)  # height, then width
-    assert coco_results(found, [44, -1], scales, [3, 8]) == [
+    assert batch_detections(found, [44, -1], scales, [3, 8]) == [
         {"image_id": 44, "category_id": 8, "bbox": [20.0, 10.0, 40.0, 20.0], "score": 0.75}
     ]
 

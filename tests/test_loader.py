@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pictures import data_set
 
 from gfl.data.coco import CocoData, Picture
-from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader, canvases_for
+from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
+from gfl.data.sizes import canvases_for
 from gfl.errors import InputError
 from gfl.settings import DataConfig
 
@@ -35,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> CocoData:
         box = np.array([[8, 8, width - 8, height - 16]], np.float32)
         crowd = np.array([[0, 0, 4, 4]], np.float32)[: i % 2]
         pictures.append(Picture(7 + i, path.name, path, height, width, box, np.array([i % 3], np.int32), crowd))
-    return CocoData(folder / "a.json", folder, tuple(pictures), ("a", "b", "c"), (1, 2, 3), 0, 0, 0)
+    return data_set(pictures, folder, classes=3)
 
 
 def with_picture(data: CocoData, place: int, picture: Picture) -> CocoData:
@@ -43,8 +45,12 @@ def with_picture(data: CocoData, place: int, picture: Picture) -> CocoData:
 
 
 def train(data: CocoData, cfg: DataConfig = CFG, workers: int = 0, start_method: str | None = None) -> TrainLoader:
-    canvases = canvases_for(data, cfg)
-    return TrainLoader(data, cfg, canvases, batch_size=2, seed=3, workers=workers, start_method=start_method)
+    cfg = replace(cfg, workers=workers)
+    return TrainLoader(data, cfg, canvases_for(data, cfg), batch_size=2, seed=3, start_method=start_method)
+
+
+def batches(loader: TrainLoader, epoch: int = 0) -> Iterator[LoadedBatch]:
+    return loader.batches(loader.plan(epoch))
 
 
 def assert_same(left: Iterable[LoadedBatch], right: Iterable[LoadedBatch]) -> None:
@@ -58,37 +64,35 @@ def assert_same(left: Iterable[LoadedBatch], right: Iterable[LoadedBatch]) -> No
 def test_two_workers_give_the_bytes_of_none_in_every_epoch(data: CocoData) -> None:
     alone, workers = train(data), train(data, workers=2)
     for epoch in (0, 1):
-        assert_same(alone.epoch(epoch), workers.epoch(epoch))
+        assert_same(batches(alone, epoch), batches(workers, epoch))
 
 
 def test_an_epoch_left_early_does_not_reach_into_the_next(data: CocoData) -> None:
     loader = train(data, workers=1)
-    assert next(loader.epoch(0)).epoch == 0
-    assert_same(loader.epoch(1), train(data).epoch(1))
+    assert next(batches(loader)).epoch == 0
+    assert_same(batches(loader, 1), batches(train(data), 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
 def test_every_way_to_start_a_worker_gives_the_same_bytes(data: CocoData, start_method: str) -> None:
-    assert_same(train(data).epoch(0), train(data, workers=1, start_method=start_method).epoch(0))
+    assert_same(batches(train(data)), batches(train(data, workers=1, start_method=start_method)))
 
 
 def test_loading_does_not_move_the_runs_random_numbers(data: CocoData) -> None:
     before = torch.get_rng_state()
-    list(train(data).epoch(0))
+    list(batches(train(data)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_resuming_gives_the_rest_of_the_epoch(data: CocoData) -> None:
     loader = train(data)
-    assert_same(list(loader.epoch(2))[1:], loader.epoch(2, start_batch=1))
-    canvases = canvases_for(data, CFG)
-    alone = TrainLoader(data, CFG, canvases, batch_size=2, seed=3).epoch(2, start_batch=1)
-    assert_same(loader.epoch(2, start_batch=1), alone)
+    resumed = train(data).batches(loader.plan(2)[1:])
+    assert_same(list(batches(loader, 2))[1:], resumed)
 
 
 def test_shapes_and_types_are_those_of_the_contract(data: CocoData) -> None:
-    for loaded in train(data).epoch(0):
+    for loaded in batches(train(data)):
         batch, (height, width) = loaded.batch, loaded.canvas
         shapes = {name: tuple(part.shape) for name, part in batch._asdict().items()}
         assert shapes == {
@@ -109,7 +113,7 @@ def test_shapes_and_types_are_those_of_the_contract(data: CocoData) -> None:
 
 def test_boxes_follow_their_pictures_through_every_change(data: CocoData) -> None:
     for epoch in range(4):
-        for loaded in train(data).epoch(epoch):
+        for loaded in batches(train(data), epoch):
             for i, image_id in enumerate(loaded.image_ids):
                 if image_id < 0:
                     continue
@@ -126,7 +130,7 @@ def test_boxes_follow_their_pictures_through_every_change(data: CocoData) -> Non
 
 
 def test_a_canvas_is_zero_outside_its_picture(data: CocoData) -> None:
-    for loaded in train(data).epoch(1):
+    for loaded in batches(train(data), 1):
         for image, (height, width) in zip(loaded.batch.images, loaded.batch.image_sizes.tolist(), strict=True):
             assert image[:, height:].sum() == image[:, :, width:].sum() == 0
 
@@ -168,7 +172,7 @@ def test_a_picture_that_cannot_be_read_is_a_blank_and_named(data: CocoData, tmp_
     cut = tmp_path / "cut.png"
     cut.write_bytes(data.pictures[2].path.read_bytes()[:-20])
     broken = with_picture(data, 2, replace(data.pictures[2], path=cut))
-    loaded = list(EvalLoader(broken, PLAIN, ((64, 64),), batch_size=7, workers=workers))
+    loaded = list(EvalLoader(broken, replace(PLAIN, workers=workers), ((64, 64),), batch_size=7))
     assert len(loaded) == 1
     assert "cut.png" in loaded[0].failed[0]
     assert loaded[0].image_ids == (7, 8, -1, 10, 11, 12, 13)
@@ -178,7 +182,7 @@ def test_a_picture_that_cannot_be_read_is_a_blank_and_named(data: CocoData, tmp_
 
 def test_a_picture_of_another_size_than_its_annotations_is_not_trained_on(data: CocoData) -> None:
     turned = with_picture(data, 0, replace(data.pictures[0], height=64, width=48))
-    failed = [reason for loaded in train(turned).epoch(0) for reason in loaded.failed]
+    failed = [reason for loaded in batches(train(turned)) for reason in loaded.failed]
     assert len(failed) == 1
     assert "48x64" in failed[0]
     assert "64x48" in failed[0]
@@ -190,8 +194,8 @@ def test_more_boxes_than_max_boxes_stop_the_run_before_it_starts(data: CocoData)
         train(with_picture(data, 1, many), replace(CFG, max_boxes=4))
     loader = train(with_picture(data, 1, many))
     assert loader.box_slots == 16
-    assert {loaded.batch.box_mask.shape[1] for loaded in loader.epoch(0)} == {16}
-    assert max(int(loaded.batch.box_mask.sum(dim=1).max()) for loaded in loader.epoch(0)) == 9
+    assert {loaded.batch.box_mask.shape[1] for loaded in batches(loader)} == {16}
+    assert max(int(loaded.batch.box_mask.sum(dim=1).max()) for loaded in batches(loader)) == 9
 
 
 def test_a_picture_that_fits_no_canvas_stops_the_run_before_it_starts(data: CocoData) -> None:
@@ -202,7 +206,7 @@ def test_a_picture_that_fits_no_canvas_stops_the_run_before_it_starts(data: Coco
 def test_ranks_load_different_pictures_on_equal_canvases(data: CocoData) -> None:
     canvases = canvases_for(data, CFG)
     ranks = [
-        list(TrainLoader(data, CFG, canvases, batch_size=1, seed=3, rank=rank, world=2).epoch(0)) for rank in range(2)
+        list(batches(TrainLoader(data, CFG, canvases, batch_size=1, seed=3, rank=rank, world=2))) for rank in range(2)
     ]
     assert [b.canvas for b in ranks[0]] == [b.canvas for b in ranks[1]]
     assert sorted(i for rank in ranks for b in rank for i in b.image_ids if i >= 0) == list(range(7, 14))

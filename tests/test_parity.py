@@ -25,7 +25,7 @@ from gfl.data.coco import CocoData, read_coco
 from gfl.engine.weight_fit import fit
 from gfl.engine.weights import read_checkpoint
 from gfl.model import detector, fpn
-from gfl.model.anchors import Grid, make_grid, padded_sizes
+from gfl.model.anchors import Grid, make_grid
 from gfl.model.assign import ATSSConfig, assign
 from gfl.model.backbones import resnet
 from gfl.model.backbones.resnet import ResNetConfig
@@ -33,7 +33,7 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.losses import loss_terms
 from gfl.model.postprocess import PredictConfig, detect, select_candidates
 from gfl.model.prepare import Constants, Prepared
-from gfl.model.structures import Assignment, Detections, Outputs
+from gfl.model.structures import Assignment, Batch, Detections, Outputs
 from gfl.report.coco_eval import evaluate_detections
 from gfl.tensors.variables import Variables, child, flatten, unflatten
 
@@ -207,16 +207,7 @@ def use_golden_assignment(monkeypatch: pytest.MonkeyPatch, case: LossCase) -> No
 def test_assignment_agrees(loss_name: str, loss_goldens: golden_cases.Arrays, grid: Grid) -> None:
     """Exactly, but for boxes whose 9th and 10th nearest anchor of a level tie: the choice moves their threshold."""
     case = golden_cases.loss_case(loss_goldens, loss_name)
-    batch = case.batch
-    got = assign(
-        grid,
-        case.padded_hw,
-        batch.boxes_xyxy,
-        batch.box_mask,
-        batch.ignored_xyxy,
-        batch.ignored_mask,
-        config_of(case).assign,
-    )
+    got = assign(grid, case.padded_hw, case.batch, config_of(case).assign)
     np.testing.assert_array_equal(got.counted.numpy(), case.counted)
     owner = golden_cases.owners_of(got)
     for i in range(2):
@@ -235,7 +226,7 @@ def test_losses_of_the_levels_agree(
 ) -> None:
     case = golden_cases.loss_case(loss_goldens, loss_name)
     assignment = golden_cases.assignment_of(case.owner, case.counted, case.batch.box_mask.shape[1])
-    terms = loss_terms(outputs, assignment, grid, case.batch.boxes_xyxy, case.batch.labels, R50.loss)
+    terms = loss_terms(outputs, assignment, grid, case.batch, R50.loss)
     samples = float(terms.positives.clamp_min(1.0).sum())
     assert samples == case.samples
     anchors = assignment.anchors.flatten(1)
@@ -385,9 +376,8 @@ def test_detections_agree(detect_name: str, detect_goldens: golden_cases.Arrays,
     case = golden_cases.detect_case(detect_name)
     if case.synthetic:
         outputs = golden_cases.synthetic_outputs(int(detect_goldens["synth_seed"]), grid)
-    sizes, padded = case.image_sizes, padded_sizes(case.image_sizes)
-    found = detect(outputs, sizes, padded, grid, R50.num_classes, as_reference(case))
-    candidates = select_candidates(outputs, sizes, padded, grid, R50.num_classes, as_reference(case))
+    settings = (case.image_sizes, grid, R50.num_classes, as_reference(case))
+    found, candidates = detect(outputs, *settings), select_candidates(outputs, *settings)
     np.testing.assert_allclose(
         candidates.passing.numpy(), detect_goldens[f"{detect_name}.num_candidates"], rtol=0, atol=2
     )
@@ -462,7 +452,7 @@ def test_trained_model_reaches_the_authors_ap(
     small_results: Results, validation_data: CocoData, checkpoint_goldens: Path
 ) -> None:
     golden = json.loads((checkpoint_goldens / "stats.json").read_text())
-    got = evaluate_detections(validation_data.annotations, small_results, backend="pycocotools")
+    got = evaluate_detections(validation_data.truth, small_results, backend="pycocotools")
     assert abs(got.AP - golden[0]) <= 0.0005, f"AP {got.AP:.6f}, golden {golden[0]:.6f}"
     assert abs(got.AP50 - golden[1]) <= 0.001, f"AP50 {got.AP50:.6f}, golden {golden[1]:.6f}"
 
@@ -511,16 +501,14 @@ def test_twin_pictures_and_boxes_agree(twin_goldens: golden_cases.Arrays, traini
             np.testing.assert_allclose(found, golden["mean_std_sum"], rtol=1e-6, err_msg=name)
 
 
-def assign_as_the_authors(
-    grid: Grid, padded_hw: Tensor, boxes_xyxy: Tensor, box_mask: Tensor, *_: Tensor | ATSSConfig
-) -> Assignment:
+def assign_as_the_authors(grid: Grid, padded_hw: Tensor, batch: Batch, _: ATSSConfig) -> Assignment:
     """ATSS in loops, with the authors' choice between equally near anchors: boxes on half pixels have many."""
     owner = []
-    for padded, boxes, mask in zip(padded_hw.tolist(), boxes_xyxy, box_mask, strict=True):
+    for padded, boxes, mask in zip(padded_hw.tolist(), batch.boxes_xyxy, batch.box_mask, strict=True):
         found = reference.atss(grid.canvas_hw, (padded[0], padded[1]), boxes[mask].tolist(), ties_as_torch=True)
         owner.append(found.owner)
     owner_BA = np.stack(owner)
-    return golden_cases.assignment_of(owner_BA, owner_BA >= 0, box_mask.shape[1])
+    return golden_cases.assignment_of(owner_BA, owner_BA >= 0, batch.box_mask.shape[1])
 
 
 # total to 1e-5 at step 0, 1e-3 for the first 8 steps, 2e-2 for the first 20 (goldens/README.md)

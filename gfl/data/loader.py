@@ -1,7 +1,7 @@
-"""Batches of fixed shape from a plan: a worker builds a whole batch, so nothing is copied together afterwards.
+"""Batches of fixed shape from a plan: a worker builds a whole batch, so that nothing is copied together afterwards.
 
 The work item that goes to a worker carries its pictures' paths and boxes: workers hold no data set, are cheap to start
-by fork or by spawn, and live over the epochs. Letters: B pictures, G box slots, I ignored slots.
+by fork or by spawn, and live on from epoch to epoch. Letters: B pictures, G box slots, I slots of ignored boxes.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gfl.data import transforms
+from gfl.data import boxes, transforms
 from gfl.data.coco import CocoData, Picture
 from gfl.data.picture_files import read_picture
 from gfl.data.plan import BLANK, BatchPlan, PlannedPicture, eval_plan, train_plan
-from gfl.data.sizes import box_slots, canvases_for, check_fits, ignored_slots
+from gfl.data.sizes import box_slots, check_fits, ignored_slots
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
 from gfl.shapes import Canvas
-
-__all__ = ["EvalLoader", "LoadedBatch", "TrainLoader", "canvases_for"]
 
 Item = TypeVar("Item")
 NO_IMAGE = -1  # image id of a blank
@@ -54,15 +52,14 @@ class Work(NamedTuple):
 
 
 class BatchBuilder(Dataset[LoadedBatch]):
-    """Work -> LoadedBatch, with fixed numbers of slots; the only state that a worker has."""
+    """Work -> LoadedBatch; its numbers of slots are all that a worker holds between batches."""
 
-    def __init__(self, boxes: int, ignored: int) -> None:
-        self.boxes = boxes
-        self.ignored = ignored
+    def __init__(self, boxes_padded: int, ignored_padded: int) -> None:
+        self.slots = boxes_padded, ignored_padded
 
     def __getitem__(self, work: Work) -> LoadedBatch:
-        """Read, change and place the pictures of one batch."""
-        return build_batch(work, self.boxes, self.ignored)
+        """`build_batch` of one work item."""
+        return build_batch(work, *self.slots)
 
 
 class PlannedWork(Sampler[Work]):
@@ -81,41 +78,52 @@ class PlannedWork(Sampler[Work]):
             yield Work(plan, tuple(chosen))
 
 
-def build_batch(work: Work, boxes: int, ignored: int) -> LoadedBatch:
-    """Read and place the pictures of one batch; a picture that cannot be read becomes a blank, with a reason."""
+def build_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatch:
+    """Read and change the pictures of one batch; a picture that cannot be read becomes a blank, with a reason.
+
+    boxes_padded, ignored_padded: how many boxes, and crowd boxes, each picture is padded to.
+    """
     count, (height, width) = len(work.pictures), work.plan.canvas
-    images = np.zeros((count, 3, height, width), np.uint8)
+    images = np.empty((count, 3, height, width), np.uint8)  # every pixel is written below
     image_sizes = np.zeros((count, 2), np.int32)
-    boxes_xyxy, labels = np.zeros((count, boxes, 4), np.float32), np.zeros((count, boxes), np.int32)
-    ignored_xyxy = np.zeros((count, ignored, 4), np.float32)
-    box_mask, ignored_mask = np.zeros((count, boxes), np.bool_), np.zeros((count, ignored), np.bool_)
+    boxes_xyxy, labels = np.zeros((count, boxes_padded, 4), np.float32), np.zeros((count, boxes_padded), np.int32)
+    ignored_xyxy = np.zeros((count, ignored_padded, 4), np.float32)
+    box_mask, ignored_mask = np.zeros((count, boxes_padded), np.bool_), np.zeros((count, ignored_padded), np.bool_)
     weights, scales = np.zeros(count, np.float32), np.ones((count, 2), np.float32)
     image_ids, failed = [NO_IMAGE] * count, []
     for i, (picture, planned) in enumerate(zip(work.pictures, work.plan.pictures, strict=True)):
-        if picture is None:
-            continue
         try:
-            image = load_image(picture, planned)
+            image = None if picture is None else load_image(picture, planned)
         except InputError as error:
+            image = None
             failed.append(str(error))
+        if picture is None or image is None:
+            images[i] = 0
             continue
-        high, wide = planned.size_hw
-        images[i, :, :high, :wide] = image.transpose(2, 0, 1)
+        transforms.place_on_canvas(image, images[i])
         image_sizes[i], weights[i], image_ids[i] = planned.size_hw, 1.0, picture.id
-        scales[i] = transforms.scale_factors((picture.height, picture.width), planned.size_hw)
+        scales[i] = boxes.scale_factors((picture.height, picture.width), planned.size_hw)
         truths, crowds = len(picture.boxes_xyxy), len(picture.ignored_xyxy)
         boxes_xyxy[i, :truths] = change_boxes(picture.boxes_xyxy, picture, planned)
         ignored_xyxy[i, :crowds] = change_boxes(picture.ignored_xyxy, picture, planned)
         labels[i, :truths], box_mask[i, :truths], ignored_mask[i, :crowds] = picture.labels, True, True
     arrays = (images, image_sizes, boxes_xyxy, labels, box_mask, ignored_xyxy, ignored_mask, weights)
-    batch = Batch(*(torch.from_numpy(array) for array in arrays))
-    plan = work.plan
-    ids = tuple(image_ids)
-    return LoadedBatch(batch, ids, torch.from_numpy(scales), plan.canvas, plan.epoch, plan.index, tuple(failed))
+    return LoadedBatch(
+        Batch(*(torch.from_numpy(array) for array in arrays)),
+        tuple(image_ids),
+        torch.from_numpy(scales),
+        work.plan.canvas,
+        work.plan.epoch,
+        work.plan.index,
+        tuple(failed),
+    )
 
 
 def load_image(picture: Picture, planned: PlannedPicture) -> transforms.Image:
-    """The picture as its place wants it, (h,w,3); raises InputError where it cannot be read or has another size."""
+    """The picture (h,w,3), resized and changed as planned.
+
+    Raises InputError where it cannot be read, or has another size than its annotations say.
+    """
     image = read_picture(picture.path)
     if image.shape[:2] != (picture.height, picture.width):
         raise InputError(
@@ -130,13 +138,13 @@ def load_image(picture: Picture, planned: PlannedPicture) -> transforms.Image:
     return transforms.jitter(image, planned.brightness, planned.contrast)
 
 
-def change_boxes(boxes_xyxy: transforms.Boxes, picture: Picture, planned: PlannedPicture) -> transforms.Boxes:
+def change_boxes(boxes_xyxy: boxes.Boxes, picture: Picture, planned: PlannedPicture) -> boxes.Boxes:
     """Original boxes (G,4) -> boxes in canvas px."""
-    boxes_xyxy = transforms.scale_boxes(boxes_xyxy, (picture.height, picture.width), planned.size_hw)
+    boxes_xyxy = boxes.scale_boxes(boxes_xyxy, (picture.height, picture.width), planned.size_hw)
     if planned.flip:
-        boxes_xyxy = transforms.flip_boxes_horizontal(boxes_xyxy, planned.size_hw[1])
+        boxes_xyxy = boxes.flip_boxes_horizontal(boxes_xyxy, planned.size_hw[1])
     if planned.flip_vertical:
-        boxes_xyxy = transforms.flip_boxes_vertical(boxes_xyxy, planned.size_hw[0])
+        boxes_xyxy = boxes.flip_boxes_vertical(boxes_xyxy, planned.size_hw[0])
     return boxes_xyxy
 
 
@@ -147,53 +155,48 @@ def start_worker(_: int) -> None:
 
 
 def keep_item(item: Item) -> Item:
-    """In place of DataLoader's conversion: a batch leaves the builder as it is to be."""
+    """A collate_fn that changes nothing: build_batch made the whole batch."""
     return item
 
 
 class PlannedLoader:
-    """Runs plans through workers that live as long as it does; one pass at a time."""
+    """Runs plans through worker processes that live as long as it does; one pass at a time."""
 
     def __init__(
         self,
         data: CocoData,
-        boxes: int,
-        ignored: int,
+        boxes_padded: int,
         *,
         workers: int,
-        prefetch: int = 2,
         pin_memory: bool = False,
         start_method: str | None = None,
     ) -> None:
+        """boxes_padded: boxes of each picture. start_method: of the processes; None is the system's default."""
         if workers < 0:
             raise InputError(f"got WORKERS = {workers}, expected 0 (read in the program itself) or more; raise it")
-        self.work = PlannedWork(data.pictures)
-        self.loader: DataLoader[LoadedBatch] = DataLoader(
-            BatchBuilder(boxes, ignored),
+        self.data, self.box_slots = data, boxes_padded
+        self._work = PlannedWork(data.pictures)
+        self._loader: DataLoader[LoadedBatch] = DataLoader(
+            BatchBuilder(boxes_padded, ignored_slots(data)),
             batch_size=None,
-            sampler=self.work,
+            sampler=self._work,
             num_workers=workers,
             collate_fn=keep_item,
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
             multiprocessing_context=start_method if workers else None,
             persistent_workers=workers > 0,
-            prefetch_factor=prefetch if workers else None,
             generator=torch.Generator(),  # its own: each pass draws from it, and must not move the run's random numbers
         )
 
-    def run(self, plan: tuple[BatchPlan, ...]) -> Iterator[LoadedBatch]:
-        """The plan's batches in order."""
-        self.work.plan = plan
-        yield from self.loader
+    def batches(self, plan: tuple[BatchPlan, ...]) -> Iterator[LoadedBatch]:
+        """The plan's batches in order: the same bytes whatever the workers."""
+        self._work.plan = plan
+        yield from self._loader
 
 
-class TrainLoader:
-    """The training batches of any epoch; the workers stay alive between epochs.
-
-    batch_size is pictures a batch and rank. Raises InputError at once where a picture has more boxes than MAX_BOXES or
-    fits no canvas.
-    """
+class TrainLoader(PlannedLoader):
+    """The training batches of any epoch: `batches(plan(epoch))`; to go on from batch 7, `batches(plan(epoch)[7:])`."""
 
     def __init__(
         self,
@@ -205,26 +208,20 @@ class TrainLoader:
         seed: int,
         rank: int = 0,
         world: int = 1,
-        workers: int | None = None,
-        prefetch: int = 2,
         pin_memory: bool = False,
         start_method: str | None = None,
     ) -> None:
-        self.data, self.cfg, self.canvases = data, cfg, None if canvases is None else tuple(canvases)
+        """Arguments as of `train_plan` and `PlannedLoader`.
+
+        Raises InputError where a picture has more boxes than MAX_BOXES or fits no canvas.
+        """
+        self.cfg, self.canvases = cfg, None if canvases is None else tuple(canvases)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         check_fits(data.pictures, cfg, self.canvases)
-        self.box_slots, self.ignored_slots = box_slots(data, cfg.max_boxes), ignored_slots(data)
-        self.planned = PlannedLoader(
-            data,
-            self.box_slots,
-            self.ignored_slots,
-            workers=cfg.workers if workers is None else workers,
-            prefetch=prefetch,
-            pin_memory=pin_memory,
-            start_method=start_method,
-        )
+        slots = box_slots(data, cfg.max_boxes)
+        super().__init__(data, slots, workers=cfg.workers, pin_memory=pin_memory, start_method=start_method)
 
-    def plan(self, epoch: int, start_batch: int = 0) -> tuple[BatchPlan, ...]:
+    def plan(self, epoch: int) -> tuple[BatchPlan, ...]:
         """This rank's batches of an epoch; their number may differ between epochs in multi-scale training."""
         return train_plan(
             self.data.pictures,
@@ -233,17 +230,12 @@ class TrainLoader:
             batch_size=self.batch_size,
             seed=self.seed,
             epoch=epoch,
-            start_batch=start_batch,
             rank=self.rank,
             world=self.world,
         )
 
-    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[LoadedBatch]:
-        """The epoch's batches from start_batch on: the same bytes whatever the workers."""
-        return self.planned.run(self.plan(epoch, start_batch))
 
-
-class EvalLoader:
+class EvalLoader(PlannedLoader):
     """Every picture once, in a fixed order; iterate as often as wanted.
 
     A picture that cannot be read is a blank, so it has no detections.
@@ -258,24 +250,14 @@ class EvalLoader:
         batch_size: int,
         rank: int = 0,
         world: int = 1,
-        workers: int | None = None,
-        prefetch: int = 2,
-        pin_memory: bool = False,
-        start_method: str | None = None,
     ) -> None:
+        """Arguments as of `eval_plan`."""
         self.plan = eval_plan(data.pictures, cfg, canvases, batch_size=batch_size, rank=rank, world=world)
-        self.planned = PlannedLoader(
-            data,
-            box_slots(data, "auto"),  # MAX_BOXES is training's: boxes do not enter evaluation's graph
-            ignored_slots(data),
-            workers=cfg.workers if workers is None else workers,
-            prefetch=prefetch,
-            pin_memory=pin_memory,
-            start_method=start_method,
-        )
+        # MAX_BOXES is training's: boxes do not enter evaluation's graph.
+        super().__init__(data, box_slots(data, "auto"), workers=cfg.workers)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[LoadedBatch]:
-        return self.planned.run(self.plan)
+        return self.batches(self.plan)

@@ -1,7 +1,7 @@
 """An epoch's batches, as a pure function of (data, settings, seed, epoch): which pictures, how large, on which canvas.
 
 numpy only, no reading and no state: a run resumes by skipping batches, and a worker adds no randomness of its own.
-A blank is a place without a picture: it fills the last batch of a canvas and counts in no loss.
+A blank is a PlannedPicture without a picture: it fills the last batch of a canvas and counts in no loss.
 Letters: N pictures, C canvases.
 """
 
@@ -74,15 +74,26 @@ def train_plan(
     batch_size: int,
     seed: int,
     epoch: int,
-    start_batch: int = 0,
     rank: int = 0,
     world: int = 1,
 ) -> tuple[BatchPlan, ...]:
-    """The batches of one rank in one epoch, from `start_batch` on; every picture comes once over all ranks.
+    """The batches of one rank in one epoch; every picture comes once over all ranks.
 
-    batch_size is pictures a batch and rank. All ranks see the same number of batches and the same canvases in the same
-    order; rank r has every world-th place of the global batch, so the blanks spread over the ranks.
-    Raises InputError without pictures and where a picture at its largest short side fits no canvas.
+    All ranks see the same number of batches and the same canvases in the same order; rank r has every world-th picture
+    of the global batch, so the blanks spread over the ranks.
+
+    Args:
+        pictures: the data set's.
+        cfg: how pictures are resized and changed.
+        canvases: those of the run; with None each picture is on its own canvas, beside those of the same.
+        batch_size: pictures a batch and rank.
+        seed: of the run; with the epoch and a picture's id it decides all that chance decides.
+        epoch: counted from 0.
+        rank: this process's number.
+        world: number of processes.
+
+    Raises:
+        InputError: there is no picture, or one at its largest short side fits no canvas.
     """
     check_split(batch_size, rank, world)
     if not pictures:
@@ -90,13 +101,13 @@ def train_plan(
             "got no pictures to train on, expected at least one with a box; check TRAIN_JSON or KEEP_EMPTY"
         )
     check_fits(pictures, cfg, canvases)
-    places, sizes_hw = draw_changes(pictures, cfg, seed, epoch)
-    # 3 words against the 2 of the draws, whose missing third counts as 0: the streams differ.
+    planned, sizes_hw = draw_changes(pictures, cfg, seed, epoch)
+    # uniform_draws seeds with (seed, epoch), which counts as (seed, epoch, 0): the 1 makes another stream.
     generator = np.random.default_rng((seed, epoch, 1))
-    order = generator.permutation(len(places))
+    order = generator.permutation(len(planned))
     batches = fill_batches(order, sizes_hw, canvases, batch_size * world, move_up=True)
     batches = [batches[i] for i in generator.permutation(len(batches))]
-    return deal(batches, places, epoch, start_batch, rank, world)
+    return deal(batches, planned, epoch, rank, world)
 
 
 def eval_plan(
@@ -108,7 +119,7 @@ def eval_plan(
     rank: int = 0,
     world: int = 1,
 ) -> tuple[BatchPlan, ...]:
-    """Every picture once, by canvas and then in the data set's order; as `train_plan` over ranks.
+    """The batches of one rank: over all ranks every picture once, by canvas and then in the data set's order.
 
     Each picture is on the canvas that shrinks it least, whatever its neighbours: its scores do not depend on them.
     """
@@ -117,9 +128,9 @@ def eval_plan(
     if canvases is not None and len(pictures):
         for row in np.flatnonzero(pick_canvases(sizes_hw, canvases) < 0):
             sizes_hw[row] = fit_canvas(int(sizes_hw[row, 0]), int(sizes_hw[row, 1]), canvases)[1]
-    places = [PlannedPicture(i, (height, width)) for i, (height, width) in enumerate(sizes_hw.tolist())]
-    batches = fill_batches(np.arange(len(places)), sizes_hw, canvases, batch_size * world, move_up=False)
-    return deal(batches, places, 0, 0, rank, world)
+    planned = [PlannedPicture(i, (height, width)) for i, (height, width) in enumerate(sizes_hw.tolist())]
+    batches = fill_batches(np.arange(len(planned)), sizes_hw, canvases, batch_size * world, move_up=False)
+    return deal(batches, planned, 0, rank, world)
 
 
 def fingerprint(pictures: Sequence[Picture]) -> int:
@@ -151,7 +162,7 @@ def epoch_settings(
 
 
 def check_split(batch_size: int, rank: int, world: int) -> None:
-    """Raise ValueError for a batch or a rank that cannot be."""
+    """Raise ValueError for a batch without pictures, or a rank that is not among `world`."""
     if batch_size < 1 or not 0 <= rank < world:
         raise ValueError(
             f"batch_size={batch_size}, rank={rank}, world={world}: expected batch_size >= 1, 0 <= rank < world"
@@ -161,7 +172,7 @@ def check_split(batch_size: int, rank: int, world: int) -> None:
 def draw_changes(
     pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: int
 ) -> tuple[list[PlannedPicture], Ints]:
-    """Each picture's place in the epoch, and its (N,2) resized size."""
+    """How each picture is changed in the epoch, and the (N,2) resized sizes."""
     ids = np.array([picture.id for picture in pictures], dtype=np.int64)
     draws = uniform_draws(seed, epoch, ids, columns=5)
     low, high = short_side_range(cfg)
@@ -228,7 +239,7 @@ def join_leftovers(left: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: in
 
 
 def seat_leftovers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> bool:
-    """Put each mover into an open canvas that holds it, in place; False where one finds no room."""
+    """Append each mover to the batch of a canvas in `opened` that holds it; False where one finds no room."""
 
     def homes(picture: int) -> list[Canvas]:
         height, width = sizes_hw[picture]
@@ -243,11 +254,11 @@ def seat_leftovers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw:
 
 
 def deal(
-    batches: list[tuple[Canvas, list[int]]], places: list[PlannedPicture], epoch: int, start: int, rank: int, world: int
+    batches: list[tuple[Canvas, list[int]]], planned: list[PlannedPicture], epoch: int, rank: int, world: int
 ) -> tuple[BatchPlan, ...]:
-    """Every world-th place of each global batch from `start` on, for one rank."""
+    """Every world-th picture of each global batch, for one rank."""
     plans = []
-    for index, (canvas, members) in enumerate(batches[start:], start):
-        mine = tuple(PlannedPicture(BLANK) if i == BLANK else places[i] for i in members[rank::world])
+    for index, (canvas, members) in enumerate(batches):
+        mine = tuple(PlannedPicture(BLANK) if i == BLANK else planned[i] for i in members[rank::world])
         plans.append(BatchPlan(epoch, index, canvas, mine))
     return tuple(plans)

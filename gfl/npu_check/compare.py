@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data.boxes import pairwise_iou
+
 Row = Mapping[str, object]
 Boxes = NDArray[np.float64]
 
@@ -63,7 +65,7 @@ def agreement(ours: Sequence[Row], theirs: Sequence[Row]) -> Agreement:
         for key, boxes in here.items():
             partners = there.get(key, np.zeros((0, 5)))
             for box in boxes[boxes[:, 4] >= CLEAR]:
-                overlap = iou(box[:4], partners[:, :4])
+                overlap = pairwise_iou(box[None, :4], partners[:, :4])[0]
                 clear += 1
                 if not (overlap >= SAME_IOU).any():
                     unmatched += 1
@@ -73,20 +75,12 @@ def agreement(ours: Sequence[Row], theirs: Sequence[Row]) -> Agreement:
 
 
 def by_picture_and_class(results: Sequence[Row]) -> dict[tuple[object, object], Boxes]:
-    """{(file name, category id): (D,5) x, y, w, h, score}."""
+    """{(file name, category id): (D,5) x1, y1, x2, y2, score}."""
     found: dict[tuple[object, object], list[list[float]]] = {}
     for row in results:
         box = row["bbox"]
         if isinstance(box, list):
-            entry = [*map(number, box), number(row["score"])]
+            x, y, width, height = map(number, box)
+            entry = [x, y, x + width, y + height, number(row["score"])]
             found.setdefault((row["file_name"], row["category_id"]), []).append(entry)
     return {key: np.array(rows, dtype=np.float64) for key, rows in found.items()}
-
-
-def iou(box: Boxes, others: Boxes) -> Boxes:
-    """(4,), (D,4) as x, y, w, h -> (D,)."""
-    top_left = np.maximum(box[:2], others[:, :2])
-    bottom_right = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
-    shared = np.clip(bottom_right - top_left, 0.0, None).prod(axis=1)
-    union = box[2:].prod() + others[:, 2:].prod(axis=1) - shared
-    return np.asarray(shared / np.maximum(union, 1e-6), dtype=np.float64)

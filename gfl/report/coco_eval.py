@@ -7,35 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data.coco_json import CocoDetection, GroundTruth, ground_truth, read_coco_file
 from gfl.errors import InputError
 
 # The twelve numbers, in the order of pycocotools' `stats`.
 SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 BACKENDS = ("auto", "pycocotools", "faster")
 
-_Json = dict[str, Any]  # an object as json.load gives it: its fields are checked below, one at a time
-
-
-class CocoResult(TypedDict):
-    """One detection in COCO results form; other keys may be present and are not read."""
-
-    image_id: int
-    category_id: int
-    bbox: Sequence[float]  # x, y, width, height in original pixels
-    score: float
+_Row: TypeAlias = dict[str, object]  # an annotation or a detection as pycocotools takes it
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class Metrics:
     ARl: float
     per_class: dict[str, float | None]  # in the order of the category ids; None for a class without ground truth
     images: int
-    seconds: float  # wall time of the evaluation, reading the annotations included
+    seconds: float  # wall time of the evaluation; reading the annotations included where a path was given
 
     def summary(self) -> dict[str, float]:
         """The twelve numbers by name, in pycocotools' order."""
@@ -68,33 +59,34 @@ class Metrics:
 
 
 def evaluate_detections(
-    annotations: Path,
-    detections: Sequence[CocoResult],
+    truth: GroundTruth | str | Path,
+    detections: Sequence[CocoDetection],
     *,
     image_ids: Iterable[int] | None = None,
     backend: str = "auto",
 ) -> Metrics:
     """Evaluate boxes as COCO does.
 
-    annotations: a COCO instances file. What real files lack is filled in memory: `area` = width * height,
-        `iscrowd` = 0; annotations without a box are left out, and `id`s are renumbered from 1, because pycocotools
-        reads a match with an annotation of id 0 as no match.
-    detections: original pixels, the file's own image and category ids; may be empty (every AP is then 0).
-    image_ids: evaluate these pictures only; detections on the file's other pictures are then not counted.
-    backend: 'pycocotools', 'faster' (faster-coco-eval), or 'auto': the faster one when it is installed.
+    Args:
+        truth: the true boxes (`CocoData.truth`), or a COCO instances file, which may lack what `ground_truth` says.
+        detections: px of the original pictures, the file's own image and category ids; none: every AP is 0.
+        image_ids: evaluate these pictures only; detections on the file's other pictures are then not counted.
+        backend: 'pycocotools', 'faster' (faster-coco-eval), or 'auto': the faster one when it is installed.
 
-    Raises InputError for a file that is no COCO file, for detections whose ids the file does not have, for values
-    that are not finite, and for backend='faster' where faster-coco-eval is missing.
+    Raises:
+        InputError: the file is no COCO file, detections have ids that it does not have or values that are not finite,
+            or faster-coco-eval is asked for and not installed.
     """
     started = time.perf_counter()
     chosen = _choose_backend(backend)
-    dataset = _read_annotations(annotations)
-    results = _checked_results(detections, dataset, annotations)
-    images = _chosen_images(image_ids, dataset, annotations)
-    stats, precision = _run_backend(chosen, dataset, results, images)
+    if not isinstance(truth, GroundTruth):
+        truth = ground_truth(read_coco_file(truth), strict=False)
+    results = _checked_results(detections, truth)
+    images = _chosen_images(image_ids, truth)
+    stats, precision = _run_backend(chosen, truth, results, images)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, stats, strict=True)),
-        per_class=_per_class(precision, _class_names(dataset["categories"])),
+        per_class=_per_class(precision, _distinct_names(truth.class_names)),
         images=len(images),
         seconds=time.perf_counter() - started,
     )
@@ -112,60 +104,21 @@ def _choose_backend(backend: str) -> str:
     return "faster" if installed and backend != "pycocotools" else "pycocotools"
 
 
-def _read_annotations(path: Path) -> _Json:
-    """The parts of a COCO file that evaluation reads, with the missing fields filled."""
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(f"cannot read the annotations {path}: {error.strerror}; check the path") from error
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise InputError(f"{path} is not JSON ({error}); expected a COCO instances file") from error
-    missing = [
-        key
-        for key in ("images", "annotations", "categories")
-        if not isinstance(content, dict) or not isinstance(content.get(key), list)
-    ]
-    if missing:
-        raise InputError(f"{path} has no list of {' and of '.join(missing)}; expected a COCO instances file")
-    try:
-        return {
-            "images": [{"id": int(image["id"])} for image in content["images"]],
-            "annotations": _filled_annotations(content["annotations"]),
-            "categories": [
-                {"id": int(entry["id"]), "name": str(entry.get("name", entry["id"]))} for entry in content["categories"]
-            ],
-        }
-    except KeyError as error:
-        raise InputError(f"an entry of {path} lacks the key {error}; expected a COCO instances file") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"an entry of {path} cannot be read ({error}); expected integer ids and boxes [x, y, width, height]"
-        ) from error
-
-
-def _filled_annotations(entries: Sequence[_Json]) -> list[_Json]:
-    filled: list[_Json] = []
-    for entry in entries:
-        if not entry.get("bbox"):
-            continue
-        x, y, width, height = map(float, entry["bbox"])
-        area = entry.get("area")
-        filled.append(
-            {
-                "id": len(filled) + 1,
-                "image_id": int(entry["image_id"]),
-                "category_id": int(entry["category_id"]),
-                "bbox": [x, y, width, height],
-                "area": width * height if area is None else float(area),
-                "iscrowd": int(entry.get("iscrowd") or 0),
-            }
+def _true_rows(truth: GroundTruth) -> list[_Row]:
+    """Ids from 1, whatever the file's: pycocotools reads a match with an annotation of id 0 as no match."""
+    columns = (truth.image_id, truth.category_id, truth.boxes_xywh, truth.areas, truth.crowd.astype(np.int64))
+    return [
+        {"id": index, "image_id": image_id, "category_id": category_id, "bbox": box, "area": area, "iscrowd": crowd}
+        for index, (image_id, category_id, box, area, crowd) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
         )
-    return filled
+    ]
 
 
-def _checked_results(detections: Sequence[CocoResult], dataset: _Json, path: Path) -> list[_Json]:
+def _checked_results(detections: Sequence[CocoDetection], truth: GroundTruth) -> list[_Row]:
     """Copies of the detections with the fields that pycocotools' own loadRes adds; the caller's stay untouched."""
-    results: list[_Json] = []
+    results: list[_Row] = []
+    got_images, got_categories = set(), set()
     for index, detection in enumerate(detections):
         try:
             box = [float(value) for value in detection["bbox"]]
@@ -178,6 +131,8 @@ def _checked_results(detections: Sequence[CocoResult], dataset: _Json, path: Pat
             ) from error
         if len(box) != 4 or not all(map(math.isfinite, (*box, score))):
             raise InputError(f"detection {index} has bbox {box} and score {score}; expected finite x, y, width, height")
+        got_images.add(image_id)
+        got_categories.add(category_id)
         results.append(
             {
                 "id": index + 1,
@@ -189,36 +144,35 @@ def _checked_results(detections: Sequence[CocoResult], dataset: _Json, path: Pat
                 "iscrowd": 0,
             }
         )
-    _check_ids("image", {result["image_id"] for result in results}, dataset["images"], path)
-    _check_ids("category", {result["category_id"] for result in results}, dataset["categories"], path)
+    _check_ids("image", got_images - set(truth.image_ids.tolist()), truth.path)
+    _check_ids("category", got_categories - set(truth.class_names), truth.path)
     return results
 
 
-def _check_ids(noun: str, got: set[int], entries: Sequence[_Json], path: Path) -> None:
-    unknown = sorted(got - {entry["id"] for entry in entries})
+def _check_ids(noun: str, unknown: set[int], path: Path) -> None:
     if unknown:
-        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        listed = ", ".join(map(str, sorted(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
-            f"the detections name {len(unknown)} {noun} id(s) that {path} does not have ({shown}); "
+            f"the detections name {len(unknown)} {noun} id(s) that {path} does not have ({listed}); "
             "evaluate them against the annotations of the pictures they were made on"
         )
 
 
-def _chosen_images(image_ids: Iterable[int] | None, dataset: _Json, path: Path) -> list[int]:
-    if image_ids is None:
-        chosen = {image["id"] for image in dataset["images"]}
-    else:
-        chosen = {int(image_id) for image_id in image_ids}
-        unknown = sorted(chosen - {image["id"] for image in dataset["images"]})
-        if unknown:
-            raise InputError(f"got image_ids that {path} does not have ({unknown[:5]}); expected ids of its `images`")
+def _chosen_images(image_ids: Iterable[int] | None, truth: GroundTruth) -> list[int]:
+    known = set(truth.image_ids.tolist())
+    chosen = known if image_ids is None else {int(image_id) for image_id in image_ids}
+    unknown = sorted(chosen - known)
+    if unknown:
+        raise InputError(f"got image_ids that {truth.path} does not have ({unknown[:5]}); expected ids of its `images`")
     if not chosen:
-        raise InputError(f"no picture to evaluate: {path} or the chosen image_ids are empty; expected at least one")
+        raise InputError(
+            f"no picture to evaluate: {truth.path} or the chosen image_ids are empty; expected at least one"
+        )
     return sorted(chosen)
 
 
 def _run_backend(
-    backend: str, dataset: _Json, results: list[_Json], images: list[int]
+    backend: str, truth: GroundTruth, results: list[_Row], images: list[int]
 ) -> tuple[list[float], NDArray[np.float64]]:
     """The twelve numbers, and the precision (T thresholds, R recalls, K classes, areas, detection limits)."""
     if backend == "faster":
@@ -228,13 +182,16 @@ def _run_backend(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(io.StringIO()):  # both speak through print
-        truth, found = COCO(), COCO()
-        truth.dataset = dataset
-        found.dataset = {**dataset, "annotations": results}
-        truth.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(truth, found, iouType="bbox")
+    pictures = [{"id": image_id} for image_id in truth.image_ids.tolist()]
+    categories = [{"id": category_id, "name": name} for category_id, name in truth.class_names.items()]
+    sides = []
+    with contextlib.redirect_stdout(io.StringIO()):  # both backends speak through print
+        for rows in (_true_rows(truth), results):
+            side = COCO()
+            side.dataset = {"images": pictures, "annotations": rows, "categories": categories}
+            side.createIndex()
+            sides.append(side)
+        evaluation = COCOeval(*sides, iouType="bbox")
         evaluation.params.imgIds = images
         evaluation.evaluate()
         evaluation.accumulate()
@@ -243,11 +200,10 @@ def _run_backend(
     return stats, np.asarray(evaluation.eval["precision"], dtype=np.float64)
 
 
-def _class_names(categories: Sequence[_Json]) -> list[str]:
-    """A distinct name a class, in the order of the ids, which is the order of the evaluation's K axis."""
-    names = {entry["id"]: entry["name"] for entry in categories}
-    uses = Counter(names.values())
-    return [name if uses[name] == 1 else f"{name} ({key})" for key, name in sorted(names.items())]
+def _distinct_names(class_names: Mapping[int, str]) -> list[str]:
+    """A name for each class that no other has, in the order of the ids: that of the evaluation's K axis."""
+    uses = Counter(class_names.values())
+    return [name if uses[name] == 1 else f"{name} ({key})" for key, name in class_names.items()]
 
 
 def _per_class(precision: NDArray[np.float64], names: Sequence[str]) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gfl.data.picture_files import read_picture
-from gfl.data.transforms import Image
+from gfl.data.transforms import Image, place_on_canvas
 from gfl.errors import InputError
 from gfl.shapes import Canvas
 
@@ -29,11 +29,10 @@ def as_image(picture: ArrayLike | str | Path, index: int = 0) -> tuple[Image, st
 
 
 def stack(images: Sequence[Image], canvas: Canvas, batch: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Resized pictures -> uint8 (B,3,H,W) and their int32 (B,2) sizes; places without a picture are blank."""
+    """Resized pictures -> uint8 (B,3,H,W) and their int32 (B,2) sizes; those without a picture are blank."""
     stacked = np.zeros((batch, 3, *canvas), np.uint8)
     sizes = np.zeros((batch, 2), np.int32)
-    for place, image in enumerate(images):
-        height, width = image.shape[:2]
-        stacked[place, :, :height, :width] = image.transpose(2, 0, 1)
-        sizes[place] = height, width
+    for index, image in enumerate(images):
+        place_on_canvas(image, stacked[index])
+        sizes[index] = image.shape[:2]
     return stacked, sizes

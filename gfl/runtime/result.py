@@ -5,26 +5,18 @@ Shapes: B picture, D detection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.transforms import Image, scale_factors
+from gfl.data.boxes import scale_factors
+from gfl.data.coco_json import CocoDetection, coco_detections
+from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.report.draw import draw
 from gfl.runtime.description import Arrays, Description
-
-
-class CocoDetection(TypedDict):
-    """A line of COCO results."""
-
-    image_id: int
-    category_id: int
-    bbox: Sequence[float]  # x, y, width, height px
-    score: float
 
 
 class PictureInfo(NamedTuple):
@@ -68,18 +60,6 @@ class Result:
     def to_coco(self, image_id: int = 0) -> list[CocoDetection]:
         """COCO results; bbox is x, y, width, height in px of the original."""
         return coco_detections(image_id, self.boxes_xyxy, self.scores, self.category_ids)
-
-
-def coco_detections(
-    image_id: int, boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32], category_ids: Sequence[int]
-) -> list[CocoDetection]:
-    """COCO results of one picture from boxes (D,4) in its own px, scores (D,) and D category ids."""
-    corners = boxes_xyxy.astype(np.float64)
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
-    return [
-        {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-        for category, box, score in zip(category_ids, boxes, scores.tolist(), strict=True)
-    ]
 
 
 def result_of(arrays: Arrays, index: int, placed: PictureInfo, about: Description) -> Result:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfl.data import transforms
+from gfl.data.boxes import flip_boxes_horizontal, scale_boxes, scale_factors
 from gfl.data.canvas import own_canvas
 from gfl.data.coco import Picture
+from gfl.data.picture_files import read_picture
 from gfl.model.anchors import Grid
 from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig
@@ -269,15 +271,16 @@ def place(picture: Picture, flip: bool = False) -> PlacedPicture:
     """Read, resize and flip one picture, and its boxes with it."""
     from_hw = (picture.height, picture.width)
     size_hw = transforms.resized_size(*from_hw, SMALL_SHORT_SIDE, SMALL_LONG_SIDE)
-    image = transforms.resize(transforms.read_picture(picture.path), size_hw)
-    boxes = transforms.scale_boxes(picture.boxes_xyxy, from_hw, size_hw)
+    image = transforms.resize(read_picture(picture.path), size_hw)
+    boxes_xyxy = scale_boxes(picture.boxes_xyxy, from_hw, size_hw)
     if flip:
-        image, boxes = transforms.flip_horizontal(image), transforms.flip_boxes_horizontal(boxes, size_hw[1])
-    return PlacedPicture(image, boxes, picture.labels, transforms.scale_factors(from_hw, size_hw))
+        image = transforms.flip_horizontal(image)
+        boxes_xyxy = flip_boxes_horizontal(boxes_xyxy, size_hw[1])
+    return PlacedPicture(image, boxes_xyxy, picture.labels, scale_factors(from_hw, size_hw))
 
 
 def stack_placed(placed: Sequence[PlacedPicture]) -> Batch:
-    """PictureInfo pictures -> a batch on the smallest canvas that holds them all."""
+    """Placed pictures -> a batch on the smallest canvas that holds them all."""
     return stack([p.image for p in placed], [p.boxes_xyxy for p in placed], [p.labels for p in placed])
 
 

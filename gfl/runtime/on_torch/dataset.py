@@ -7,22 +7,22 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from gfl.data.coco import CocoData
+from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.loader import LoadedBatch
 from gfl.model.structures import Detections
-from gfl.report.coco_eval import CocoResult, Metrics, evaluate_detections
+from gfl.report.coco_eval import Metrics, evaluate_detections
 from gfl.runtime.on_torch.pt_file import Predict
-from gfl.runtime.result import coco_detections
 
 
 def detect_all(
     predict: Predict, loader: Iterable[LoadedBatch], category_ids: Sequence[int]
-) -> tuple[list[CocoResult], tuple[str, ...]]:
+) -> tuple[list[CocoDetection], tuple[str, ...]]:
     """COCO results, in original pixels, of every picture of a loader (on each rank its share); and why pictures could
     not be read."""
-    results: list[CocoResult] = []
+    results: list[CocoDetection] = []
     failed: list[str] = []
     for loaded in loader:
-        results += coco_results(
+        results += batch_detections(
             predict(loaded.batch.images, loaded.batch.image_sizes),
             loaded.image_ids,
             loaded.scales.numpy(),
@@ -32,21 +32,21 @@ def detect_all(
     return in_order(results), tuple(failed)
 
 
-def in_order(results: Iterable[CocoResult]) -> list[CocoResult]:
+def in_order(results: Iterable[CocoDetection]) -> list[CocoDetection]:
     """By image id, whatever the canvases and the ranks; a picture's own stay in order of their scores."""
     return sorted(results, key=lambda result: result["image_id"])
 
 
-def coco_results(
+def batch_detections(
     detections: Detections, image_ids: Sequence[int], scales: np.ndarray, category_ids: Sequence[int]
-) -> list[CocoResult]:
+) -> list[CocoDetection]:
     """Detections of a batch -> COCO results. scales float32 (B,2): resized / original, height then width.
 
     Blanks (image id -1) and the background channel's label are left out.
     """
     boxes = detections.boxes_xyxy.cpu().numpy() / scales[:, None, [1, 0, 1, 0]]
     scores, labels = detections.scores.cpu().numpy(), detections.labels.cpu().numpy()
-    results: list[CocoResult] = []
+    results: list[CocoDetection] = []
     for image, image_id in enumerate(image_ids):
         real = (labels[image] >= 0) & (labels[image] < len(category_ids))
         if image_id >= 0:
@@ -57,7 +57,7 @@ def coco_results(
 
 def evaluate(
     predict: Predict, data: CocoData, loader: Iterable[LoadedBatch]
-) -> tuple[Metrics, list[CocoResult], tuple[str, ...]]:
+) -> tuple[Metrics, list[CocoDetection], tuple[str, ...]]:
     """Detect on a data set and count: the metrics, the detections, and why pictures could not be read."""
     results, failed = detect_all(predict, loader, data.category_ids)
-    return evaluate_detections(data.annotations, results), results, failed
+    return evaluate_detections(data.truth, results), results, failed

@@ -1,0 +1,287 @@
+"""COCO's JSON: annotation files in, detections out; whatever reads annotations reads them here.
+
+A file is checked as far as its reader needs it: that its lists hold objects at once, a field of them when it is read.
+Letters: N annotations, D detections. Source: https://cocodataset.org/#format-data.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.errors import InputError
+
+Row: TypeAlias = dict[str, object]  # one entry of the file's images, annotations or categories
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
+
+LISTS = ("images", "annotations", "categories")
+LARGEST_NUMBER = 1e9  # pixels: far beyond any picture; also false for NaN and infinity
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Without the garbage collector, reading takes half the time: it makes millions of objects and no cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+# ---- annotation files ----
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One list of an annotation file. Reading a field of all rows raises InputError for the first bad value."""
+
+    path: Path
+    kind: str  # what a message calls a row: 'image', 'annotation' or 'category'
+    rows: Sequence[Row]
+
+    def ids(self) -> Ints:
+        """The rows' `id`, each an integer that no other row has."""
+        ids = self.integers("id")
+        unique, counts = np.unique(ids, return_counts=True)
+        if len(unique) < len(ids):
+            twice = int(unique[counts > 1][0])
+            raise InputError(
+                f"{self.path}: {self.kind} id {twice} is used {int(counts[counts > 1][0])} times, expected each id "
+                "once; number the entries anew (ids clash when files are merged)"
+            )
+        return ids
+
+    def integers(self, key: str) -> Ints:
+        """Integers; 3.0 counts as 3, because spreadsheet tools write it so."""
+        return np.array(self._values(key, _is_integer, "an integer"), dtype=np.int64)
+
+    def sides(self, key: str) -> Ints:
+        """Heights or widths of pictures, px."""
+        return np.array(self._values(key, _is_side, "a positive number of pixels"), dtype=np.int64)
+
+    def texts(self, key: str) -> list[str]:
+        """Texts with at least one character."""
+        return [str(text) for text in self._values(key, _is_text, "a non-empty text")]
+
+    def boxes_xywh(self, key: str) -> Floats:
+        """(N,4) x, y, width, height, px."""
+        expected = "four finite numbers (x, y, width, height in pixels)"
+        return np.array(self._values(key, _is_box, expected), dtype=np.float64).reshape(-1, 4)
+
+    def numbers(self, key: str) -> Floats:
+        """Finite numbers, NaN where a row has none."""
+        return np.array(self._values(key, _is_number_or_none, "a finite number or none"), dtype=np.float64)
+
+    def flags(self, key: str) -> Mask:
+        """Whether each row has the field, other than 0."""
+        return np.array([bool(row.get(key)) for row in self.rows], dtype=np.bool_)
+
+    def name_of(self, index: int) -> str:
+        """What a message calls the row at an index: 'annotation 17'."""
+        row = self.rows[index]
+        return f"{self.kind} {row['id']!r}" if "id" in row else f"{self.kind} number {index + 1} of the file"
+
+    def _values(self, key: str, is_good: Callable[[object], bool], expected: str) -> list[object]:
+        values = [row.get(key) for row in self.rows]
+        for index, value in enumerate(values):
+            if not is_good(value):
+                got = shown(value) if key in self.rows[index] else "no value"
+                raise InputError(
+                    f"{self.path}: {self.name_of(index)} has {got} as '{key}', expected {expected}; "
+                    "mend or remove that entry"
+                )
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class CocoFile:
+    """An annotation file as it is written. It may take gigabytes: keep a GroundTruth instead."""
+
+    path: Path
+    images: Table
+    annotations: Table
+    categories: Table
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """What detections are counted against: the pictures, classes and boxes of a file, as flat arrays."""
+
+    path: Path  # of the annotation file
+    image_ids: Ints  # of all pictures, in the file's order
+    class_names: dict[int, str]  # category id -> name, in the order of the ids
+    image_id: Ints  # (N,) of each box
+    category_id: Ints  # (N,)
+    boxes_xywh: Floats  # (N,4) original px, neither clipped nor left out
+    areas: Floats  # (N,) px; width * height where the file has none
+    crowd: Mask  # (N,)
+
+
+@collector_paused()
+def read_coco_file(path: str | Path, needed: Sequence[str] = LISTS) -> CocoFile:
+    """Read an annotation file.
+
+    Args:
+        path: the JSON file, e.g. annotations/instances_val2017.json.
+        needed: the lists that the file must have; another that it lacks is empty.
+
+    Raises:
+        InputError: the file is missing, is not JSON or is not COCO, or has no category where these are needed.
+    """
+    path = Path(path)
+    content = _read_json(path)
+    wanted = f"expected COCO annotations (an object with {', '.join(needed or LISTS)})"
+    if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
+        raise InputError(
+            f"{path}: got detection results (a list whose entries have a 'score'), expected COCO annotations; "
+            "pass the ground truth, e.g. annotations/instances_val2017.json"
+        )
+    if not isinstance(content, dict):
+        got = f"a list of {len(content)} entries" if isinstance(content, list) else shown(content)
+        raise InputError(f"{path}: got {got}, {wanted}; check the path or convert the file to COCO")
+    missing = [key for key in needed if not isinstance(content.get(key), list)]
+    if missing:
+        raise InputError(
+            f"{path}: got the keys {sorted(content)[:8]}, {wanted}; "
+            f"add {', '.join(missing)} or convert the file to COCO"
+        )
+    if "categories" in needed and not content["categories"]:
+        raise InputError(f"{path}: got an empty list of categories, expected at least one class; add the categories")
+    tables = [_table(path, key, content.get(key)) for key in LISTS]
+    return CocoFile(path, *tables)
+
+
+def _table(path: Path, key: str, rows: object) -> Table:
+    rows = rows if isinstance(rows, list) else []
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: {key}[{index}] is {shown(row)}, expected an object; convert the file to COCO")
+    return Table(path, "category" if key == "categories" else key.removesuffix("s"), rows)
+
+
+def _read_json(path: Path) -> object:
+    try:
+        content: object = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such annotation file, expected a COCO JSON; check DATA_ROOT, or the annotation path given"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}), expected a COCO JSON file; check the path and its permissions"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not JSON at line {error.lineno}, column {error.colno} ({error.msg}), "
+            "expected COCO annotations; mend that line or copy the file again"
+        ) from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file, expected COCO annotations as JSON; check the path") from None
+    return content
+
+
+def class_names(file: CocoFile) -> dict[int, str]:
+    """Category id -> name, in the order of the ids: a label is the position in it."""
+    names = zip(file.categories.ids().tolist(), file.categories.texts("name"), strict=True)
+    return dict(sorted(names))
+
+
+def image_ids_by_name(file: CocoFile) -> dict[str, int]:
+    """File name -> image id."""
+    return dict(zip(file.images.texts("file_name"), file.images.ids().tolist(), strict=True))
+
+
+def ground_truth(file: CocoFile, *, strict: bool) -> GroundTruth:
+    """The file's boxes, to count detections against.
+
+    strict: refuse what training refuses. Otherwise annotations need no ids of their own, those without a box are left
+    out, and a class without a name is called by its id: files that were written to be evaluated may be so.
+    """
+    if strict:
+        file.annotations.ids()
+        annotations, names = file.annotations, class_names(file)
+    else:
+        annotations = replace(file.annotations, rows=[row for row in file.annotations.rows if row.get("bbox")])
+        rows = zip(file.categories.ids().tolist(), file.categories.rows, strict=True)
+        names = {key: str(row.get("name", key)) for key, row in sorted(rows, key=lambda pair: pair[0])}
+    boxes_xywh = annotations.boxes_xywh("bbox")
+    areas = annotations.numbers("area")
+    return GroundTruth(
+        path=file.path,
+        image_ids=file.images.ids(),
+        class_names=names,
+        image_id=annotations.integers("image_id"),
+        category_id=annotations.integers("category_id"),
+        boxes_xywh=boxes_xywh,
+        areas=np.where(np.isnan(areas), boxes_xywh[:, 2] * boxes_xywh[:, 3], areas),
+        crowd=annotations.flags("iscrowd"),
+    )
+
+
+def _is_integer(value: object) -> bool:
+    if type(value) is int:  # not isinstance: true and false are no ids
+        return abs(value) < 2**63
+    return type(value) is float and value.is_integer() and abs(value) < 2**53
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, (int, float)) and _is_integer(value) and 0 < value < LARGEST_NUMBER
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_box(value: object) -> bool:
+    if not (isinstance(value, list) and len(value) == 4 and {int, float}.issuperset(map(type, value))):
+        return False
+    total: float = sum(map(abs, value))  # NaN and infinity carry over
+    return total < LARGEST_NUMBER
+
+
+def _is_number_or_none(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, (int, float)) and type(value) is not bool and abs(value) < LARGEST_NUMBER
+
+
+def shown(value: object) -> str:
+    """A value in a message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# ---- detections ----
+
+
+class CocoDetection(TypedDict):
+    """An entry of COCO results; others may hold more keys, which are not read."""
+
+    image_id: int
+    category_id: int
+    bbox: Sequence[float]  # x, y, width, height in px of the original picture
+    score: float
+
+
+def coco_detections(
+    image_id: int, boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32], category_ids: Sequence[int]
+) -> list[CocoDetection]:
+    """COCO results of one picture from boxes (D,4) in its own px, scores (D,) and D category ids."""
+    corners = boxes_xyxy.astype(np.float64)
+    boxes_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()
+    return [
+        {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+        for category_id, box, score in zip(category_ids, boxes_xywh, scores.tolist(), strict=True)
+    ]

@@ -1,0 +1,55 @@
+"""An evaluation as a person reads it."""
+
+from __future__ import annotations
+
+import pytest
+
+from gfl.report.coco_eval import Metrics
+from gfl.report.tables import aligned, evaluation_report, per_class_table, summary_table
+
+
+def metrics_of(per_class: dict[str, float | None]) -> Metrics:
+    return Metrics(0.5321, 0.8402, 0.5873, -1.0, 0.3921, 1.0, 0.3, 0.4, 0.5, -1.0, 0.6, 0.7, per_class, 1234, 2.04)
+
+
+def test_the_summary_table_is_aligned_in_percent_with_a_dash_for_nothing_to_find() -> None:
+    assert summary_table(metrics_of({})).split("\n") == [
+        "        all   IoU .50    IoU .75  small  medium  large",
+        "AP     53.2      84.0       58.7      -    39.2  100.0",
+        "    1/image  10/image  100/image  small  medium  large",
+        "AR     30.0      40.0       50.0      -    60.0   70.0",
+    ]
+
+
+def test_the_class_table_ranks_classes_and_says_which_had_no_boxes() -> None:
+    assert per_class_table({"cat": 0.1, "fox": None, "dog": 0.35}).split("\n") == [
+        "class    AP",
+        "dog    35.0",
+        "cat    10.0",
+        "fox       -",
+        "- 1 without ground truth, in no average",
+    ]
+
+
+def test_many_classes_stand_in_blocks_and_none_is_lost() -> None:
+    table = per_class_table({f"c{index}": index / 100 for index in range(23)}, blocks=4)
+    lines = table.split("\n")
+    assert len(lines) == 1 + 6
+    assert sorted(word for word in table.split() if word[0] == "c" and word != "class") == sorted(
+        f"c{index}" for index in range(23)
+    )
+    assert lines[0].split() == ["class", "AP"] * 4
+
+
+@pytest.mark.parametrize("count", [1, 20, 21, 80, 81])
+def test_any_number_of_classes_has_a_table(count: int) -> None:
+    table = per_class_table({f"c{index}": 0.5 for index in range(count)})
+    assert table.count("50.0") == count
+
+
+def test_wide_characters_keep_columns_aligned() -> None:
+    assert aligned([["猫", "1"], ["fox!", "22"]]) == "猫     1\nfox!  22"
+
+
+def test_the_report_of_no_classes_still_reads() -> None:
+    assert evaluation_report(metrics_of({})).endswith("no classes\n\n1,234 images evaluated in 2.0 s")
