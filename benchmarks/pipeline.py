@@ -36,9 +36,9 @@ from gfl.runtime.model import Model
 from gfl.runtime.on_torch.pt_file import describe
 from gfl.runtime.open import open_model
 from gfl.shapes import Canvas
+from infer.output_folder import DETECTIONS, detections_file
 from infer.pipeline import run_pictures
 from infer.recorder import Recorder
-from infer.results import DETECTIONS, detections_file
 from infer.sources import File, folder_files
 
 PROGRAM = Path(__file__).resolve().parents[1] / "infer" / "run.py"
@@ -101,7 +101,7 @@ def pipeline(label: str, model: Model, files: Sequence[File], folder: Path) -> F
     def sample() -> Sample:
         started = time.perf_counter()
         with detections_file(folder / DETECTIONS) as detections:
-            recorder = Recorder(detections, SCORE, lambda place: place, None, lambda: None)
+            recorder = Recorder(detections, SCORE, range(len(files)))
             run_pictures(model, files, recorder.take)
         if recorder.failed:
             raise InputError(f"{recorder.failed[0].reason}; a picture that is not read would count as read")

@@ -19,7 +19,7 @@ from typing import TypedDict
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
 from gfl.report.words import counted
-from infer.results import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
+from infer.output_folder import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
 
 SAME = {
     "model_sha256": "another model",

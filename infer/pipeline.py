@@ -1,63 +1,38 @@
-"""Pictures through a model: several threads read and resize, one runs, others turn outputs into results.
+"""Pictures through a model: threads read ahead of it, the calling thread runs it, threads write results behind it.
 
-The calling thread owns the model and does nothing else. Memory is bounded: see `infer.batches`. NumPy and OpenCV only.
+Memory is bounded by what it holds: a batch and one picture a reader that are read ahead, unfilled batches (as many as
+there are canvases), the batch that runs, and two batches of results. NumPy and OpenCV only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from gfl.data.transforms import Image, resize
+from gfl.data.transforms import place_on_canvas, resize
 from gfl.errors import InputError
 from gfl.machine import usable_cores
-from gfl.runtime.description import Arrays, Description
-from gfl.runtime.providers import ProviderReport
+from gfl.runtime.description import Arrays
+from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
 from gfl.shapes import Canvas
-from infer.batches import OWN_OPEN, Batches, Member, StoppedError
+from infer.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from infer.sources import Source
 
 T = TypeVar("T")
 
 LARGE_PIXELS = 32_000_000  # of a picture; beyond, one at a time is decoded: 108 Mpx take 650 MB until they are shrunk
 MOST_READERS = 8
-
-
-class Runner(Protocol):
-    """The part of `gfl.runtime.model.Model` that is used here."""
-
-    @property
-    def description(self) -> Description:
-        """Class names, category ids and resize rule."""
-
-    @property
-    def canvases(self) -> tuple[Canvas, ...] | None:
-        """Its static sizes; None where each picture has its own."""
-
-    @property
-    def batch(self) -> int:
-        """Pictures a run."""
-
-    @property
-    def run(self) -> Callable[[NDArray[np.uint8], NDArray[np.int32]], Arrays]:
-        """uint8 (B,3,H,W) and int32 (B,2) -> outputs by name."""
-
-    @property
-    def provider_report(self) -> Callable[[], ProviderReport]:
-        """What runs it, as far as that is known."""
-
-    def canvas_for(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
-        """A picture's canvas and its resized size in it."""
 
 
 class Failed(NamedTuple):
@@ -77,16 +52,16 @@ class Load(NamedTuple):
     runs: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Timings:
     """Where the time went, in seconds of wall time."""
 
-    seconds: float  # from the first reading to the last result
-    first_s: float | None  # to the first result; None without one
-    decode_s: float  # reading, decoding, resizing, copying into the batch: the sum over the readers
-    run_s: tuple[float, ...]  # of each run of the model
-    post_s: float  # outputs into results and `on_result`: the sum over the writers
-    loads: dict[Canvas, Load]
+    seconds: float = 0.0  # from the first reading to the last result
+    first_s: float | None = None  # to the first result; None without one
+    decode_s: float = 0.0  # reading, decoding, resizing, placing on the canvas: the sum over the readers
+    run_s: list[float] = field(default_factory=list)  # of each run of the model
+    post_s: float = 0.0  # outputs into results and `on_result`: the sum over the writers
+    loads: dict[Canvas, Load] = field(default_factory=dict)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -96,14 +71,13 @@ class Timings:
         return {name: part / total if total else 0.0 for name, part in parts.items()}
 
 
-def usual_readers(report: ProviderReport) -> int:
+def default_readers(provider: str, cores: int) -> int:
     """One a core, two to eight; half of them beside a model on the CPU, whose own threads wait for one another."""
-    on_cpu = "cpu" in report.provider.lower()
-    return min(max(usable_cores() // 2, 1) if on_cpu else max(usable_cores(), 2), MOST_READERS)
+    return min(max(cores // 2, 1) if "cpu" in provider.lower() else max(cores, 2), MOST_READERS)
 
 
 def run_pictures(
-    model: Runner,
+    model: Model,
     sources: Iterable[Source],
     on_result: OnResult,
     *,
@@ -111,52 +85,71 @@ def run_pictures(
     writers: int = 1,
     keep_pixels: int = 0,
 ) -> Timings:
-    """Run a model over pictures in batches that are filled a canvas at a time.
+    """Run a model over pictures, in batches that are filled a canvas at a time (`fill_batches`).
 
-    sources: taken one at a time, by one thread at a time. on_result: called once a source with its place among them
-    and its result or failure, by several threads and in any order (`in_order` puts them in turn).
-    readers: threads that read and resize; 0: as `usual_readers`. writers: threads that make results.
-    keep_pixels: a result keeps its picture, to be drawn on, where it has no more pixels than this.
-    Raises what `model.run`, `on_result` and `sources` raise, once all threads are gone.
+    Args:
+        model: run by the calling thread alone, which waits for nothing but pictures and results.
+        sources: the pictures; taken by one thread at a time.
+        on_result: called once a source with its position, from 0, and its result or failure, by the writers and
+            therefore in any order (`InOrder` restores that of the sources).
+        readers: threads that read and resize; 0: as `default_readers`.
+        writers: threads that make results and call `on_result`.
+        keep_pixels: a result keeps its picture, to be drawn on, where it has no more pixels than this.
+
+    Returns:
+        Where the time went.
+
+    Raises:
+        Exception: the first that `model.run`, `on_result` or `sources` raised, once all threads have ended.
     """
-    readers = readers or usual_readers(model.provider_report())
-    stages = _Stages(model, sources, on_result, keep_pixels, readers)
-    threads = [threading.Thread(target=stages.read, name=f"reader {i}", daemon=True) for i in range(readers)]
-    threads += [threading.Thread(target=stages.write, name=f"writer {i}", daemon=True) for i in range(writers)]
-    with _single_threaded_opencv():
-        for thread in threads:
-            thread.start()
-        try:
-            with contextlib.suppress(StoppedError):
-                stages.run()
-        except BaseException:
-            stages.batches.stop()
-            raise
-        finally:
-            for _ in range(writers):
-                stages.ran.put(None)
-            for thread in threads:
-                thread.join()
-    if stages.batches.error is not None:
-        raise stages.batches.error
-    return stages.timings()
+    readers = readers or default_readers(model.provider_report().provider, usable_cores())
+    reader = _Reader(model, sources, keep_pixels)
+    timings, started = Timings(), time.perf_counter()
+    with _single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
+        results = _Results(writing, on_result, most=2 * model.batch)
+
+        def readable_pictures() -> Iterator[InputPicture]:
+            for position, outcome, seconds in reader.read_all(reading, ahead=model.batch + readers):
+                timings.decode_s += seconds
+                if isinstance(outcome, Failed):
+                    results.add(position, outcome)
+                else:
+                    yield outcome
+
+        def run_batch(batch: Sequence[InputPicture]) -> Arrays:
+            # A model of any canvas takes any number of pictures: blanks would only cost.
+            inputs = batch_arrays(batch, len(batch) if model.canvases is None else model.batch)
+            run_started = time.perf_counter()
+            outputs = model.run(*inputs)
+            timings.run_s.append(time.perf_counter() - run_started)
+            load = timings.loads.get(batch[0].canvas, Load(0, 0))
+            timings.loads[batch[0].canvas] = Load(load.pictures + len(batch), load.runs + 1)
+            return outputs
+
+        most_open = OWN_OPEN if model.canvases is None else len(model.canvases)
+        for batch in fill_batches(readable_pictures(), model.batch, most_open):
+            outputs = run_batch(batch)
+            for index, picture in enumerate(batch):
+                results.add(picture.position, partial(result_of, outputs, index, picture.info, model.description))
+        results.finish()
+    timings.post_s, timings.seconds = results.seconds, time.perf_counter() - started
+    timings.first_s = None if results.first_at is None else results.first_at - started
+    return timings
 
 
-def in_order(take: Callable[[int, T], None]) -> Callable[[int, T], None]:
-    """The same, called by one thread at a time, for place 0, 1, 2, ...; what comes early waits."""
-    lock = threading.Lock()
-    waiting: dict[int, T] = {}
-    following = 0
+class InOrder(Generic[T]):
+    """Values that come in any order, given out in the order of their positions 0, 1, 2, ..."""
 
-    def put(index: int, value: T) -> None:
-        nonlocal following
-        with lock:
-            waiting[index] = value
-            while following in waiting:
-                take(following, waiting.pop(following))
-                following += 1
+    def __init__(self) -> None:
+        self._early: dict[int, T] = {}
+        self._next = 0
 
-    return put
+    def add(self, position: int, value: T) -> Iterator[T]:
+        """The values whose turn it is now."""
+        self._early[position] = value
+        while self._next in self._early:
+            yield self._early.pop(self._next)
+            self._next += 1
 
 
 @contextlib.contextmanager
@@ -170,131 +163,100 @@ def _single_threaded_opencv() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-class _Ran(NamedTuple):
-    """One picture's place in the outputs of a run."""
+@contextlib.contextmanager
+def _pool(threads: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that have ended after the block; work that they have not begun by then is dropped."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    member: Member
-    arrays: Arrays
-    slot: int
+
+class _Read(NamedTuple):
+    """What came of one source."""
+
+    position: int
+    outcome: InputPicture | Failed
+    seconds: float  # that it took
 
 
-class _Stages:
-    """What the threads share, and what each of them does."""
+class _Reader:
+    """Reads the pictures of some sources, in several threads."""
 
-    def __init__(
-        self, model: Runner, sources: Iterable[Source], on_result: OnResult, keep_pixels: int, readers: int
-    ) -> None:
-        self.model = model
-        self.on_result = on_result
-        self.keep_pixels = keep_pixels
-        self.batches = Batches(model.batch, OWN_OPEN if model.canvases is None else len(model.canvases))
-        self.ran: queue.Queue[_Ran | None] = queue.Queue(maxsize=2 * model.batch)  # a run that is written, one behind
+    def __init__(self, model: Model, sources: Iterable[Source], keep_pixels: int) -> None:
+        self._model = model
+        self._keep_pixels = keep_pixels
         self._numbered = enumerate(sources)
         self._source_lock = threading.Lock()
-        self._large = threading.Lock()
-        self._readers = readers
-        self._clock_lock = threading.Lock()
-        self._started = time.perf_counter()
-        self._first_s: float | None = None
-        self._decode_s = self._post_s = 0.0
-        self._run_s: list[float] = []
-        self._loads: dict[Canvas, Load] = {}
+        self._large_lock = threading.Lock()
 
-    # ---- the model's thread ----
+    def read_all(self, pool: ThreadPoolExecutor, ahead: int) -> Iterator[_Read]:
+        """All pictures in order; `ahead` of them are being read, or wait for the caller."""
+        in_order: InOrder[_Read] = InOrder()  # threads may overtake one another on the way to the next source
+        reads = deque(pool.submit(self._read_next) for _ in range(ahead))
+        while reads:
+            read = reads.popleft().result()
+            if read is not None:
+                reads.append(pool.submit(self._read_next))
+                yield from in_order.add(read.position, read)
 
-    def run(self) -> None:
-        """Run batches until there is none left. Raises StoppedError where another thread failed."""
-        own = self.model.canvases is None  # nothing is static then, and blanks would only cost
-        while (batch := self.batches.take()) is not None:
-            count = len(batch.members)
-            batch.blank()
-            shown = count if own else len(batch.images)
-            started = time.perf_counter()
-            arrays = self.model.run(batch.images[:shown], batch.image_sizes[:shown])
-            self._run_s.append(time.perf_counter() - started)
-            before = self._loads.get(batch.canvas, Load(0, 0))
-            self._loads[batch.canvas] = Load(before.pictures + count, before.runs + 1)
-            members = batch.members
-            self.batches.give_back(batch)
-            for slot, member in enumerate(members):
-                self.ran.put(_Ran(member, arrays, slot))
-
-    # ---- readers ----
-
-    def read(self) -> None:
-        """Read pictures until there is none left; the last reader says so."""
-        try:
-            while (entry := self._next_source()) is not None:
-                self._read_one(*entry)
-        except StoppedError:
-            pass
-        except BaseException as error:
-            self.batches.stop(error)
-        finally:
-            with self._clock_lock:
-                self._readers -= 1
-                last = self._readers == 0
-            if last:
-                self.batches.end()
-
-    def _next_source(self) -> tuple[int, Source] | None:
+    def _read_next(self) -> _Read | None:
+        """Read the next picture; None after the last."""
         with self._source_lock:  # a video decodes its frame here, one after the other
             started = time.perf_counter()
             entry = next(self._numbered, None)
-            self._count_decode(time.perf_counter() - started)
-        return entry
-
-    def _read_one(self, index: int, source: Source) -> None:
+            source_s = time.perf_counter() - started
+        if entry is None:
+            return None
+        position, source = entry
         started = time.perf_counter()
+        outcome: InputPicture | Failed
         try:
-            canvas, placed, image = self._resized(source)
+            outcome = self._read(position, source)
         except InputError as error:
-            self.batches.pass_over(index)
-            self.on_result(index, Failed(source.name, str(error)))
-            return
-        read_s = time.perf_counter() - started
-        batch, slot = self.batches.claim(index, canvas, placed)
-        started = time.perf_counter()
-        batch.fill(slot, image)
-        self.batches.filled(batch)
-        self._count_decode(read_s + time.perf_counter() - started)
+            outcome = Failed(source.name, str(error))
+        return _Read(position, outcome, source_s + time.perf_counter() - started)
 
-    def _count_decode(self, seconds: float) -> None:
-        with self._clock_lock:
-            self._decode_s += seconds
-
-    def _resized(self, source: Source) -> tuple[Canvas, PictureInfo, Image]:
-        """Decode a picture and resize it to its canvas; the original is let go here, unless it is to be kept."""
+    def _read(self, position: int, source: Source) -> InputPicture:
+        """Decode a picture and place it on its canvas; raises InputError where it cannot be read."""
         opened = source.open()
-        with self._large if opened.pixels > LARGE_PIXELS else contextlib.nullcontext():
+        with self._large_lock if opened.pixels > LARGE_PIXELS else contextlib.nullcontext():
             image = opened.decode()
             height, width = image.shape[:2]
-            canvas, resized_hw = self.model.canvas_for(height, width)
-            kept = image if height * width <= self.keep_pixels else None
-            return canvas, PictureInfo(source.name, (height, width), resized_hw, kept), resize(image, resized_hw)
+            canvas, resized_hw = self._model.canvas_for(height, width)
+            kept = image if height * width <= self._keep_pixels else None
+            image = resize(image, resized_hw)  # the original is let go here, unless it is kept
+        planes = np.empty((3, *canvas), np.uint8)
+        place_on_canvas(image, planes)
+        return InputPicture(position, PictureInfo(source.name, (height, width), resized_hw, kept), planes)
 
-    # ---- writers ----
 
-    def write(self) -> None:
-        """Make results until None comes; after a stop only empty the queue, so that nobody waits to put."""
-        while (ran := self.ran.get()) is not None:
-            if self.batches.stopped:
-                continue
-            try:
-                started = time.perf_counter()
-                result = result_of(ran.arrays, ran.slot, ran.member.placed, self.model.description)
-                self.on_result(ran.member.place, result)
-                self._count_post(started, time.perf_counter())
-            except BaseException as error:
-                self.batches.stop(error)
+class _Results:
+    """Results that a pool of threads makes and hands to `on_result`, a bounded number at a time."""
 
-    def _count_post(self, started: float, ended: float) -> None:
-        with self._clock_lock:
-            self._post_s += ended - started
-            if self._first_s is None:
-                self._first_s = ended - self._started
+    def __init__(self, pool: ThreadPoolExecutor, on_result: OnResult, most: int) -> None:
+        self.seconds = 0.0  # that finished ones took
+        self.first_at: float | None = None  # time.perf_counter() at the first
+        self._pool = pool
+        self._on_result = on_result
+        self._most = most
+        self._unfinished: deque[Future[float]] = deque()
 
-    def timings(self) -> Timings:
-        """After all threads are gone."""
-        seconds = time.perf_counter() - self._started
-        return Timings(seconds, self._first_s, self._decode_s, tuple(self._run_s), self._post_s, self._loads)
+    def add(self, position: int, outcome: Failed | Callable[[], Result]) -> None:
+        """Begin with one, when there is room for it; raises what one before it raised."""
+        self.finish(self._most - 1)
+        self._unfinished.append(self._pool.submit(self._write, position, outcome))
+
+    def finish(self, most: int = 0) -> None:
+        """Wait until no more than `most` are unfinished; raises what one of them raised."""
+        while self._unfinished and (len(self._unfinished) > most or self._unfinished[0].done()):
+            self.seconds += self._unfinished.popleft().result()
+
+    def _write(self, position: int, outcome: Failed | Callable[[], Result]) -> float:
+        started = time.perf_counter()
+        self._on_result(position, outcome if isinstance(outcome, Failed) else outcome())
+        ended = time.perf_counter()
+        if self.first_at is None and not isinstance(outcome, Failed):
+            self.first_at = ended
+        return ended - started

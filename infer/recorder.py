@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gfl.runtime.result import Result
-from infer.pipeline import Failed, in_order
-from infer.results import DetectionsFile, encode_line
+from infer.drawn_pictures import DrawnPictures
+from infer.output_folder import DetectionsFile, encode_line
+from infer.pipeline import Failed, InOrder
 
 
-class Found(NamedTuple):
-    """What is written of one picture."""
+class PictureRows(NamedTuple):
+    """What is written and counted of one picture."""
 
     lines: list[bytes]  # of detections.json
     shown: Counter[str]  # detections of at least --score, by class
@@ -20,46 +22,48 @@ class Found(NamedTuple):
 
 
 class Recorder:
-    """Takes results from several threads, and writes them in the order of the input."""
+    """Takes results from several threads; draws them at once, and writes and counts them in the order of the input."""
 
     def __init__(
-        self,
-        detections: DetectionsFile,
-        score: float,
-        image_id: Callable[[int], int],
-        draw: Callable[[int, Result], None] | None,
-        step: Callable[[], object],
+        self, detections: DetectionsFile, score: float, image_ids: Sequence[int], drawn: DrawnPictures | None = None
     ) -> None:
-        """image_id: of the source at a place. step: called after each picture, by one thread at a time."""
+        """score: least score of the detections that are counted. image_ids: COCO's, of the pictures in order."""
         self.images = 0
         self.incomplete = 0
         self.shown: Counter[str] = Counter()
         self.failed: list[Failed] = []
         self._detections = detections
         self._score = score
-        self._image_id = image_id
-        self._draw = draw
-        self._step = step
-        self._write = in_order(self._write_next)
+        self._image_ids = image_ids
+        self._drawn = drawn
+        self._in_order: InOrder[PictureRows | Failed] = InOrder()
+        self._lock = threading.Lock()
 
-    def take(self, index: int, outcome: Result | Failed) -> None:
-        """The outcome of the source at `index`: drawn and made JSON by the thread that calls."""
+    @property
+    def detection_count(self) -> int:
+        """How many detections were written."""
+        return self._detections.count
+
+    def take(self, position: int, outcome: Result | Failed) -> None:
+        """The outcome of the picture at a position; all but the writing is done side by side in the calling threads."""
+        rows = outcome if isinstance(outcome, Failed) else self._rows_of(position, outcome)
+        with self._lock:
+            for following in self._in_order.add(position, rows):
+                self._write(following)
+
+    def _rows_of(self, position: int, result: Result) -> PictureRows:
+        if self._drawn is not None:
+            self._drawn.write(position, result)
+        rows = result.to_coco(self._image_ids[position])
+        lines = [encode_line({**row, "file_name": result.source}) for row in rows]
+        names = zip(result.names, result.scores >= self._score, strict=True)
+        return PictureRows(lines, Counter(name for name, above in names if above), result.complete)
+
+    def _write(self, outcome: PictureRows | Failed) -> None:
         if isinstance(outcome, Failed):
-            self._write(index, outcome)
+            self.failed.append(outcome)
             return
-        if self._draw is not None:
-            self._draw(index, outcome)
-        rows = outcome.to_coco(self._image_id(index))
-        lines = [encode_line({**row, "file_name": outcome.source}) for row in rows]
-        names = zip(outcome.names, outcome.scores >= self._score, strict=True)
-        self._write(index, Found(lines, Counter(name for name, above in names if above), outcome.complete))
-
-    def _write_next(self, index: int, value: Found | Failed) -> None:
-        if isinstance(value, Failed):
-            self.failed.append(value)
-        else:
-            self.images += 1
-            self.incomplete += not value.complete
-            self.shown.update(value.shown)
-            self._detections.add(value.lines)
-        self._step()
+        self.images += 1
+        self.incomplete += not outcome.complete
+        self.shown.update(outcome.shown)
+        self._detections.add(outcome.lines)

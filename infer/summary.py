@@ -17,22 +17,22 @@ from infer.pipeline import Timings
 from infer.recorder import Recorder
 from infer.sources import Files, Inputs
 
-SAID_FAILURES = 10
-SAID_CLASSES = 5
+PRINTED_FAILURES = 10
+PRINTED_CLASSES = 5
 
 Summary = dict[str, object]
 
 
 def summarise(
     model: Model,
+    recorder: Recorder,
+    timings: Timings,
+    report: ProviderReport,
+    *,
     inputs: Inputs,
     shard: tuple[int, int] | None,
     score: float,
-    detections: int,
-    recorder: Recorder,
-    timings: Timings,
-    placed: ProviderReport,
-    annotations: str | None,
+    annotations: Path | None,
 ) -> Summary:
     """The content of summary.json. Times are wall time.
 
@@ -44,7 +44,7 @@ def summarise(
     return {
         "images": recorder.images,
         "failed": [{"file": failure.source, "reason": failure.reason} for failure in recorder.failed],
-        "detections": detections,
+        "detections": recorder.detection_count,
         "score": score,
         "detections_of_score": dict(recorder.shown.most_common()),
         "incomplete": recorder.incomplete,
@@ -56,13 +56,13 @@ def summarise(
         "share": timings.shares,
         "batch": model.batch,
         "canvases": {f"{height}x{width}": load._asdict() for (height, width), load in sorted(timings.loads.items())},
-        "provider": placed.provider,
-        "nodes_by_provider": placed.nodes_by_provider,
-        "notes": [*placed.notes, *inputs.notes],
+        "provider": report.provider,
+        "nodes_by_provider": report.nodes_by_provider,
+        "notes": [*report.notes, *inputs.notes],
         "model": str(model.path),
         "model_sha256": digest(model.path),
         "input_sha256": inputs.digest if isinstance(inputs, Files) else None,
-        "annotations": annotations,
+        "annotations": annotations.name if annotations else None,
         "shard": {"index": shard[0], "count": shard[1]} if shard else None,
         "gfl_version": VERSION,
     }
@@ -80,33 +80,34 @@ def digest(path: Path) -> str:
 
 def head_lines(model: Model, inputs: Inputs, shard: tuple[int, int] | None) -> Iterator[str]:
     """What is known before the first picture."""
-    about = model.description
-    classes = counted(len(about.names), "class", "classes")
-    listed = ", ".join((*about.names[:SAID_CLASSES], *(["..."] if len(about.names) > SAID_CLASSES else [])))
+    names = model.description.names
+    classes = counted(len(names), "class", "classes")
+    listed = ", ".join((*names[:PRINTED_CLASSES], *(["..."] if len(names) > PRINTED_CLASSES else [])))
     sizes = "each picture's own" if model.canvases is None else "  ".join(f"{h}x{w}" for h, w in model.canvases)
-    yield headline("model", str(model.path), about.precision, f"{classes} ({listed})", f"{sizes}, batch {model.batch}")
+    precision = model.description.precision
+    yield headline("model", str(model.path), precision, f"{classes} ({listed})", f"{sizes}, batch {model.batch}")
     part = f"shard {shard[0]} of {shard[1]}" if shard else ""
     yield headline("input", counted(inputs.total, "picture" if isinstance(inputs, Files) else "frame"), part)
 
 
-def result_lines(recorder: Recorder, timings: Timings, placed: ProviderReport, score: float) -> Iterator[str]:
+def result_lines(recorder: Recorder, timings: Timings, report: ProviderReport, score: float) -> Iterator[str]:
     """What came out, how fast, and where it ran."""
     shown = recorder.shown
-    of_classes = f"{class_shares(shown)}" if shown else ""
-    found = f"{counted(sum(shown.values()), 'detection')} of score {score:g} or more"
+    classes = class_shares(shown) if shown else ""
+    detections = f"{counted(sum(shown.values()), 'detection')} of score {score:g} or more"
     failed = f"{len(recorder.failed)} failed" if recorder.failed else ""
-    yield headline("found", counted(recorder.images, "image"), found, of_classes, failed)
+    yield headline("found", counted(recorder.images, "image"), detections, classes, failed)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in timings.shares.items())
     yield headline("speed", f"{recorder.images / timings.seconds:.1f} img/s", shares)
-    nodes = placed.nodes_by_provider
-    alone = nodes.keys() <= {placed.provider}
-    counts = [f"{'' if alone else provider + ' '}{counted(count, 'node')}" for provider, count in nodes.items()]
-    yield headline("ran on", placed.provider, ", ".join(counts))
+    nodes = report.nodes_by_provider
+    one_provider = nodes.keys() <= {report.provider}
+    counts = [f"{'' if one_provider else name + ' '}{counted(count, 'node')}" for name, count in nodes.items()]
+    yield headline("ran on", report.provider, ", ".join(counts))
 
 
 def failure_lines(recorder: Recorder) -> Iterator[str]:
     """Why pictures were passed over, the first few."""
-    for failure in recorder.failed[:SAID_FAILURES]:
+    for failure in recorder.failed[:PRINTED_FAILURES]:
         yield f"passed over: {failure.reason}"
-    if len(recorder.failed) > SAID_FAILURES:
-        yield f"passed over: {len(recorder.failed) - SAID_FAILURES} more, see summary.json"
+    if len(recorder.failed) > PRINTED_FAILURES:
+        yield f"passed over: {len(recorder.failed) - PRINTED_FAILURES} more, see summary.json"

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
+from gfl.data.coco_json import image_ids_by_name, read_coco_file
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport
-from infer.drawing import Drawing
-from infer.pipeline import Timings, run_pictures
+from gfl.runtime.result import Result
+from infer.drawn_pictures import DrawnPictures
+from infer.output_folder import DETECTIONS, DRAWN, SUMMARY, check_free, detections_file, new_results
+from infer.pipeline import Failed, Timings, run_pictures
+from infer.progress import Progress
 from infer.recorder import Recorder
-from infer.results import DETECTIONS, DRAWN, SUMMARY, check_free, detections_file, new_results
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
 
 KEPT_PIXELS = 4_000_000  # of a picture that waits to be drawn on (12 MB); larger files are read again
 MOST_WRITERS = 4  # threads that draw
-QUIET_S = 30.0  # between two lines of the bar where nobody watches
 
 
 class Task(NamedTuple):
@@ -35,22 +34,18 @@ class Task(NamedTuple):
     inputs: Inputs
     shard: tuple[int, int] | None
     folder: Path  # of the results
-    image_ids: Sequence[int] | None  # of the inputs, in order; None: their places from 1
+    image_ids: Sequence[int]  # COCO's, of the inputs in order
     choice: ProviderChoice
-
-    def image_id(self, index: int) -> int:
-        """COCO's id of the input at a place."""
-        if self.image_ids is not None:
-            return self.image_ids[index]
-        return (self.inputs.start if isinstance(self.inputs, Files) else 0) + index + 1
 
 
 def read_task(arguments: argparse.Namespace) -> Task:
-    """Check the flags and find the pictures. Raises InputError for what cannot be."""
+    """Check the flags and find the pictures. Raises InputError for flags that contradict one another or the input."""
     if not 0 <= arguments.score <= 1:
-        raise InputError(f"got --score {arguments.score:g}, expected 0 to 1; leave it out for 0.3")
+        raise InputError(f"got --score {arguments.score:g}, expected 0 to 1; omit it for the default (0.3)")
     if arguments.threads < 0:
-        raise InputError(f"got --threads {arguments.threads}, expected 0 or more; leave it out for the usual")
+        raise InputError(
+            f"got --threads {arguments.threads}, expected 0 or more; omit it for the default (0: the runtime's choice)"
+        )
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder: Path = arguments.output
@@ -58,13 +53,17 @@ def read_task(arguments: argparse.Namespace) -> Task:
     if shard is not None:
         if not isinstance(inputs, Files):
             raise InputError(
-                f"got --shard {arguments.shard} for a video, expected pictures; cut the video or leave it out"
+                f"got --shard {arguments.shard} for a video, expected pictures; cut the video or omit --shard"
             )
         inputs = inputs.part(*shard)
         folder = folder / shard_name(*shard)
     check_free(folder)
-    ids = read_image_ids(arguments.annotations, inputs) if arguments.annotations else None
-    return Task(inputs, shard, folder, ids, choice)
+    image_ids: Sequence[int]
+    if arguments.annotations:
+        image_ids = read_image_ids(arguments.annotations, inputs)
+    else:
+        image_ids = range(1 + (inputs.start if isinstance(inputs, Files) else 0), sys.maxsize)
+    return Task(inputs, shard, folder, image_ids, choice)
 
 
 def shard_name(index: int, count: int) -> str:
@@ -83,33 +82,27 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
 def read_image_ids(annotations: Path, inputs: Inputs) -> list[int]:
     """The ids of picture files in a COCO file, by their names; a name without its folders will do where it is unique.
 
-    Raises InputError for a file that has none, for pictures that it does not name, and for a video.
+    Raises InputError for a file that is no COCO, for pictures that it does not name, and for a video.
     """
     if not isinstance(inputs, Files):
-        raise InputError(f"got --annotations {annotations} for a video, expected picture files; leave it out")
-    try:
-        rows = json.loads(annotations.read_text(encoding="utf-8"))["images"]
-        ids = {str(row["file_name"]): int(row["id"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{annotations} gave no image ids ({error!r}), expected COCO annotations; check --annotations"
-        ) from error
-    last: dict[str, list[int]] = {}
-    for name, key in ids.items():
-        last.setdefault(name.rpartition("/")[2], []).append(key)
-    found = [ids.get(file.name, unique(last.get(file.path.name, []))) for file in inputs.files]
-    missing = [file.name for file, key in zip(inputs.files, found, strict=True) if key is None]
+        raise InputError(f"got --annotations {annotations} for a video, expected picture files; omit --annotations")
+    ids = image_ids_by_name(read_coco_file(annotations, needed=("images",)))
+    ids_without_folder: dict[str, list[int]] = {}
+    for name, image_id in ids.items():
+        ids_without_folder.setdefault(name.rpartition("/")[2], []).append(image_id)
+    image_ids, missing = [], []
+    for file in inputs.files:
+        candidates = [ids[file.name]] if file.name in ids else ids_without_folder.get(file.path.name, [])
+        if len(candidates) == 1:
+            image_ids += candidates
+        else:
+            missing.append(file.name)
     if missing:
         raise InputError(
-            f"{annotations} does not name {len(missing)} of {len(found)} pictures ({', '.join(missing[:3])}), expected "
-            "all of them; give the annotations of these pictures, or leave them out"
+            f"{annotations} does not name {len(missing)} of {inputs.total} pictures ({', '.join(missing[:3])}), "
+            "expected all of them, each once; give the annotations of these pictures, or omit --annotations"
         )
-    return [key for key in found if key is not None]
-
-
-def unique(keys: Sequence[int]) -> int | None:
-    """The only one, or None."""
-    return keys[0] if len(keys) == 1 else None
+    return image_ids
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -118,31 +111,30 @@ def run(arguments: argparse.Namespace) -> None:
     with new_results(task.folder) as unfinished:
         model = open_model(arguments.model, batch=arguments.batch, threads=arguments.threads, choice=task.choice)
         print(*head_lines(model, task.inputs, task.shard), sep="\n", flush=True)
-        draw = None
+        drawn = None
         if arguments.draw:
             make_folder(unfinished / DRAWN)
-            draw = Drawing(unfinished / DRAWN, task.inputs, arguments.score)
-        with detections_file(unfinished / DETECTIONS) as detections, progress(task.inputs.total) as bar:
-            recorder = Recorder(detections, arguments.score, task.image_id, draw, bar.update)
-            timings = detect(model, task.inputs, recorder, drawn=arguments.draw)
+            drawn = DrawnPictures(unfinished / DRAWN, task.inputs, arguments.score)
+        with detections_file(unfinished / DETECTIONS) as detections:
+            recorder = Recorder(detections, arguments.score, task.image_ids, drawn)
+            timings = detect(model, task.inputs, recorder, draw=arguments.draw)
         check_any(recorder, task)
         for line in (*failure_lines(recorder), *task.inputs.notes):
             print(line, file=sys.stderr)
-        placed = model.provider_report() if timings.run_s else ProviderReport("none", {}, ())
+        report = model.provider_report() if timings.run_s else ProviderReport("none", {}, ())
         content = summarise(
             model,
-            task.inputs,
-            task.shard,
-            arguments.score,
-            detections.count,
             recorder,
             timings,
-            placed,
-            arguments.annotations.name if arguments.annotations else None,
+            report,
+            inputs=task.inputs,
+            shard=task.shard,
+            score=arguments.score,
+            annotations=arguments.annotations,
         )
         write_atomic(unfinished / SUMMARY, to_json(content, indent=2))
-    print(*result_lines(recorder, timings, placed, arguments.score), sep="\n")
-    for note in placed.notes:
+    print(*result_lines(recorder, timings, report, arguments.score), sep="\n")
+    for note in report.notes:
         print(f"note: {note}")
     written = (task.folder / name for name in (DETECTIONS, SUMMARY, *([DRAWN] if arguments.draw else [])))
     print(f"\nwrote {', '.join(map(str, written))}")
@@ -150,19 +142,18 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"when all {task.shard[1]} are there: python -m infer.merge --input {arguments.output} --output DIR")
 
 
-def detect(model: Model, inputs: Inputs, recorder: Recorder, *, drawn: bool) -> Timings:
+def detect(model: Model, inputs: Inputs, recorder: Recorder, *, draw: bool) -> Timings:
     """Run the model over the inputs."""
-    if not drawn:
-        return run_pictures(model, inputs, recorder.take)
+    writers = min(usable_cores(), MOST_WRITERS) if draw else 1
     # A frame cannot be read again.
-    keep = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize
-    return run_pictures(model, inputs, recorder.take, writers=min(usable_cores(), MOST_WRITERS), keep_pixels=keep)
+    kept = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize
+    with Progress(inputs.total) as progress:
 
+        def record(position: int, outcome: Result | Failed) -> None:
+            recorder.take(position, outcome)
+            progress.advance()
 
-def progress(total: int) -> tqdm[None]:
-    """A bar on stderr: alive on a terminal, a line every half minute in a log file, none for a short run."""
-    quiet = not sys.stderr.isatty()
-    return tqdm(total=total or None, unit="img", delay=1.0, mininterval=QUIET_S if quiet else 0.1)
+        return run_pictures(model, inputs, record, writers=writers, keep_pixels=kept if draw else 0)
 
 
 def check_any(recorder: Recorder, task: Task) -> None:

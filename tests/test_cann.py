@@ -17,7 +17,7 @@ import pytest
 from tiny_onnx import H, W, write_onnx
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("onnxruntime-cann", "numpy<2", "opencv-python-headless", "tqdm")  # all that infer/ needs, and no PyTorch
+PACKAGES = ("onnxruntime-cann", "numpy<2", "opencv-python-headless")  # all that infer/ needs, and no PyTorch
 INSTALLATION_SECONDS = 900
 
 pytestmark = pytest.mark.slow

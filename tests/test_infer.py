@@ -25,8 +25,8 @@ from gfl import load
 from gfl.errors import InputError
 from gfl.runtime.model import Model
 from gfl.runtime.result import Result
-from infer import drawing, merge, run, task
-from infer.drawing import drawn_names
+from infer import drawn_pictures, merge, run, task
+from infer.drawn_pictures import drawn_names
 from infer.sources import find_inputs, stated_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -432,16 +432,16 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     code, *modules = done.stdout.splitlines()[-1].split()
     assert code == "0"
-    assert not {"numpy", "cv2", "torch", "onnxruntime", "tqdm"} & set(modules)
+    assert not {"numpy", "cv2", "torch", "onnxruntime", "rich"} & set(modules)
     assert "--shard i/n" in done.stdout
 
 
-def test_onnx_needs_numpy_opencv_onnxruntime_and_tqdm_only(
+def test_onnx_needs_numpy_opencv_and_onnxruntime_only(
     exports: Path, pictures: Path, whole: Path, tmp_path: Path
 ) -> None:
     packages = tmp_path / "packages"  # all that this interpreter is to find
     packages.mkdir()
-    for name in ("numpy", "cv2", "onnxruntime", "tqdm"):
+    for name in ("numpy", "cv2", "onnxruntime"):
         spec = importlib.util.find_spec(name)
         assert spec is not None
         assert spec.origin is not None
@@ -528,7 +528,7 @@ def test_failure_to_write_leaves_what_was_there(
     def no_space(path: Path, image: object) -> None:
         raise InputError(f"cannot write {path}: No space left on device; free some space or write to another folder")
 
-    monkeypatch.setattr(drawing, "write_drawn", no_space)
+    monkeypatch.setattr(drawn_pictures, "write_drawn", no_space)
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "notes.txt").write_text("mine")
     flags = ["--model", str(exports), "--input", str(pictures), "--output", str(tmp_path / "output"), "--draw"]
@@ -630,7 +630,9 @@ def test_annotations_of_other_pictures(refused: Callable[..., str], tmp_path: Pa
     said = refused("--annotations", tmp_path / "coco.json")
     assert "coco.json does not name 7 of 8 pictures (c.png, d.png, e.png)" in said
     (tmp_path / "coco.json").write_text("{}")
-    assert "coco.json gave no image ids (KeyError('images'))" in refused("--annotations", tmp_path / "coco.json")
+    assert "coco.json: got the keys [], expected COCO annotations (an object with images)" in refused(
+        "--annotations", tmp_path / "coco.json"
+    )
 
 
 @pytest.mark.parametrize("flags", [("--shard", "1/2"), ("--annotations", "coco.json")])
@@ -672,7 +674,7 @@ def test_drawn_names_are_unique_on_every_file_system() -> None:
 
 
 def test_picture_too_long_for_a_jpeg_is_drawn_smaller(tmp_path: Path) -> None:
-    drawing.write_drawn(tmp_path / "a.jpg", np.zeros((4, 70_000, 3), np.uint8))
+    drawn_pictures.write_drawn(tmp_path / "a.jpg", np.zeros((4, 70_000, 3), np.uint8))
     assert cv2.imread(str(tmp_path / "a.jpg")).shape == (4, 65_500, 3)
 
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gfl.data.canvas import fit_canvas, own_canvas
-from gfl.data.transforms import Image, resize, resized_size
+from gfl.data.transforms import Image, resize
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.model import Model
 from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import Result
 from gfl.shapes import Canvas
-from infer import pipeline
-from infer.batches import AHEAD, OWN_OPEN, PATIENCE
-from infer.pipeline import Failed, Load, Timings, in_order, run_pictures
+from infer.batches import OWN_OPEN, PATIENCE
+from infer.pipeline import LARGE_PIXELS, Failed, InOrder, Load, Timings, default_readers, run_pictures
 from infer.sources import Opened
 
-SHORT, LONG = 32, 64
 WIDE, TALL = (32, 64), (64, 32)
 ABOUT = Description(
     version="0.1.0",
@@ -37,8 +36,8 @@ ABOUT = Description(
     size=WIDE,
     mean=(0.0, 0.0, 0.0),
     std=(1.0, 1.0, 1.0),
-    short_side=SHORT,
-    long_side=LONG,
+    short_side=32,
+    long_side=64,
     thresholds=Thresholds(score=0.0, nms_iou=0.6, max_detections=1, candidates=1, rounds=1),
     config="",
 )
@@ -46,22 +45,19 @@ ABOUT = Description(
 
 @dataclass
 class Mirror:
-    """A model that finds each picture itself: a box around it, whose score is its mean."""
+    """What a model runs that finds each picture itself: a box around it, whose score is its mean."""
 
     batch: int = 2
     canvases: tuple[Canvas, ...] | None = (WIDE, TALL)
     before_run: Callable[[], None] = lambda: None
-    description: Description = ABOUT
+    about: Description = ABOUT
     seen: list[tuple[NDArray[np.uint8], NDArray[np.int32]]] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
 
-    def provider_report(self) -> ProviderReport:
-        return ProviderReport("an accelerator", {}, ())
-
-    def canvas_for(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
-        if self.canvases is None:
-            return own_canvas(height, width), (height, width)
-        return fit_canvas(*resized_size(height, width, SHORT, LONG), self.canvases)
+    @property
+    def model(self) -> Model:
+        report = ProviderReport("an accelerator", {}, ())
+        return Model(Path("mirror"), self.about, self.canvases, self.batch, self.run, lambda: report)
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         self.before_run()
@@ -90,6 +86,7 @@ class Made:
     size_hw: tuple[int, int]
     delay_s: float = 0.0
     broken: bool = False
+    pixels: int | None = None  # that its header states; None: the truth
     opened: list[str] = field(default_factory=list)
     image: Callable[[], Image] = None  # type: ignore[assignment]  # made below
 
@@ -102,14 +99,14 @@ class Made:
         time.sleep(self.delay_s)
         if self.broken:
             raise InputError(f"{self.name} is broken")
-        return Opened(self.size_hw[0] * self.size_hw[1], self.image)
+        return Opened(self.pixels or self.size_hw[0] * self.size_hw[1], self.image)
 
 
 def sources(sizes: Sequence[tuple[int, int]], **same: object) -> list[Made]:
     return [Made(str(i), size, **same) for i, size in enumerate(sizes)]  # type: ignore[arg-type]
 
 
-def collect(model: Mirror, given: Sequence[Made], **options: int) -> tuple[list[Result | Failed], Timings]:
+def collect(mirror: Mirror, given: Sequence[Made], **options: int) -> tuple[list[Result | Failed], Timings]:
     """All outcomes in order, each of them once."""
     found: dict[int, Result | Failed] = {}
 
@@ -117,7 +114,7 @@ def collect(model: Mirror, given: Sequence[Made], **options: int) -> tuple[list[
         assert index not in found
         found[index] = outcome
 
-    timings = run_pictures(model, given, take, **options)
+    timings = run_pictures(mirror.model, given, take, **options)
     return [found[i] for i in range(len(given))], timings
 
 
@@ -147,7 +144,7 @@ def test_the_model_sees_what_one_picture_at_a_time_would_show_it() -> None:
     collect(model, given)
     ((images, sizes),) = model.seen
     for i, image in enumerate(noise):
-        canvas, size_hw = model.canvas_for(*image.shape[:2])
+        canvas, size_hw = model.model.canvas_for(*image.shape[:2])
         alone = np.zeros((3, *canvas), np.uint8)
         alone[:, : size_hw[0], : size_hw[1]] = resize(image, size_hw).transpose(2, 0, 1)
         np.testing.assert_array_equal(images[i], alone)
@@ -179,7 +176,7 @@ def test_nothing_of_an_earlier_picture_is_left_in_a_buffer() -> None:
     ("canvases", "filled"), [(OWN_OPEN, [5, 5, 5, 5]), (OWN_OPEN + 1, [1] * 20)], ids=["few", "many"]
 )
 def test_pictures_of_their_own_canvas_have_no_blanks_and_do_not_pile_up(canvases: int, filled: list[int]) -> None:
-    model = Mirror(batch=16, canvases=None)
+    model = Mirror(batch=16, canvases=None, about=replace(ABOUT, long_side=1000))
     collect(model, sources([(32, 32 * (1 + i % canvases)) for i in range(20)]))
     assert [len(images) for images, _ in model.seen] == filled
     assert all((sizes > 0).all() for _, sizes in model.seen)
@@ -191,8 +188,15 @@ def test_outcomes_come_in_the_order_of_the_input() -> None:
         Made(str(i), [WIDE_HW, TALL_HW][int(rng.integers(2))], float(rng.random() < 0.3) * 0.01, broken=i in (0, 4, 11))
         for i in range(24)
     ]
+    in_order: InOrder[str] = InOrder()
+    lock = threading.Lock()
     said: list[str] = []
-    run_pictures(Mirror(), given, in_order(lambda index, outcome: said.append(outcome.source)), readers=4, writers=3)
+
+    def take(index: int, outcome: Result | Failed) -> None:
+        with lock:
+            said.extend(in_order.add(index, outcome.source))
+
+    run_pictures(Mirror().model, given, take, readers=4, writers=3)
     assert said == [source.name for source in given]
 
 
@@ -229,8 +233,7 @@ def test_readers_wait_for_a_slow_model() -> None:
 
     collect(Mirror(before_run=wait), given, readers=3)
     for runs, count in enumerate(most):
-        # What was run, what is closed, one batch that is open, and a picture in the hands of each reader.
-        assert count <= 2 * (runs + AHEAD + 1) + 3
+        assert count <= 2 * (runs + 1) + 2 + 3  # what was run and is run, a batch, and a picture a reader
 
 
 def test_a_slow_writer_stops_the_model() -> None:
@@ -241,16 +244,16 @@ def test_a_slow_writer_stops_the_model() -> None:
         time.sleep(0.005)
         behind.append(2 * len(model.seen) - len(behind))
 
-    run_pictures(model, sources([WIDE_HW] * 60), take)
+    run_pictures(model.model, sources([WIDE_HW] * 60), take)
     assert max(behind) <= 1 + 2 * 2 + 2  # in the writer's hands, in the queue, on the way there
 
 
 def test_a_rare_canvas_holds_the_others_up_for_a_while_only() -> None:
     given = sources([TALL_HW] + [WIDE_HW] * (2 * PATIENCE + 40))
     arrived: list[int] = []
-    run_pictures(Mirror(), given, lambda index, outcome: arrived.append(index))
+    run_pictures(Mirror().model, given, lambda index, outcome: arrived.append(index))
     assert sorted(arrived) == list(range(len(given)))
-    assert arrived.index(0) <= 2 * PATIENCE + 2 * AHEAD
+    assert arrived.index(0) <= 2 * PATIENCE + 4
 
 
 def test_the_calling_thread_alone_runs_the_model_and_does_nothing_else() -> None:
@@ -262,7 +265,7 @@ def test_the_calling_thread_alone_runs_the_model_and_does_nothing_else() -> None
         return np.zeros((*WIDE_HW, 3), np.uint8)
 
     given = sources([WIDE_HW] * 20, image=decode)
-    run_pictures(model, given, lambda index, outcome: others.add(threading.get_ident()), readers=2, writers=2)
+    run_pictures(model.model, given, lambda index, outcome: others.add(threading.get_ident()), readers=2, writers=2)
     assert model.threads == {threading.get_ident()}
     assert threading.get_ident() not in others
 
@@ -301,7 +304,7 @@ def test_what_goes_wrong_comes_out_and_no_thread_is_left(
 ) -> None:
     before = threading.active_count()
     with pytest.raises(raised):
-        run_pictures(model, given, on_result, readers=3, writers=2)
+        run_pictures(model.model, given, on_result, readers=3, writers=2)
     assert threading.active_count() == before
 
 
@@ -312,8 +315,7 @@ def test_pictures_are_kept_up_to_the_size_asked_for() -> None:
     assert large.image is None
 
 
-def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infer.pipeline.LARGE_PIXELS", 5000)
+def test_huge_pictures_are_decoded_one_at_a_time() -> None:
     at_once: list[int] = []
     inside = 0
 
@@ -325,7 +327,7 @@ def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch
         inside -= 1
         return np.zeros((*WIDE_HW, 3), np.uint8)
 
-    collect(Mirror(), sources([WIDE_HW] * 12, image=decode), readers=4)
+    collect(Mirror(), sources([WIDE_HW] * 12, image=decode, pixels=LARGE_PIXELS + 1), readers=4)
     assert at_once == [1] * 12
 
 
@@ -341,11 +343,8 @@ def test_huge_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch
         (64, "PyTorch cuda", 8),
     ],
 )
-def test_readers_leave_a_model_on_the_cpu_half_of_the_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, provider: str, readers: int
-) -> None:
-    monkeypatch.setattr(pipeline, "usable_cores", lambda: cores)
-    assert pipeline.usual_readers(ProviderReport(provider, {}, ())) == readers
+def test_readers_leave_a_model_on_the_cpu_half_of_the_cores(cores: int, provider: str, readers: int) -> None:
+    assert default_readers(provider, cores) == readers
 
 
 def test_opencv_gets_its_threads_back() -> None:
@@ -353,7 +352,7 @@ def test_opencv_gets_its_threads_back() -> None:
     inside: list[int] = []
     try:
         cv2.setNumThreads(3)
-        run_pictures(Mirror(before_run=lambda: inside.append(cv2.getNumThreads())), sources([WIDE_HW]), lambda *_: None)
+        collect(Mirror(before_run=lambda: inside.append(cv2.getNumThreads())), sources([WIDE_HW]))
         assert inside == [1]
         assert cv2.getNumThreads() == 3
     finally:

@@ -22,24 +22,25 @@ LONGEST_JPEG = 65_500  # px a side, libjpeg's limit
 LONGEST_NAME = 50  # letters, of at most 4 bytes: file systems take 255 bytes
 
 
-class Drawing:
-    """Draws results into a folder, each under a name of its own."""
+class DrawnPictures:
+    """A folder of pictures with their detections, each in a file of its own."""
 
     def __init__(self, folder: Path, inputs: Inputs, score: float) -> None:
+        """score: least score of the detections that are drawn."""
         self._folder = folder
         self._files = inputs.files if isinstance(inputs, Files) else ()
         self._names = drawn_names([file.name for file in self._files])
         self._score = score
-        self._large = threading.Lock()  # pictures too large to be kept are read again, one at a time
+        self._large_lock = threading.Lock()  # pictures too large to be kept are read again, one at a time
 
-    def __call__(self, index: int, result: Result) -> None:
-        """Draw the result of the source at `index`."""
-        name = self._names[index] if self._names else f"{result.source.replace('#', '_')}.jpg"
+    def write(self, position: int, result: Result) -> None:
+        """Draw the result of the input at a position. Raises InputError where the file cannot be written."""
+        name = self._names[position] if self._names else f"{result.source.replace('#', '_')}.jpg"
         if result.image is not None:
             write_drawn(self._folder / name, result.draw(self._score))
             return
-        with self._large:
-            whole = replace(result, image=read_picture(self._files[index].path))
+        with self._large_lock:
+            whole = replace(result, image=read_picture(self._files[position].path))
             write_drawn(self._folder / name, whole.draw(self._score))
 
 
@@ -60,9 +61,9 @@ def write_drawn(path: Path, image: Image) -> None:
 
 
 def drawn_names(names: Sequence[str]) -> list[str]:
-    """A JPEG name of its own for each picture: its stem, or more of its name where stems meet.
+    """A JPEG name of its own for each picture: its stem, or its whole name where two pictures have the same stem.
 
-    Names that differ in case only count as one, as some file systems take them.
+    Names that differ in case only count as the same, since some file systems take them so.
     """
     flat = [name.replace("/", "_") for name in names]
     shared = Counter(PurePosixPath(name).stem.casefold() for name in flat)
