@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,18 +58,6 @@ class CocoData:
     truth: GroundTruth  # the same file's boxes as evaluation counts them, none dropped or clipped
 
 
-@dataclass(frozen=True)
-class _Boxes:
-    """The kept boxes of all pictures, in the file's order."""
-
-    xyxy: npt.NDArray[np.float32]  # (N,4)
-    picture: Ints  # (N,) position of the picture in the order of ids
-    labels: npt.NDArray[np.int32]  # (N,)
-    crowd: Mask  # (N,)
-    dropped: int
-    clipped: int
-
-
 @collector_paused()
 def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) -> CocoData:
     """Read a COCO annotation file; the picture files themselves are only probed.
@@ -89,12 +78,30 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
     image_ids = image_ids[by_id]
     sizes_hw = np.stack([file.images.sides(key) for key in ("height", "width")], axis=1)[by_id]
     truth = ground_truth(file, strict=True)
-    boxes = _read_boxes(file.annotations, truth, image_ids, sizes_hw)
+    picture_N = _positions(file.annotations, "image_id", truth.image_id, image_ids, "images")
+    category_ids = np.array(list(truth.class_names), dtype=np.int64)
+    labels_N = _positions(file.annotations, "category_id", truth.category_id, category_ids, "categories")
+    boxes = _clip_boxes(file.annotations, truth, sizes_hw[picture_N])
+    of_picture = _rows_by_picture(picture_N, boxes.kept & ~truth.crowd, len(image_ids))
+    crowds_of_picture = _rows_by_picture(picture_N, boxes.kept & truth.crowd, len(image_ids))
     file_names = file.images.texts("file_name")
-    everything = _pictures(folder, image_ids, [file_names[i] for i in by_id], sizes_hw, boxes)
+    everything = tuple(
+        Picture(
+            id=int(image_ids[i]),
+            file_name=file_names[row],
+            path=folder / file_names[row],
+            height=int(sizes_hw[i, 0]),
+            width=int(sizes_hw[i, 1]),
+            boxes_xyxy=boxes.xyxy[of_picture[i]],
+            labels=labels_N[of_picture[i]].astype(np.int32),
+            ignored_xyxy=boxes.xyxy[crowds_of_picture[i]],
+        )
+        for i, row in enumerate(by_id)
+    )
     with_boxes = tuple(picture for picture in everything if len(picture.boxes_xyxy))
     pictures = everything if keep_empty else with_boxes
-    _require_pictures(file.path, len(everything), len(pictures), boxes.dropped)
+    dropped = int((~boxes.kept).sum())
+    _require_pictures(file.path, len(everything), len(pictures), dropped)
     _require_files(file.path, folder, pictures)
     return CocoData(
         annotations=file.path,
@@ -103,28 +110,29 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
         names=tuple(truth.class_names.values()),
         category_ids=tuple(truth.class_names),
         without_boxes=len(everything) - len(with_boxes),
-        dropped_boxes=boxes.dropped,
-        clipped_boxes=boxes.clipped,
+        dropped_boxes=dropped,
+        clipped_boxes=int((boxes.over_border & boxes.kept).sum()),
         truth=truth,
     )
 
 
-# ---- the boxes ----
+class _ClippedBoxes(NamedTuple):
+    """All boxes of the file, clipped to their pictures."""
+
+    xyxy: npt.NDArray[np.float32]  # (N,4)
+    kept: Mask  # (N,) those that the reference's loader keeps
+    over_border: Mask  # (N,)
 
 
-def _read_boxes(annotations: Table, truth: GroundTruth, image_ids: Ints, sizes_hw: Ints) -> _Boxes:
-    """The boxes to learn from, and the crowds; `image_ids` are sorted, `sizes_hw` goes with them."""
-    picture = _positions(annotations, "image_id", truth.image_id, image_ids, "images")
-    category_ids = np.array(list(truth.class_names), dtype=np.int64)
-    labels = _positions(annotations, "category_id", truth.category_id, category_ids, "categories")
+def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> _ClippedBoxes:
+    """sizes_hw: (N,2) of the picture of each box."""
     xywh = truth.boxes_xywh
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    limits_xyxy = np.tile(sizes_hw[picture][:, ::-1], (1, 2)).astype(np.float64)
-    clipped_xyxy = np.clip(xyxy, 0.0, limits_xyxy)
-    # The reference's loader keeps a box that is a pixel wide and high and has an area.
+    clipped = np.clip(xyxy, 0.0, sizes_hw[:, [1, 0, 1, 0]].astype(np.float64))
+    # The reference keeps boxes that are a pixel wide and high and have an area.
     kept = (xywh[:, 2:] >= 1).all(axis=1) & (truth.areas > 0) & ~annotations.flags("ignore")
     # A box with nothing of it inside its picture says that the file is wrong; the reference drops it silently.
-    outside = kept & (clipped_xyxy[:, 2:] <= clipped_xyxy[:, :2]).any(axis=1)
+    outside = kept & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     if outside.any():
         index = int(np.argmax(outside))
         raise InputError(
@@ -133,15 +141,8 @@ def _read_boxes(annotations: Table, truth: GroundTruth, image_ids: Ints, sizes_h
             "width, height in the picture's own pixels; mend or remove these annotations"
         )
     # Compared as float32: 19.7 + 620.3 ends a rounding error beyond 640 and is not over the border.
-    over_border = (xyxy.astype(np.float32) != clipped_xyxy.astype(np.float32)).any(axis=1)
-    return _Boxes(
-        xyxy=clipped_xyxy[kept].astype(np.float32),
-        picture=picture[kept],
-        labels=labels[kept].astype(np.int32),
-        crowd=truth.crowd[kept],
-        dropped=int((~kept).sum()),
-        clipped=int((over_border & kept).sum()),
-    )
+    clipped_xyxy = clipped.astype(np.float32)
+    return _ClippedBoxes(clipped_xyxy, kept, (xyxy.astype(np.float32) != clipped_xyxy).any(axis=1))
 
 
 def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: str) -> Ints:
@@ -157,37 +158,11 @@ def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: s
     return np.searchsorted(known, wanted)
 
 
-# ---- the pictures ----
-
-
-def _pictures(
-    folder: Path, image_ids: Ints, file_names: list[str], sizes_hw: Ints, boxes: _Boxes
-) -> tuple[Picture, ...]:
-    """Deal the boxes out to their pictures, in the file's order within each."""
-    count = len(image_ids)
-    learnt = _dealt(boxes.picture[~boxes.crowd], count)
-    ignored = _dealt(boxes.picture[boxes.crowd], count)
-    learnt_xyxy, labels, ignored_xyxy = boxes.xyxy[~boxes.crowd], boxes.labels[~boxes.crowd], boxes.xyxy[boxes.crowd]
-    return tuple(
-        Picture(
-            id=image_id,
-            file_name=file_names[i],
-            path=folder / file_names[i],
-            height=height,
-            width=width,
-            boxes_xyxy=learnt_xyxy[learnt[i]],
-            labels=labels[learnt[i]],
-            ignored_xyxy=ignored_xyxy[ignored[i]],
-        )
-        for i, (image_id, (height, width)) in enumerate(zip(image_ids.tolist(), sizes_hw.tolist(), strict=True))
-    )
-
-
-def _dealt(picture: Ints, count: int) -> list[Ints]:
-    """For each of `count` pictures the rows that are its own, in order."""
-    order = np.argsort(picture, kind="stable")
-    starts = np.searchsorted(picture[order], np.arange(1, count))
-    return np.split(order, starts) if count else []
+def _rows_by_picture(picture_N: Ints, chosen: Mask, count: int) -> list[Ints]:
+    """For each of `count` pictures the rows of its chosen boxes, in the file's order."""
+    rows = np.flatnonzero(chosen)
+    rows = rows[np.argsort(picture_N[rows], kind="stable")]
+    return np.split(rows, np.searchsorted(picture_N[rows], np.arange(1, count))) if count else []
 
 
 def _require_pictures(file: Path, in_file: int, left: int, dropped_boxes: int) -> None:
