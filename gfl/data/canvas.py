@@ -1,6 +1,6 @@
-"""Canvases: the few static input sizes of a run, chosen to waste the fewest pixels.
+"""Canvases: the few static input sizes of a run, chosen so that padding takes the fewest pixels.
 
-numpy only: training, evaluation, export and `infer/` share this file. Sizes are (height, width) in px of the resized
+NumPy only: training, evaluation, export and `infer/` share this file. Sizes are (height, width) in px of the resized
 picture. Letters: N sizes, U different sizes, C candidate canvases.
 """
 
@@ -46,7 +46,7 @@ def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
 
 
 def pick_canvases(sizes_hw: Ints, canvases: Sequence[Canvas]) -> Ints:
-    """(N,2) sizes -> (N,) position of the smallest canvas that holds each, -1 where none does."""
+    """(N,2) sizes -> (N,) position in `canvases` of the smallest that holds each, -1 where none does."""
     order = sorted(range(len(canvases)), key=lambda i: (canvases[i][0] * canvases[i][1], canvases[i]))
     sides = np.asarray([canvases[i] for i in order], dtype=np.int64).reshape(-1, 2)
     fits = fits_in(sizes_hw, sides)
@@ -59,17 +59,6 @@ def fits_in(sizes_hw: Ints, canvases_hw: Ints) -> NDArray[np.bool_]:
     heights = sizes_hw[:, None, 0] <= canvases_hw[None, :, 0]
     widths = sizes_hw[:, None, 1] <= canvases_hw[None, :, 1]
     return np.asarray(heights & widths, dtype=np.bool_)
-
-
-def pick_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> Canvas:
-    """The smallest canvas that holds a resized picture; raises InputError where none does."""
-    index = int(pick_canvases(np.array([[height, width]], dtype=np.int64), canvases)[0])
-    if index < 0:
-        raise InputError(
-            f"got a resized picture of {height}x{width}, expected one that fits a canvas of {list(canvases)}; "
-            f"add {own_canvas(height, width)} to CANVASES, set it to 'auto', or lower SHORT_SIDE or LONG_SIDE"
-        )
-    return canvases[index]
 
 
 def fit_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> tuple[Canvas, tuple[int, int]]:
@@ -93,30 +82,28 @@ def shrink_factor(height: int, width: int, canvas: Canvas) -> float:
     return min(1.0, canvas[0] / height, canvas[1] / width)
 
 
-def real_share(sizes_hw: Ints, canvases: Sequence[Canvas], counts: Ints | None = None) -> float:
-    """Share of the canvases' pixels that are picture: (N,2) sizes, each in the smallest canvas that holds it."""
-    weights = np.ones(len(sizes_hw), np.int64) if counts is None else counts
-    sides = np.asarray(canvases, dtype=np.int64)[pick_canvases(sizes_hw, canvases)]
-    return float((sizes_hw.prod(axis=1) * weights).sum() / (sides.prod(axis=1) * weights).sum())
-
-
 def choose_canvases(
     sizes_hw: Sequence[tuple[int, int]] | Ints, most: int = 4, counts: Sequence[int] | Ints | None = None
 ) -> tuple[Canvas, ...]:
     """At most `most` canvases that hold every size with the fewest canvas pixels in all, by area.
 
-    sizes_hw (N,2) resized heights and widths in px, counts (N,) pictures of each size (one each by default). A greedy
-    start, then exchanges of one canvas, and of two where that is affordable, until none saves a pixel.
-    Raises InputError without sizes.
+    A greedy start, then exchanges of one canvas, and of two where that is affordable, until none saves a pixel.
+
+    Args:
+        sizes_hw: (N,2) resized heights and widths, px.
+        most: at least 1.
+        counts: (N,) pictures of each size, one each by default.
+
+    Raises:
+        InputError: there is no size.
     """
     if len(sizes_hw) == 0:
         raise InputError("got no picture sizes to choose canvases from, expected at least one picture; check the data")
     rounded: Ints = -(-np.asarray(sizes_hw, dtype=np.int64) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
     weights = np.ones(len(rounded)) if counts is None else np.asarray(counts, dtype=np.float64)
     sizes, index = np.unique(rounded, axis=0, return_inverse=True)
-    weights = np.bincount(index.reshape(-1), weights=weights).astype(
-        np.float64
-    )  # reshape: numpy 2.0 alone returns (N,1)
+    index = index.reshape(-1)  # (N,1) in numpy 2.0 alone
+    weights = np.bincount(index, weights=weights).astype(np.float64)
     sizes, weights = sizes[weights > 0], weights[weights > 0]
     candidates = candidate_canvases(sizes)
     costs = cost_of_candidates(sizes, candidates)
@@ -161,8 +148,8 @@ def exchange(costs: Floats, weights: Floats, chosen: list[int], together: int) -
     improved = True
     while improved:
         improved = False
-        for leave in combinations(range(len(chosen)), together):
-            kept = [index for place, index in enumerate(chosen) if place not in leave]
+        for leaving in combinations(range(len(chosen)), together):
+            kept = [index for position, index in enumerate(chosen) if position not in leaving]
             new_total, new = best_addition(costs, weights, kept, together)
             if new_total < total:
                 total, chosen, improved = new_total, kept + new, True

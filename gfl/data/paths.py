@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from gfl.data.synthetic import write_synthetic
 from gfl.errors import InputError
+from gfl.files import write_errors
 from gfl.settings import DataConfig
 
 SYNTHETIC = Path("data/synthetic")  # where DATA_ROOT = 'synthetic' puts its pictures
@@ -21,31 +22,29 @@ class SplitPaths(NamedTuple):
 
 
 def split_paths(cfg: DataConfig, split: str) -> SplitPaths:
-    """The paths of 'train' or 'val': TRAIN_JSON and TRAIN_IMAGES (VAL_...) win over DATA_ROOT.
+    """The paths of 'train' or 'val': TRAIN_JSON and TRAIN_IMAGES (or VAL_JSON and VAL_IMAGES) win over DATA_ROOT.
 
-    A root is in COCO's layout, with or without the year: annotations/instances_train2017.json and train2017/, or
-    annotations/instances_train.json and train/. Raises InputError when the root has neither.
+    DATA_ROOT is in COCO's layout, with or without the year: annotations/instances_train2017.json and train2017/, or
+    annotations/instances_train.json and train/; 'synthetic' is generated first, where it is not there yet.
+    Raises InputError where DATA_ROOT has neither file, and where the generated pictures cannot be written.
     """
-    annotations, images = getattr(cfg, f"{split}_json"), getattr(cfg, f"{split}_images")
+    keys = f"{split}_json", f"{split}_images"
+    annotations, images = (getattr(cfg, key) for key in keys)
     if annotations and images:
         return SplitPaths(Path(annotations), Path(images))
     if annotations or images:
-        given, lacking = (f"{split}_json", f"{split}_images")[:: 1 if annotations else -1]
-        raise InputError(f"got {given.upper()} without {lacking.upper()}, expected both or neither; give both")
+        given, missing = keys if annotations else keys[::-1]
+        raise InputError(f"got {given.upper()} without {missing.upper()}, expected both or neither; give both")
+    root = Path(cfg.root or ".")
     if cfg.root == "synthetic":
-        try:
-            write_synthetic(SYNTHETIC, train=SYNTHETIC_TRAIN, val=SYNTHETIC_VAL)
-        except OSError as error:
-            raise InputError(
-                f"cannot write the generated pictures to {SYNTHETIC.resolve()}: {error.strerror}; free some space, or "
-                "start from a folder that you may write to"
-            ) from error
-    root = SYNTHETIC if cfg.root == "synthetic" else Path(cfg.root or ".")
+        root = SYNTHETIC
+        with write_errors(root.resolve()):
+            write_synthetic(root, train=SYNTHETIC_TRAIN, val=SYNTHETIC_VAL)
     for year in ("2017", ""):
-        found = SplitPaths(root / "annotations" / f"instances_{split}{year}.json", root / f"{split}{year}")
-        if found.annotations.is_file():
-            return found
+        paths = SplitPaths(root / "annotations" / f"instances_{split}{year}.json", root / f"{split}{year}")
+        if paths.annotations.is_file():
+            return paths
     raise InputError(
-        f"{root} has no annotations/instances_{split}2017.json (nor instances_{split}.json); "
-        f"set DATA_ROOT to a folder in COCO's layout, or give {split.upper()}_JSON and {split.upper()}_IMAGES"
+        f"{root} has no annotations/instances_{split}2017.json (nor instances_{split}.json), expected a folder in "
+        f"COCO's layout; set DATA_ROOT to one, or give {split.upper()}_JSON and {split.upper()}_IMAGES"
     )

@@ -12,26 +12,15 @@ from gfl.data.transforms import Image
 from gfl.errors import InputError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # how the names of files end
-
-
-JPEG_START = b"\xff\xd8"
-
-
 PNG_START = b"\x89PNG\r\n\x1a\n"
-
-
-JPEG_SCAN = 0xDA
-
-
-JPEG_END = 0xD9
-
-
+JPEG_START = b"\xff\xd8"
+JPEG_SCAN, JPEG_END = 0xDA, 0xD9  # the markers before a scan's data and at the end of the file
 # In a scan's data 0xff is followed by 0x00 (a literal 0xff), a restart marker or fill: anything else ends the scan.
 JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def is_picture(path: Path) -> bool:
-    """By its name; hidden files (macOS leaves ._photo.jpg) are none."""
+    """Whether a file is a picture by its name; hidden files (macOS leaves ._photo.jpg) are not."""
     return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
 
 
@@ -80,31 +69,31 @@ def is_truncated(data: bytes) -> bool:
 
 def jpeg_is_complete(data: bytes) -> bool:
     """Walk a JPEG's segments to its end marker: thumbnails inside segments and bytes after the end do not mislead."""
-    place = len(JPEG_START)
-    while place + 2 <= len(data):
-        if data[place] != 0xFF:
-            place += 1  # decoders skip stray bytes between segments
+    at = len(JPEG_START)
+    while at + 2 <= len(data):
+        if data[at] != 0xFF:
+            at += 1  # decoders skip stray bytes between segments
             continue
-        marker = data[place + 1]
+        marker = data[at + 1]
         if marker == JPEG_END:
             return True
         if marker == 0xFF or marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            place += 1 if marker == 0xFF else 2  # fill byte, or a marker without a segment
+            at += 1 if marker == 0xFF else 2  # fill byte, or a marker without a segment
             continue
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == JPEG_SCAN:
-            found = JPEG_SCAN_END.search(data, place)
-            if found is None:
+            end = JPEG_SCAN_END.search(data, at)
+            if end is None:
                 return False
-            place = found.start()
+            at = end.start()
     return False
 
 
 def png_is_complete(data: bytes) -> bool:
     """Walk a PNG's chunks (length, name, content, checksum) to IEND."""
-    place = len(PNG_START)
-    while place + 8 <= len(data):
-        if data[place + 4 : place + 8] == b"IEND":
+    at = len(PNG_START)
+    while at + 8 <= len(data):
+        if data[at + 4 : at + 8] == b"IEND":
             return True
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
     return False

@@ -25,7 +25,7 @@ from gfl.shapes import Canvas
 
 BLANK = -1  # PlannedPicture.picture where there is none
 SHORT, FLIP, FLIP_VERTICAL, BRIGHTNESS, CONTRAST = range(5)  # columns of the draws; a new one goes at the end
-MOST_OPEN = 8  # canvases with leftovers up to which every choice of open ones is tried (2 ** 8)
+MOST_TRIED = 8  # canvases with leftovers up to which `join_leftovers` tries every choice of them (2 ** 8)
 
 
 class PlannedPicture(NamedTuple):
@@ -134,7 +134,7 @@ def eval_plan(
 
 
 def fingerprint(pictures: Sequence[Picture]) -> int:
-    """A checksum of what plans and batches are made from: ranks that read other annotations than each other differ."""
+    """A checksum of what plans and batches are made from; where it differs, two ranks have read other annotations."""
     checksum = 0
     for picture in pictures:
         checksum = crc32(np.array([picture.id, picture.height, picture.width], np.int64).tobytes(), checksum)
@@ -146,10 +146,13 @@ def fingerprint(pictures: Sequence[Picture]) -> int:
 def epoch_settings(
     checksum: int, cfg: DataConfig, canvases: Sequence[Canvas] | None, batch_size: int, seed: int
 ) -> dict[str, str]:
-    """What decides which pictures are in which batch of an epoch, by the names that a person knows it by.
+    """What decides which pictures are in which batch of an epoch, by the names of the knobs.
 
-    checksum: the `fingerprint` of the pictures. batch_size is pictures a batch over all ranks. What only changes the
-    pictures (FLIP, say) is not in it.
+    What changes only the pictures themselves (FLIP, say) is not in it.
+
+    Args:
+        checksum: the `fingerprint` of the pictures.
+        batch_size: pictures a batch over all ranks.
     """
     return {
         "SEED": str(seed),
@@ -212,11 +215,11 @@ def group_by_canvas(order: Ints, sizes_hw: Ints, canvases: Sequence[Canvas] | No
     """Each canvas's pictures in the given order, canvases in the order of their first picture."""
     groups: dict[Canvas, list[int]] = {}
     if canvases is None:
-        homes = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
+        canvas_of = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
     else:
-        homes = [canvases[position] for position in pick_canvases(sizes_hw, canvases)]
+        canvas_of = [canvases[position] for position in pick_canvases(sizes_hw, canvases)]
     for picture in order.tolist():
-        groups.setdefault(homes[picture], []).append(picture)
+        groups.setdefault(canvas_of[picture], []).append(picture)
     return groups
 
 
@@ -225,7 +228,7 @@ def join_leftovers(left: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: in
 
     left: fewer than batch_size pictures a canvas. Every choice of the canvases that keep their last batch is tried.
     """
-    if len(left) > MOST_OPEN:
+    if len(left) > MOST_TRIED:
         return left
     best, best_cost = left, sum(height * width for height, width in left)
     for keep in product((True, False), repeat=len(left)):
@@ -241,12 +244,12 @@ def join_leftovers(left: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: in
 def seat_leftovers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> bool:
     """Append each mover to the batch of a canvas in `opened` that holds it; False where one finds no room."""
 
-    def homes(picture: int) -> list[Canvas]:
+    def holding(picture: int) -> list[Canvas]:
         height, width = sizes_hw[picture]
         return [canvas for canvas in opened if height <= canvas[0] and width <= canvas[1]]
 
-    for picture in sorted(movers, key=lambda picture: len(homes(picture))):  # those with the least choice first
-        free = [canvas for canvas in homes(picture) if len(opened[canvas]) < batch_size]
+    for picture in sorted(movers, key=lambda picture: len(holding(picture))):  # those with the least choice first
+        free = [canvas for canvas in holding(picture) if len(opened[canvas]) < batch_size]
         if not free:
             return False
         opened[max(free, key=lambda canvas: batch_size - len(opened[canvas]))].append(picture)
