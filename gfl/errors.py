@@ -1,4 +1,4 @@
-"""The one exception type for what a user can mend, and the words of others in it."""
+"""The one exception type for mistakes of a user, and how it quotes other errors."""
 
 
 class InputError(Exception):
@@ -9,5 +9,5 @@ class InputError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, without its stop; its type where it says nothing."""
+    """The first line of an error's message, without the full stop; the error's type where there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

@@ -1,4 +1,4 @@
-"""Writing so that nobody ever sees half a file: whole files are moved into place, lines are added in one piece."""
+"""Writes files so that nobody sees half of one: whole files are renamed into place, text is added all at once."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _MENDS = {
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary handle whose content becomes `path` when the block ends well, and vanishes when it does not.
+    """A binary handle; what is written to it becomes the file `path` unless the block raises.
 
-    Raises InputError, naming the path, where the file system refuses (no space, no permission, no such folder).
+    Raises InputError with the path where the file system refuses: no space, no permission, no such folder.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,26 +46,26 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are not there. Raises as `atomic_file`."""
+    """Make a folder and its parents where they do not exist. Raises as `atomic_file` does."""
     with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file at once; text as UTF-8. Raises as `atomic_file`."""
+    """Write a whole file, text as UTF-8. Raises as `atomic_file` does."""
     with atomic_file(path) as handle:
         handle.write(_encoded(content) if isinstance(content, str) else content)
 
 
 def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # file names that are no Unicode hold lone surrogates
+    return text.encode("utf-8", "backslashreplace")  # names of files that are not Unicode hold lone surrogates
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
-    """JSON that every reader takes: NaN and infinities become null; NumPy values, paths and tuples are converted."""
+    """Standard JSON: NaN and infinities become null; NumPy values, paths and tuples are converted."""
     try:
         return json.dumps(value, indent=indent, allow_nan=False, default=_plain, ensure_ascii=False)
-    except ValueError:  # rare: copy the tree only when something in it is not finite
+    except ValueError:  # something in it is not finite, which is rare: only then is the tree copied
         return json.dumps(_finite(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
@@ -90,7 +90,7 @@ def _finite(value: object) -> object:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power cut, where the system lets a folder be opened (Windows does not)."""
+    """Make a rename survive a power cut, where the system can open a folder (Windows cannot)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -101,11 +101,11 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into an InputError that names the path and a way out."""
+    """Turn an error of the file system into an InputError that names the path and says what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save turns a handle's OSError into a RuntimeError about file positions: look behind it.
+        # torch.save raises a RuntimeError about file positions while it handles the OSError of its handle.
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
@@ -114,7 +114,7 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add text to the end of a file, all of it or nothing."""
+    """Add text to the end of a file, either all of it or nothing. Raises as `atomic_file` does."""
     with write_errors(path), open(path, "ab", buffering=0) as handle:
         before = handle.seek(0, os.SEEK_END)
         rest = memoryview(_encoded(text))

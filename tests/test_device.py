@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from gfl.autoload import SWITCH
+from gfl.autoload import NPU_ENVIRONMENT, SWITCH
 from gfl.engine import device
-from gfl.engine.device import ENVIRONMENT, choose_device, describe, memory_bytes, seed_generators, synchronise
+from gfl.engine.device import choose_device, describe, memory_bytes, seed_generators, synchronise
 from gfl.errors import InputError
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def npu_module(*, available: bool, calls: dict[str, object]) -> ModuleType:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `choose_device` sets is taken back."""
-    for variable in ENVIRONMENT:
+    for variable in NPU_ENVIRONMENT:
         monkeypatch.setenv(variable, "")
         monkeypatch.delenv(variable)
 
@@ -140,7 +140,7 @@ def test_npu_that_is_not_there_is_an_input_error(monkeypatch: pytest.MonkeyPatch
 def test_npu_is_told_its_environment_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, str | None] = {}
     module = with_npu(monkeypatch)
-    module.npu.is_available = lambda: seen.update({name: os.environ.get(name) for name in ENVIRONMENT}) or True
+    module.npu.is_available = lambda: seen.update({name: os.environ.get(name) for name in NPU_ENVIRONMENT}) or True
     choose_device("npu")
     assert seen == {
         "TASK_QUEUE_ENABLE": "2",
@@ -158,7 +158,7 @@ def test_environment_that_a_person_has_set_stays(monkeypatch: pytest.MonkeyPatch
 
 def test_other_devices_leave_the_environment_alone() -> None:
     choose_device("cpu")
-    assert not set(ENVIRONMENT) & set(os.environ)
+    assert not set(NPU_ENVIRONMENT) & set(os.environ)
 
 
 def test_float32_on_an_npu_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tiny import refusal
 
 from gfl.doctor import __main__ as doctor
 from gfl.doctor import installed, torch_report
-from gfl.doctor.installed import Part
+from gfl.doctor.installed import Package
 from gfl.operators.fake_step import step_ops
 from gfl.operators.npu import CALLS_HOST, COMPOSITE, FALLS_BACK, KERNEL
 from gfl.operators.trace import Op, OpTrace
@@ -131,7 +131,7 @@ def test_device_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     assert said == "error: got --device 'tpu', expected auto, cpu, cuda or npu\n"
 
 
-def test_section_that_fails_is_told_as_broken() -> None:
+def test_section_that_fails_is_reported_as_broken() -> None:
     def fail() -> dict[str, object]:
         raise OSError("libcuda.so: cannot open\nmore")
 
@@ -151,25 +151,27 @@ def test_report_is_made_where_torch_is_broken(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-# ---- parts ----
+# ---- packages ----
 
 
-def test_part_that_works_is_its_version() -> None:
-    assert installed.state_of(Part("numpy", ("numpy",), "required")).replace(".", "").isdigit()
+def test_package_that_works_is_its_version() -> None:
+    assert installed.state_of(Package("numpy", ("numpy",), "required")).replace(".", "").isdigit()
 
 
-def test_part_that_is_absent_says_what_it_is_for() -> None:
-    assert installed.state_of(Part("no_such_part", ("no-such-part",), "optional: speed")) == "absent (optional: speed)"
+def test_package_that_is_absent_says_what_it_is_for() -> None:
+    assert (
+        installed.state_of(Package("no_such_part", ("no-such-part",), "optional: speed")) == "absent (optional: speed)"
+    )
 
 
-def test_part_that_is_broken_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_that_is_broken_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_part.py").write_text("print('noise')\nraise OSError('libx.so: cannot open\\nand more')")
     monkeypatch.syspath_prepend(tmp_path)
-    state = installed.state_of(Part("broken_part", ("broken-part",), "required"))
+    state = installed.state_of(Package("broken_part", ("broken-part",), "required"))
     assert state == "version unknown, broken: OSError: libx.so: cannot open"
 
 
-def test_part_may_have_another_build_or_two() -> None:
+def test_package_may_have_another_build_or_two() -> None:
     assert str(installed.version_of(("no-such-build", "numpy"))).endswith(" (numpy)")
     assert " beside " in str(installed.version_of(("numpy", "torch")))
     assert installed.version_of(("no-such-build",)) is None

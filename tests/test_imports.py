@@ -29,6 +29,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.version": (),
         "gfl.shapes": (),
         "gfl.machine": (),
+        "gfl.autoload": (),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),
     },

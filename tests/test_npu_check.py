@@ -17,7 +17,7 @@ import torch
 from gfl.npu_check import __main__ as program
 from gfl.npu_check import parts as checks
 from gfl.npu_check import tripwire
-from gfl.npu_check.__main__ import About, chosen_parts, run_all
+from gfl.npu_check.__main__ import DeviceInfo, chosen_parts, run_all
 from gfl.npu_check.check import NO_FALLBACK, Check, Failed, Skipped, python_path
 from gfl.npu_check.compare import agreement, relative_differences, step_losses
 from gfl.npu_check.parts import PARTS, Part
@@ -29,7 +29,7 @@ from infer.run import parser as infer_parser
 from infer.task import parse_options
 
 ROOT = Path(__file__).resolve().parent.parent
-SUPPLIED = About("cpu, 2 threads", 1, ["CPUExecutionProvider"])
+SUPPLIED = DeviceInfo("cpu, 2 threads", 1, ["CPUExecutionProvider"])
 
 
 def has_npu() -> bool:
@@ -209,7 +209,7 @@ def test_a_command_gets_its_variables_and_its_folder(tmp_path: Path) -> None:
     log = tmp_path / "log"
     finished = run([sys.executable, "-c", text], log, folder=tmp_path, variables=NO_FALLBACK, limit_s=60)
     assert finished.code == 0
-    assert finished.said() == f"1 {tmp_path.resolve()}"
+    assert finished.last_line() == f"1 {tmp_path.resolve()}"
 
 
 # ---- what needs an NPU says so ----
@@ -235,7 +235,7 @@ def test_two_ranks_need_two_devices(check: Check) -> None:
 
 @pytest.mark.parametrize(("name", "soc"), [("npu:0 Ascend310P3", "Ascend310P3"), ("cpu, 2 threads", None)])
 def test_soc_version_is_the_name_of_the_npu(name: str, soc: str | None) -> None:
-    assert About(name, 1, []).soc_version() == soc
+    assert DeviceInfo(name, 1, []).soc_version() == soc
 
 
 def test_cann_is_asked_in_words_that_infer_takes() -> None:

@@ -54,4 +54,4 @@ def test_table_is_whole() -> None:
 
 def test_table_ships_in_the_wheel() -> None:
     setup = Path(__file__).resolve().parent.parent / "setup.py"
-    assert '"gfl.engine": ["npu_operators.txt"]' in setup.read_text(encoding="utf-8")
+    assert '"gfl.operators": ["npu_operators.txt"]' in setup.read_text(encoding="utf-8")

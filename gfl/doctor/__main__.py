@@ -1,7 +1,7 @@
 """What a bug report needs: `python -m gfl.doctor [--device auto|cpu|cuda|npu] [--json]`.
 
-Versions, devices, what of the optional parts is there, and which operators of a training step the device runs itself.
-A part that is broken is told as broken, with the reason; nothing of it stops the report.
+Versions, devices, optional packages, and which operators of a training step the device runs itself. What is broken is
+reported with the reason, and the report goes on.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from typing import TypeAlias
 
 from gfl.autoload import SWITCH
 from gfl.doctor import installed
-from gfl.errors import InputError
 from gfl.record.environment import git_commit
 from gfl.version import VERSION
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
 WIDTH = 110  # columns of the report
-Section: TypeAlias = dict[str, object]  # what is asked -> a number, a text or a list of texts
+Section: TypeAlias = dict[str, object]  # a question -> its answer: a number, a text or a list of texts
 
 
 def report(device: str) -> dict[str, Section]:
-    """{section: {what: answer}}; device is one of DEVICES."""
+    """{title: section}; device is one of DEVICES."""
     return {
         "versions": attempt(versions),
         "machine": attempt(installed.machine),
@@ -37,16 +36,16 @@ def report(device: str) -> dict[str, Section]:
 
 
 def versions() -> Section:
-    """Of this project, Python and every package that it may use."""
+    """The versions of this project, Python and every package that it may use."""
     commit = git_commit(Path(__file__).resolve().parents[2])
-    own = VERSION + (f", commit {commit}" if commit else "")
-    return {"gfl": own, "python": platform.python_version(), **installed.packages()}
+    version = VERSION + (f", commit {commit}" if commit else "")
+    return {"gfl": version, "python": platform.python_version(), **installed.packages()}
 
 
 def torch_sections(device: str) -> dict[str, Section]:
-    """What torch says of devices, libraries and operators, where it can be imported."""
+    """The sections about devices, torch's libraries and operators; only why, where torch cannot be imported."""
     try:
-        from gfl.doctor import torch_report  # late: torch itself may be what is broken
+        from gfl.doctor import torch_report  # late: torch may be what is broken
     except Exception as error:
         hint = f"{SWITCH}=0 in the environment leaves out device packages such as torch_npu"
         return {"torch": {"broken": f"{installed.reason(error)}; {hint}"}}
@@ -65,9 +64,9 @@ def attempt(section: Callable[[], Section]) -> Section:
         return {"broken": installed.reason(error)}
 
 
-def lines(found: Mapping[str, Section]) -> Iterator[str]:
-    """The report as text: a headline a section, and its answers in two columns."""
-    for title, section in found.items():
+def lines(sections: Mapping[str, Section]) -> Iterator[str]:
+    """The report as text: for each section its title, then questions and answers in two columns."""
+    for title, section in sections.items():
         yield title
         width = max(len(name) for name in section)
         for name, answer in section.items():
@@ -76,6 +75,7 @@ def lines(found: Mapping[str, Section]) -> Iterator[str]:
 
 
 def answer_lines(name: str, answer: object) -> Iterator[str]:
+    """One answer, wrapped to WIDTH."""
     text = ", ".join(map(str, answer)) if isinstance(answer, list) else str(answer)
     gap = " " * (len(name) + 4)
     # Names of operators and paths are not broken at their hyphens or in the middle.
@@ -96,16 +96,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the report; 0, or 2 on a device that is none."""
+    """Print the report; 0, or 2 for an unknown device."""
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.device not in DEVICES:
-            raise InputError(f"got --device {arguments.device!r}, expected {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if arguments.device not in DEVICES:
+        expected = f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]}"
+        print(f"error: got --device {arguments.device!r}, expected {expected}", file=sys.stderr)
         return 2
-    found = report(arguments.device)
-    print(json.dumps(found, indent=2) if arguments.json else "\n".join(lines(found)).rstrip())
+    sections = report(arguments.device)
+    print(json.dumps(sections, indent=2) if arguments.json else "\n".join(lines(sections)).rstrip())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is installed on this machine and whether it works. No torch is imported except as one of the parts."""
+"""What is installed on this machine, and whether it works. torch is imported only to see whether it can be."""
 
 from __future__ import annotations
 
@@ -14,42 +14,40 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from gfl.autoload import SWITCH
+from gfl.autoload import NPU_ENVIRONMENT, SWITCH
 from gfl.errors import first_line
 from gfl.machine import usable_cores
 
 
-class Part(NamedTuple):
-    """A package by the name that is imported, and the names under which it is distributed."""
+class Package(NamedTuple):
+    """A package that the project may use."""
 
-    module: str
-    distributions: tuple[str, ...]
-    needed: str  # for what
+    module: str  # the name that is imported
+    distributions: tuple[str, ...]  # the names that it is installed under
+    purpose: str  # 'required', or what it is good for
 
 
-PARTS = (
-    Part("torch", ("torch",), "required"),
-    Part("numpy", ("numpy",), "required"),
-    Part("einops", ("einops",), "required"),
-    Part("gin", ("gin-config",), "required"),
-    Part("pycocotools", ("pycocotools",), "required"),
-    Part("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python"), "required"),
-    Part("safetensors", ("safetensors",), "required"),
-    Part("onnx", ("onnx",), "required"),
-    Part("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"), "required"),
-    Part("faster_coco_eval", ("faster-coco-eval",), "optional: a quicker evaluation"),
+PACKAGES = (
+    Package("torch", ("torch",), "required"),
+    Package("numpy", ("numpy",), "required"),
+    Package("einops", ("einops",), "required"),
+    Package("gin", ("gin-config",), "required"),
+    Package("pycocotools", ("pycocotools",), "required"),
+    Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python"), "required"),
+    Package("safetensors", ("safetensors",), "required"),
+    Package("onnx", ("onnx",), "required"),
+    Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"), "required"),
+    Package("faster_coco_eval", ("faster-coco-eval",), "optional: a quicker evaluation"),
 )
-# These are not imported to see whether they work: the one needs a device and CANN, the other patches torch.
+# Not imported to see whether they work: torch_npu needs a device and CANN, Apex patches torch.
 NPU_DISTRIBUTIONS = ("torch_npu", "torch-npu")
 APEX_PACKAGES = ("apex",)
-# Beside packages, for Ascend and CUDA.
+# What Ascend and CUDA need beside packages.
 CANN_HOME = "ASCEND_HOME_PATH"
 TOOLS = {"npu-smi": "Ascend's driver", "atc": "compiles .om files", "nvidia-smi": "NVIDIA's driver"}
 VARIABLES = (
     "ASCEND_RT_VISIBLE_DEVICES",
-    "TASK_QUEUE_ENABLE",
-    "CPU_AFFINITY_CONF",
-    "PYTORCH_NPU_ALLOC_CONF",
+    *NPU_ENVIRONMENT,
     "TORCH_NPU_FALLBACK_CPU_DISABLE",
     "CUDA_VISIBLE_DEVICES",
     SWITCH,
@@ -59,42 +57,40 @@ GIB = 1024**3
 
 def packages() -> dict[str, object]:
     """{package: its version, that it is absent, or that it is broken and why}."""
-    found: dict[str, object] = {part.module: state_of(part) for part in PARTS}
-    providers = onnx_providers()
-    if providers:
-        found["onnxruntime providers"] = providers
-    version = version_of(NPU_DISTRIBUTIONS)
-    found["torch_npu"] = version or "absent (optional: training on an Ascend NPU)"
-    found["apex"] = apex_kind()
-    return found
+    states: dict[str, object] = {package.module: state_of(package) for package in PACKAGES}
+    if providers := onnx_providers():
+        states["onnxruntime providers"] = providers
+    states["torch_npu"] = version_of(NPU_DISTRIBUTIONS) or "absent (optional: training on an Ascend NPU)"
+    states["apex"] = apex_kind()
+    return states
 
 
-def state_of(part: Part) -> str:
+def state_of(package: Package) -> str:
     """'2.1.0', 'absent (required)' or '2.1.0, broken: ImportError: ...'."""
-    version = version_of(part.distributions)
-    if version is None and importlib.util.find_spec(part.module) is None:
-        return f"absent ({part.needed})"
-    problem = import_problem(part.module)
+    version = version_of(package.distributions)
+    if version is None and importlib.util.find_spec(package.module) is None:
+        return f"absent ({package.purpose})"
+    problem = import_problem(package.module)
     known = version or "version unknown"
     return known if problem is None else f"{known}, broken: {problem}"
 
 
 def version_of(distributions: tuple[str, ...]) -> str | None:
-    """The versions of those that are installed; with its name where it is not the first or there are several."""
-    found = []
+    """The versions of the distributions that are installed, named if it is not the first one alone; None for none."""
+    installed = []
     for distribution in distributions:
         try:
-            found.append((distribution, metadata.version(distribution)))
+            installed.append((distribution, metadata.version(distribution)))
         except metadata.PackageNotFoundError:
             continue
-    if len(found) == 1 and found[0][0] == distributions[0]:
-        return found[0][1]
-    # Two builds of one module overwrite each other's files: onnxruntime and onnxruntime-cann, say.
-    return " beside ".join(f"{version} ({distribution})" for distribution, version in found) or None
+    if len(installed) == 1 and installed[0][0] == distributions[0]:
+        return installed[0][1]
+    # Two builds of one module, as onnxruntime and onnxruntime-cann, overwrite each other's files.
+    return " beside ".join(f"{version} ({distribution})" for distribution, version in installed) or None
 
 
 def import_problem(module: str) -> str | None:
-    """Why a module cannot be imported; None where it can. What it prints meanwhile is dropped."""
+    """Why a module cannot be imported; None where it can. What it prints is dropped."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         try:
@@ -126,28 +122,28 @@ def apex_kind() -> str:
 
 def machine() -> dict[str, object]:
     """The computer, and how much memory and disk are free."""
-    found: dict[str, object] = {
+    answers: dict[str, object] = {
         "platform": platform.platform(),
         "processor": f"{platform.machine()}, {os.cpu_count()} cores, {usable_cores()} of them usable here",
         "free memory": free_memory(),
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB at {Path.cwd()}",
     }
     threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if name in os.environ}
-    return found | threads
+    return answers | threads
 
 
 def surroundings() -> dict[str, object]:
-    """What an NPU or a GPU needs beside packages: CANN, its tools, the driver's, and the variables that steer them."""
-    found: dict[str, object] = {"CANN": cann_version()}
+    """What an NPU or a GPU needs beside packages: CANN, its tools, the driver's tools, and environment variables."""
+    answers: dict[str, object] = {"CANN": cann_version()}
     for tool, task in TOOLS.items():
-        found[tool] = shutil.which(tool) or f"absent ({task})"
-    found["ais_bench"] = "present" if importlib.util.find_spec("ais_bench") else "absent (runs .om files)"
+        answers[tool] = shutil.which(tool) or f"absent ({task})"
+    answers["ais_bench"] = "present" if importlib.util.find_spec("ais_bench") else "absent (runs .om files)"
     variables = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
-    return found | {"variables": variables or "none set"}
+    return answers | {"variables": variables or "none set"}
 
 
 def cann_version() -> str:
-    """Of the CANN whose set_env.sh was sourced, by the file that its installer leaves."""
+    """The version of the CANN whose set_env.sh was sourced, from a file of its installer."""
     home = os.environ.get(CANN_HOME)
     if home is None:
         return f"absent, or its set_env.sh not sourced ({CANN_HOME} is not set)"
@@ -159,7 +155,7 @@ def cann_version() -> str:
 
 
 def free_memory() -> str:
-    """What new programs can have, by the kernel's own estimate."""
+    """The memory that new programs can have, by the kernel's estimate."""
     try:
         table = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         free, total = (int(table[name].split()[0]) / 2**20 for name in ("MemAvailable", "MemTotal"))

@@ -1,4 +1,4 @@
-"""What torch says of itself and of its devices, for `python -m gfl.doctor`: sections of a report."""
+"""The sections of `python -m gfl.doctor` that need torch: devices, libraries, operators."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from gfl.operators.npu import COMPOSITE, KERNEL, npu_support
 
 OTHER_THAN_CPU = ("cuda", "npu")
 RUNS = (KERNEL, COMPOSITE)
-# Dispatch keys of operators that are written in terms of others.
+# Dispatch keys of operators that are composed of other operators.
 COMPOSITES = ("CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd")
 
 
 def devices(asked: str) -> dict[str, object]:
-    """The device that a run would take, and those that there are."""
-    found: dict[str, object] = {}
+    """The device that a run with DEVICE = `asked` would take, and the GPU and the NPU."""
+    answers: dict[str, object] = {}
     for name in dict.fromkeys((asked, *OTHER_THAN_CPU)):
         try:
-            found[name] = on_device(choose_device(name))
+            answers[name] = device_text(choose_device(name))
         except InputError as error:
-            found[name] = f"absent: {error}"
-        except Exception as error:  # a driver or torch_npu that fails: that is what is to be told
-            found[name] = f"broken: {type(error).__name__}: {error}"
-    return found
+            answers[name] = f"absent: {error}"
+        except Exception as error:  # a driver or torch_npu that fails is what the report is for
+            answers[name] = f"broken: {type(error).__name__}: {error}"
+    return answers
 
 
-def on_device(device: torch.device) -> str:
+def device_text(device: torch.device) -> str:
     """'cuda:0 NVIDIA H100, 78.1 of 79.6 GiB free, 1 device'."""
     if device.type == "cpu":
         return describe(device)
@@ -58,7 +58,7 @@ def backends() -> dict[str, object]:
 
 
 def distributed_backends() -> Iterator[str]:
-    """Those that torch can start here: gloo for the CPU, nccl for CUDA, hccl for the NPU."""
+    """The backends for several ranks that torch has here: gloo for the CPU, nccl for CUDA, hccl for the NPU."""
     if torch.distributed.is_available():
         for name in ("gloo", "nccl", "hccl", "mpi", "ucc"):
             if torch.distributed.is_backend_available(name):
@@ -66,24 +66,24 @@ def distributed_backends() -> Iterator[str]:
 
 
 def operators(asked: str) -> dict[str, object]:
-    """Every operator of a training step by what the device does with it, and how many calls fall back."""
+    """The operators of a training step, grouped by what the device does with them."""
     device = asked if asked != "auto" else choose_device("auto").type
     calls = Counter(op.name for op in step_ops())
     by_support: dict[str, list[str]] = {KERNEL: []}
     for name in sorted(calls):
         by_support.setdefault(support_on(device, name), []).append(name.removeprefix("aten::"))
-    troubled = [name for kind, names in by_support.items() if kind not in RUNS for name in names]
+    leaving = [name for kind, names in by_support.items() if kind not in RUNS for name in names]
     source = "the table of torch_npu 2.13.0" if device == "npu" else f"this torch, {torch.__version__}"
     return {
         "looked up": f"{len(calls)} operators in {calls.total()} calls of two steps (float32 and O1), for "
         f"{device} in {source}",
         **{f"{kind} ({len(names)})": names for kind, names in by_support.items()},
-        "leaves the device": troubled or "nothing",
+        "leaves the device": leaving or "nothing",
     }
 
 
 def support_on(device: str, operator: str) -> str:
-    """What a device does with an operator. Of an NPU the table says it; for the others torch's dispatcher is asked."""
+    """What a device does with an operator: for an NPU by the table, for others by torch's dispatcher."""
     if device == "npu":
         return npu_support(operator)
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
@@ -95,7 +95,7 @@ def support_on(device: str, operator: str) -> str:
 
 
 def yes(library: ModuleType) -> str:
-    """Whether torch can use one of its libraries, and the version where it says one."""
+    """'no', or 'yes' with the version where there is one: whether torch can use one of its libraries."""
     if not library.is_available():
         return "no"
     version = getattr(library, "version", lambda: None)()

@@ -14,16 +14,10 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from gfl.autoload import NPU_ENVIRONMENT
 from gfl.errors import InputError, first_line
 from gfl.model.structures import Batch
 
-# What torch_npu and CANN read before they first use the device; what a person has set stays. Kernels are launched from
-# a queue of their own, on cores near the device, into memory that can grow.
-ENVIRONMENT = {
-    "TASK_QUEUE_ENABLE": "2",
-    "CPU_AFFINITY_CONF": "1",
-    "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
-}
 SEED_LIMIT = 2**32  # NumPy takes no larger seed
 
 
@@ -121,7 +115,7 @@ def _import_torch_npu(name: str) -> ModuleType:
                 f"DEVICE={name!r}: got torch_npu {version} beside torch {wanted}, expected the same version of both; "
                 f"pip install torch-npu=={wanted}"
             )
-    for variable, value in ENVIRONMENT.items():
+    for variable, value in NPU_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
         return importlib.import_module("torch_npu")

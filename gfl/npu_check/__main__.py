@@ -3,11 +3,11 @@
     DEVICE=npu make npu-check
     python -m gfl.npu_check --device npu --soc_version Ascend310P3
 
-The parts: what gfl.doctor says; parity with the goldens of the authors' code; training steps without any fallback to
-the CPU; O1 beside float32; two ranks beside one; a small model that learns; export; its detections by the checkpoint on
-the device, through CANN's provider and as a .om; speed. Each runs in processes of its own and writes a log. On a
-machine without the device it says what is missing and exits 2; DEVICE=cpu runs the same with a tiny model. Exit 1 where
-a part failed.
+The parts: the report of gfl.doctor; parity with the goldens of the authors' code; training steps with fallback to the
+CPU forbidden; O1 compared with float32; two ranks compared with one; a small model that learns; export; the detections
+of the checkpoint on the device, of CANN's provider and of a .om; speed. Each runs in processes of its own and writes a
+log. Without the device the program says what is missing and exits 2; DEVICE=cpu runs the same with a tiny model. It
+exits 1 where a part failed.
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ from typing import NamedTuple
 from gfl.errors import InputError
 from gfl.files import make_folder
 from gfl.npu_check.check import Check, Failed, Skipped, python_path
-from gfl.npu_check.parts import PARTS, Part, spelled
+from gfl.npu_check.parts import PARTS, Part
 from gfl.npu_check.processes import run
 from gfl.npu_check.report import FAILED, PASSED, REPORT, SKIPPED, Outcome, Report, write_report
 from gfl.npu_check.sizes import CPU, DEVICE
 
-PROBE_S = 300.0  # CANN may take its time the first time
+PROBE_TIMEOUT_S = 300.0  # CANN may be slow the first time
 
 
-class About(NamedTuple):
-    """What `gfl.npu_check.probe` says of a device."""
+class DeviceInfo(NamedTuple):
+    """What `gfl.npu_check.probe` reports of a device."""
 
     device_name: str
     devices: int
     providers: list[str]  # of the installed onnxruntime
 
     def soc_version(self) -> str | None:
-        """The name that ATC knows an NPU by: that which torch_npu gives it, e.g. Ascend310P3."""
+        """The name of an NPU for ATC, e.g. Ascend310P3: torch_npu gives the same; None for other devices."""
         last = self.device_name.split()[-1]
         return last if last.startswith("Ascend") else None
 
 
-def probe(python: str, device: str) -> About:
-    """What the device offers, from a process of its own; InputError with what is missing where it is not there."""
+def probe(python: str, device: str) -> DeviceInfo:
+    """Ask a process of its own about the device; InputError with what is missing where it is not there."""
     command = (python, "-m", "gfl.npu_check.probe", device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         variables = {"PYTHONPATH": python_path()}
-        finished = run(command, folder / "probe.log", folder=folder, variables=variables, limit_s=PROBE_S)
-        said = finished.said().removeprefix("error: ")
+        finished = run(command, folder / "probe.log", folder=folder, variables=variables, limit_s=PROBE_TIMEOUT_S)
+        answer = finished.last_line().removeprefix("error: ")
     if finished.code is None:
-        raise InputError(f"DEVICE={device} did not answer within {PROBE_S:g} s; check `npu-smi info`")
+        raise InputError(f"DEVICE={device} did not answer within {PROBE_TIMEOUT_S:g} s; check `npu-smi info`")
     if finished.code:
-        ended = f"{' '.join(command)} ended with {finished.code} ({said}); run it by hand to see all it says"
-        raise InputError(said if finished.code == 2 else ended)
-    return About(**json.loads(said))
+        ended = f"{' '.join(command)} ended with {finished.code} ({answer}); run it by hand to see all it says"
+        raise InputError(answer if finished.code == 2 else ended)
+    return DeviceInfo(**json.loads(answer))
 
 
 def run_part(check: Check, name: str, part: Part) -> Outcome:
-    """One part, whatever becomes of it."""
+    """Run one part; whatever it raises is in the outcome."""
     check.commands.clear()
     started = time.monotonic()
     status, reason, tail = PASSED, "", ""
@@ -74,17 +74,17 @@ def run_part(check: Check, name: str, part: Part) -> Outcome:
         status, reason = SKIPPED, str(skipped)
     except Failed as failure:
         status, reason, figures, tail = FAILED, str(failure), failure.figures, failure.tail
-    except Exception as error:  # a file that is not as expected; the next part must run all the same
+    except Exception as error:  # a file that is not as expected; the next part must still run
         status, reason = FAILED, f"{type(error).__name__}: {error}"
-    commands = tuple(map(spelled, check.commands))
+    commands = tuple(finished.shell_text() for finished in check.commands)
     return Outcome(name, status, reason, figures, time.monotonic() - started, commands, tail)
 
 
-def run_all(check: Check, about: Mapping[str, object], parts: Mapping[str, Part]) -> Report:
-    """All parts in order; the report is written after each."""
+def run_all(check: Check, info: Mapping[str, object], parts: Mapping[str, Part]) -> Report:
+    """Run all parts in order, and write the report after each. info: of the device, for the report."""
     outcomes: list[Outcome] = []
     left = list(parts)
-    report = Report(check.device, about, time.strftime("%Y-%m-%dT%H:%M:%S%z"), outcomes, left, "")
+    report = Report(check.device, info, time.strftime("%Y-%m-%dT%H:%M:%S%z"), outcomes, left, "")
     for name, part in parts.items():
         print(f"{name:10} ", end="", flush=True)
         outcome = run_part(check, name, part)
@@ -98,13 +98,13 @@ def run_all(check: Check, about: Mapping[str, object], parts: Mapping[str, Part]
 
 
 def doctor_text(folder: Path) -> str:
-    """What gfl.doctor printed, where it ran."""
+    """What gfl.doctor printed; empty where it has not run."""
     log = folder / "doctor.log"
     return log.read_text(encoding="utf-8", errors="backslashreplace").strip() if log.is_file() else ""
 
 
 def chosen_parts(names: Sequence[str]) -> dict[str, Part]:
-    """The parts asked for, in their usual order; InputError for one that is not there."""
+    """The parts of these names in their usual order, all for no names; InputError for an unknown name."""
     unknown = sorted(set(names) - set(PARTS))
     if unknown:
         raise InputError(f"got --parts {' '.join(unknown)}, expected some of {', '.join(PARTS)}")
@@ -130,23 +130,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = chosen_parts(arguments.parts)
         if folder.exists():
             raise InputError(f"{folder} is there already, expected a new folder; give another --output")
-        about = probe(sys.executable, arguments.device)
+        info = probe(sys.executable, arguments.device)
         make_folder(folder)
         sizes = CPU if arguments.device == "cpu" else DEVICE
         check = Check(
             device=arguments.device,
-            devices=about.devices,
-            providers=about.providers,
+            devices=info.devices,
+            providers=info.providers,
             sizes=sizes,
             folder=folder,
             python=sys.executable,
-            soc_version=arguments.soc_version or about.soc_version(),
+            soc_version=arguments.soc_version or info.soc_version(),
         )
-        devices = f"{about.devices} device{'s' if about.devices > 1 else ''}"
-        print(f"checking {about.device_name} ({devices}); logs and report in {folder}", flush=True)
+        devices = f"{info.devices} device{'s' if info.devices > 1 else ''}"
+        print(f"checking {info.device_name} ({devices}); logs and report in {folder}", flush=True)
         for recipe in (sizes.steps, sizes.learning):
             recipe.write_data(check.data(recipe.name))
-        report = run_all(check, about._asdict(), parts)
+        report = run_all(check, info._asdict(), parts)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -159,5 +159,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a batch system sends: end the running part, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by batch systems; the running part ends, too
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Where and on what the parts run, and how they run the project's programs."""
+"""The device, sizes and folder of a check, and how its parts run the project's programs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gfl.npu_check.report import Figures
 from gfl.npu_check.sizes import Recipe, Sizes
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_FALLBACK = {"TORCH_NPU_FALLBACK_CPU_DISABLE": "1"}  # torch_npu then raises where an operator has no kernel
+NO_FALLBACK = {"TORCH_NPU_FALLBACK_CPU_DISABLE": "1"}  # makes torch_npu raise where an operator has no kernel
 
 
 def python_path() -> str:
-    """PYTHONPATH of the programs that are run: this project's before what is there, CANN's own modules among it."""
+    """PYTHONPATH for the project's programs: its root, before what is set already, such as CANN's modules."""
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 class Failed(Exception):  # noqa: N818  # a verdict, not an error of the program
-    """The part did not do what it must."""
+    """A part ran and its result is wrong. tail: the end of the log of the command that failed."""
 
     def __init__(self, reason: str, figures: Figures | None = None, tail: str = "") -> None:
         super().__init__(reason)
@@ -31,12 +31,12 @@ class Failed(Exception):  # noqa: N818  # a verdict, not an error of the program
 
 
 class Skipped(Exception):  # noqa: N818  # likewise
-    """The part cannot run here."""
+    """A part cannot run here, for the reason given."""
 
 
 @dataclass
 class Check:
-    """Where and on what the parts run; `commands` grows while a part runs."""
+    """What the parts of a check have in common."""
 
     device: str  # cpu | cuda | npu
     devices: int
@@ -45,14 +45,14 @@ class Check:
     folder: Path
     python: str
     soc_version: str | None = None  # of the NPU, for ATC
-    commands: list[Finished] = field(default_factory=list)
+    commands: list[Finished] = field(default_factory=list)  # of the part that is running
 
     def python_program(self, log: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Finished:
-        """Run a Python program of the project; Failed where it does not exit with 0."""
+        """Run Python with these arguments, as `program` does."""
         return self.program(log, self.python, *arguments, variables=variables)
 
     def program(self, log: str, *command: str, variables: Mapping[str, str] | None = None) -> Finished:
-        """Run a command with its output in `log`.log; Failed where it does not exit with 0."""
+        """Run a command, its output in `log`.log. Raises Failed unless it exits with 0 within `sizes.minutes`."""
         finished = run(
             command,
             self.folder / f"{log}.log",
@@ -65,15 +65,15 @@ class Check:
             raise Failed(f"took longer than {self.sizes.minutes:g} minutes and was ended", tail=finished.tail())
         if finished.code:
             how = f"exit {finished.code}" if finished.code > 0 else f"ended by signal {-finished.code}"
-            raise Failed(f"{how}: {finished.said()}", tail=finished.tail())
+            raise Failed(f"{how}: {finished.last_line()}", tail=finished.tail())
         return finished
 
     def data(self, name: str) -> Path:
-        """The generated pictures of a recipe."""
+        """The folder of the generated pictures of a recipe."""
         return self.folder / "data" / name
 
     def train(self, name: str, recipe: Recipe, *bindings: str, checkpoint: Path | None = None, ranks: int = 1) -> Path:
-        """A training run on this device, without any fallback to the CPU; its folder."""
+        """Train on the device, with fallback to the CPU forbidden; returns the run's folder."""
         workdir = self.folder / name
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
         given = (
@@ -88,7 +88,7 @@ class Check:
         return workdir
 
     def detect(self, name: str, model: Path, pictures: Path, provider: str, *more: str) -> dict[str, object]:
-        """Run a model over pictures, with more flags; the content of its summary.json."""
+        """Run infer/run.py, with `more` flags; returns the content of its summary.json."""
         output = self.folder / name
         flags = ["--model", str(model), "--input", str(pictures), "--output", str(output), "--provider", provider]
         self.python_program(name, "-m", "infer.run", *flags, *more, variables=NO_FALLBACK)
@@ -96,7 +96,7 @@ class Check:
         return summary
 
     def need(self, *paths: Path) -> None:
-        """Skipped unless an earlier part left these."""
+        """Raise Skipped unless earlier parts have written these files or folders."""
         for path in paths:
             if not path.exists():
                 raise Skipped(f"{path.relative_to(self.folder)} is not there: the part that writes it did not pass")

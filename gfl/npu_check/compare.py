@@ -1,4 +1,4 @@
-"""What two ways of computing the same thing are compared by: losses step by step, detections picture by picture."""
+"""Compares two ways of computing the same thing: losses step by step, detections picture by picture."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gfl.data.boxes import pairwise_iou
 Row = Mapping[str, object]
 Boxes = NDArray[np.float64]
 
-CLEAR = 0.3  # a score at which a detection must be found by both; what is weaker may fall below the threshold
-SAME_IOU = 0.9  # two boxes of one class are the same detection from here on
+CLEAR = 0.3  # the least score at which both sides must have a detection; weaker ones may fall below the threshold
+SAME_IOU = 0.9  # the least IoU at which two boxes of one class are the same detection
 
 
 def read_rows(run: Path) -> list[dict[str, object]]:
@@ -32,19 +32,19 @@ def step_losses(rows: Sequence[Row]) -> list[float]:
 
 
 def number(value: object) -> float:
-    """A JSON number as it was before it was written: null is NaN."""
+    """A number read from JSON, in which null stands for NaN."""
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def relative_differences(losses: Sequence[float], others: Sequence[float]) -> list[float]:
-    """|a - b| / |b| of each step; infinite where one is no number, or missing."""
+    """|a - b| / |b| of each step; infinite where a loss is missing or not finite."""
     differences = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses, others, strict=False)]
     differences += [math.inf] * abs(len(losses) - len(others))
     return [difference if math.isfinite(difference) else math.inf for difference in differences]
 
 
 class Agreement(NamedTuple):
-    """How two sets of detections of the same pictures agree."""
+    """How far two sets of detections of the same pictures agree."""
 
     clear: int  # detections of either side with a score of CLEAR or more
     unmatched: int  # of these, without a partner of the same class on the other side
@@ -57,7 +57,7 @@ class Agreement(NamedTuple):
 
 
 def agreement(ours: Sequence[Row], theirs: Sequence[Row]) -> Agreement:
-    """Match COCO results by picture, class and overlap; the clear ones of each side among all of the other."""
+    """Match COCO results by picture, class and IoU: the clear ones of each side with all of the other."""
     clear = unmatched = 0
     largest = 0.0
     sides = by_picture_and_class(ours), by_picture_and_class(theirs)

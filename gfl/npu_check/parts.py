@@ -1,6 +1,6 @@
-"""The parts of the check: each runs the project's own programs and looks at what they wrote.
+"""The parts of the check: each runs the project's programs and judges what they wrote.
 
-A part returns its figures, or raises Failed or Skipped with the reason.
+A part returns figures for the report, or raises Failed or Skipped with the reason.
 """
 
 from __future__ import annotations
@@ -8,27 +8,25 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import shlex
 import shutil
 from collections.abc import Callable, Mapping
 
 from gfl.npu_check.check import ROOT, Check, Failed, Skipped
 from gfl.npu_check.compare import agreement, number, read_rows, relative_differences, step_losses
-from gfl.npu_check.processes import Finished
 from gfl.npu_check.report import Figures
 from gfl.npu_check.sizes import RANK_STEPS, SPEED_STEPS, STEPS
 
-ONLY_THE_LAST = ("EPOCHS = 1000", "EVAL_EVERY = 1000")  # evaluate once, after the last step
-PROVIDERS = {"cpu": "cpu", "cuda": "cuda", "npu": "cann"}  # what infer/run.py calls the device
+EVALUATE_AT_THE_END = ("EPOCHS = 1000", "EVAL_EVERY = 1000")  # MAX_STEPS ends the run, and so it is evaluated once
+PROVIDERS = {"cpu": "cpu", "cuda": "cuda", "npu": "cann"}  # infer/run.py's names of the devices
 
-# As export.om asks of ATC: convolutions in float16, the area of a box in float32, which float16 has no room for.
+# What export.om asks of ATC: convolutions in float16, but the areas of boxes, too large for it, in float32.
 CANN_PRECISION = ("--provider_options", "precision_mode=allow_fp32_to_fp16")
 
-# float16 has 11 bits, and over 20 steps the weights of two runs part further. Relative, of a loss; seen on a CPU: 1e-3.
+# Limits of the relative difference between two losses. float16 has 11 bits, and over 20 steps two runs drift apart
+# (seen on a CPU: 1e-3); two ranks do the same arithmetic and sum in another order (seen on a CPU: 2e-7).
 O1_LIMIT = 0.01
-# The same arithmetic, summed over two ranks in another order. Relative, of a loss; seen on a CPU: 2e-7.
 RANKS_LIMIT = 1e-3
-# Of the clear detections of two ways to run one model; rounding moves a score across a threshold now and then.
+# Share of the clear detections that have a partner; rounding moves a score across a threshold now and then.
 LEAST_SHARE = {"float32": 0.98, "float16": 0.95}
 MOST_SCORE = {"float32": 1e-3, "float16": 0.02}  # difference between two partners
 
@@ -37,30 +35,30 @@ MOST_SCORE = {"float32": 1e-3, "float16": 0.02}  # difference between two partne
 
 
 def doctor(check: Check) -> Figures:
-    """What a bug report needs; the report holds all that it prints."""
+    """gfl.doctor, what a bug report needs; the report quotes all that it prints."""
     check.python_program("doctor", "-m", "gfl.doctor", "--device", check.device)
     return {}
 
 
 def parity(check: Check) -> Figures:
     """Forward, assignment, losses, gradients, steps and detections against the goldens of the authors' code."""
-    script, found = ROOT / "tests" / "support" / "device_parity.py", check.folder / "parity.json"
+    script, result = ROOT / "tests" / "support" / "device_parity.py", check.folder / "parity.json"
     if not script.is_file():
         raise Skipped("tests/support/device_parity.py and its goldens are not installed; run the check from a checkout")
     try:
-        check.python_program("parity", str(script), "--device", check.device, "--json", str(found))
+        check.python_program("parity", str(script), "--device", check.device, "--json", str(result))
     except Failed as failure:
-        if not found.is_file():
+        if not result.is_file():
             raise
-        content = json.loads(found.read_text(encoding="utf-8"))
+        content = json.loads(result.read_text(encoding="utf-8"))
         raise Failed(f"beyond the limit: {', '.join(content['beyond'])}", content, failure.tail) from failure
-    content = json.loads(found.read_text(encoding="utf-8"))
+    content = json.loads(result.read_text(encoding="utf-8"))
     return {"figures": content["figures"], "limits": content["limits"]}
 
 
 def training(check: Check) -> Figures:
-    """Training steps in float32 and an evaluation, with a fallback to the CPU forbidden."""
-    run_folder = check.train("training", check.sizes.steps, f"MAX_STEPS = {STEPS}", *ONLY_THE_LAST)
+    """Training steps in float32 and an evaluation, with fallback to the CPU forbidden."""
+    run_folder = check.train("training", check.sizes.steps, f"MAX_STEPS = {STEPS}", *EVALUATE_AT_THE_END)
     losses = step_losses(read_rows(run_folder))
     figures = {"steps": len(losses), "losses": losses, "evaluated": (run_folder / "metrics.json").is_file()}
     if len(losses) != STEPS or not all(map(math.isfinite, losses)):
@@ -69,10 +67,10 @@ def training(check: Check) -> Figures:
 
 
 def o1(check: Check) -> Figures:
-    """Steps under O1, of the large model and of the one that has learned: losses near float32's, no step skipped."""
+    """O1 beside float32, for the large model and the one that has learned: losses are near, and no step is skipped."""
     learned = check.folder / "learning" / "last.pt"
     check.need(check.folder / "training" / "log.jsonl", learned)
-    steps = (f"MAX_STEPS = {STEPS}", *ONLY_THE_LAST)
+    steps = (f"MAX_STEPS = {STEPS}", *EVALUATE_AT_THE_END)
     o1_too = (*steps, "PRECISION = 'o1'", "LOSS_SCALE = 128.0")
     sizes = check.sizes
     plain = check.train("learned_fp32", sizes.learning, *steps, checkpoint=learned)
@@ -135,14 +133,14 @@ def export(check: Check) -> Figures:
         flags = ("--checkpoint", str(checkpoint), "--output", str(check.folder / name), "--samples", "2", *sizes)
         check.python_program(f"export_{name}", "-m", "export.onnx", *flags)
     files = sorted(path for name in ("learned", "large") for path in (check.folder / name).glob("*.onnx"))
-    soc_version = check.soc_version or "Ascend310P3"  # only for the words
+    soc_version = check.soc_version or "Ascend310P3"  # the command is printed, not run
     flags = ("--model", str(files[0]), "--soc_version", soc_version, "--print_only")
-    words = check.python_program("atc_command", "-m", "export.om", *flags).said()
-    return {"bytes": {str(path.relative_to(check.folder)): path.stat().st_size for path in files}, "atc": words}
+    atc_command = check.python_program("atc_command", "-m", "export.om", *flags).last_line()
+    return {"bytes": {str(path.relative_to(check.folder)): path.stat().st_size for path in files}, "atc": atc_command}
 
 
 def inference(check: Check) -> Figures:
-    """The checkpoint on the device finds what the exported file finds on the CPU."""
+    """The checkpoint on the device detects what the exported file detects on the CPU."""
     checkpoint = check.folder / "learning" / "last.pt"
     check.need(checkpoint, *(check.folder / "learned").glob("*.onnx"), check.folder / "learned")
     pictures = check.data("learning") / "val2017"
@@ -152,7 +150,7 @@ def inference(check: Check) -> Figures:
 
 
 def cann(check: Check) -> Figures:
-    """The exported files through ONNX Runtime's CANN provider find what they find on the CPU."""
+    """The exported files detect the same through ONNX Runtime's CANN provider as on the CPU."""
     if check.device != "npu":
         raise Skipped("CANN's provider runs on an NPU only")
     if "CANNExecutionProvider" not in check.providers:
@@ -184,7 +182,7 @@ def atc(check: Check) -> Figures:
 
 
 def om(check: Check) -> Figures:
-    """The compiled files find what the ONNX files find on the CPU."""
+    """The compiled .om files detect what the ONNX files detect on the CPU."""
     if check.device != "npu":
         raise Skipped("a .om runs on an NPU only")
     if importlib.util.find_spec("ais_bench") is None:
@@ -200,7 +198,7 @@ def om(check: Check) -> Figures:
 
 
 def speed(check: Check) -> Figures:
-    """Images a second of a training step in float32 and under O1, and of PyTorch's inference."""
+    """Images per second: of training in float32 and under O1, and of inference by the checkpoint."""
     figures: dict[str, object] = {}
     lengths = (f"MAX_STEPS = {SPEED_STEPS}", f"LOG_EVERY = {SPEED_STEPS // 2}", "EVAL_EVERY = 0")
     for precision in ("fp32", "o1"):
@@ -223,37 +221,33 @@ PARTS: Mapping[str, Part] = {
 }
 
 
-# ---- what several parts say ----
+# ---- figures of several parts ----
 
 
 def compared(check: Check, name: str, precision: str) -> dict[str, object]:
-    """How the detections in a folder agree with those of the ONNX file on the CPU; Failed beyond the limits."""
+    """Compare the detections in the folder `name` with those of the ONNX file on the CPU; Failed beyond the limits.
+
+    precision: 'float32' or 'float16', which sets the limits.
+    """
     ours, theirs = (
         json.loads((check.folder / folder / "detections.json").read_text(encoding="utf-8"))
         for folder in (name, "detected_cpu")
     )
-    found = agreement(ours, theirs)
+    match = agreement(ours, theirs)
     figures: dict[str, object] = {
-        "clear detections of both": found.clear,
-        "share with a partner": found.share,
+        "clear detections of both": match.clear,
+        "share with a partner": match.share,
         "least share": LEAST_SHARE[precision],
-        "largest difference of a score": found.score_difference,
+        "largest difference of a score": match.score_difference,
         "its limit": MOST_SCORE[precision],
     }
-    if not found.clear:
+    if not match.clear:
         raise Failed("nothing was detected by either side, so nothing could be compared", figures)
-    if found.share < LEAST_SHARE[precision] or found.score_difference > MOST_SCORE[precision]:
+    if match.share < LEAST_SHARE[precision] or match.score_difference > MOST_SCORE[precision]:
         raise Failed("the detections are not those of the exported file on the CPU", figures)
     return figures
 
 
 def rates(summary: Mapping[str, object]) -> dict[str, object]:
-    """What a summary.json says of speed, and of where the model ran."""
+    """The fields of a summary.json about speed and where the model ran."""
     return {name: summary[name] for name in ("img_per_s", "p50_ms", "p95_ms", "batch", "provider", "nodes_by_provider")}
-
-
-def spelled(finished: Finished) -> str:
-    """A command as a person would type it again."""
-    return " ".join(
-        f'"{word}"' if "'" in word and not set(word) & set('"$`\\') else shlex.quote(word) for word in finished.command
-    )

@@ -1,6 +1,7 @@
-"""What a device offers, as one line of JSON: `python -m gfl.npu_check.probe npu`. A process of its own imports PyTorch.
+"""Prints a device's name and number as a line of JSON: `python -m gfl.npu_check.probe npu`.
 
-Exit 2 with one sentence where the device is not there.
+The check itself imports no PyTorch, for an installed torch_npu without CANN would end it. Exits 2 with one sentence
+where the device is not there.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import sys
 
 
 def main() -> int:
-    """Look for the device that the command line names."""
+    """Look for the device that the command line names; 0, or 2 where it is not there."""
     name = sys.argv[1]
     try:
-        import torch  # late: an installed torch_npu without CANN breaks this import
+        import torch  # late: this import may fail
 
         from gfl.engine.device import choose_device, describe
         from gfl.errors import InputError
-    except Exception as error:  # whatever the import runs into is what is missing
+    except Exception as error:  # whatever it is, it is the reason
         reason = str(error).strip().splitlines()[-1]
         mend = "source CANN's set_env.sh, or uninstall torch_npu where there is no CANN"
         print(f"error: PyTorch cannot be imported ({reason}); {mend}", file=sys.stderr)
@@ -33,7 +34,7 @@ def main() -> int:
 
 
 def _providers() -> list[str]:
-    """What the installed onnxruntime was built for; nothing where there is none, or a broken one."""
+    """The providers of the installed onnxruntime; none where it is absent or broken."""
     try:
         import onnxruntime
     except ImportError:

@@ -1,8 +1,9 @@
-"""Running the parts: each command in a process of its own, so that a crash or a hang ends that command alone."""
+"""Runs commands in processes of their own, so that a crash or a hang ends one command alone."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TAIL_LINES = 12  # of a failed command's output that go into the report
-TERMINATED_S = 10.0  # between asking a command to end and ending it
+TERMINATE_GRACE_S = 10.0  # between SIGTERM and SIGKILL
 
 
 class Finished(NamedTuple):
@@ -27,15 +28,21 @@ class Finished(NamedTuple):
         lines = self.log.read_text(encoding="utf-8", errors="backslashreplace").rstrip().splitlines()
         return "\n".join(lines[-TAIL_LINES:])
 
-    def said(self) -> str:
-        """The last line that it printed, which holds the reason where it failed."""
+    def last_line(self) -> str:
+        """The last line that it printed, which says why where it failed."""
         return (self.tail().splitlines() or ["nothing was printed"])[-1].strip()
+
+    def shell_text(self) -> str:
+        """The command as a person would type it again."""
+        return " ".join(
+            f'"{word}"' if "'" in word and not set(word) & set('"$`\\') else shlex.quote(word) for word in self.command
+        )
 
 
 def run(command: Sequence[str], log: Path, *, folder: Path, variables: Mapping[str, str], limit_s: float) -> Finished:
-    """Run a command in `folder` with more environment variables, everything it prints in `log`; never raises for it.
+    """Run a command in `folder`, and append all that it prints to `log`; raises for nothing that the command does.
 
-    After limit_s the command and the processes that it started are ended.
+    variables: added to the environment. After limit_s the command and the processes that it started are ended.
     """
     started = time.monotonic()
     with open(log, "ab") as handle:
@@ -48,7 +55,7 @@ def run(command: Sequence[str], log: Path, *, folder: Path, variables: Mapping[s
             stdin=subprocess.DEVNULL,
             stdout=handle,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # its children end with it
+            start_new_session=True,  # so that its children can be ended with it
         )
         try:
             code: int | None = process.wait(limit_s)
@@ -60,14 +67,14 @@ def run(command: Sequence[str], log: Path, *, folder: Path, variables: Mapping[s
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a command and of the processes that it started."""
+    """End a command and the processes that it started, as far as they still run."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
         except (ProcessLookupError, PermissionError):  # nothing is left
             break
         try:
-            process.wait(TERMINATED_S)
+            process.wait(TERMINATE_GRACE_S)
         except subprocess.TimeoutExpired:
             continue
     process.wait()

@@ -1,4 +1,4 @@
-"""The report that a person sends back: a Markdown page that ends in all figures as JSON, which also lie beside it."""
+"""The report that a person sends back: a Markdown page that ends with all figures as JSON, and a file of that JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Figures = Mapping[str, object]
 
 
 class Outcome(NamedTuple):
-    """What came of one part."""
+    """The outcome of one part."""
 
     part: str
     status: str  # PASSED, FAILED or SKIPPED
@@ -28,10 +28,10 @@ class Outcome(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Everything that is known so far."""
+    """Everything that a check knows so far."""
 
     device: str  # cpu | cuda | npu
-    about: Mapping[str, object]  # the device's name and number, onnxruntime's providers
+    info: Mapping[str, object]  # the device's name, how many there are, onnxruntime's providers
     started: str
     outcomes: Sequence[Outcome]
     left: Sequence[str]  # parts that have not run yet
@@ -49,11 +49,11 @@ class Report(NamedTuple):
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write both files; again after each part, so that what is known outlives whatever happens."""
+    """Write both files. It is called after each part, so that a crash loses nothing that is known."""
     content = {
         "gfl": VERSION,
         "device": report.device,
-        **report.about,
+        **report.info,
         "started": report.started,
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "counts": report.counts(),
@@ -67,10 +67,10 @@ def write_report(folder: Path, report: Report) -> None:
 
 
 def markdown(report: Report) -> str:
-    """The page: a table of the parts, the figures of each, the ends of the logs of those that failed."""
+    """The page: a table of the parts, then each with its figures, commands and, if it failed, the end of its log."""
     counts = ", ".join(f"{count} {status}" for status, count in report.counts().items())
     parts = [
-        f"# Check of {report.about.get('device_name', report.device)}",
+        f"# Check of {report.info.get('device_name', report.device)}",
         f"gfl {VERSION}, DEVICE={report.device}, started {report.started}: {counts}."
         + (f" Not run yet: {', '.join(report.left)}." if report.left else ""),
         _table(report.outcomes),
@@ -80,7 +80,7 @@ def markdown(report: Report) -> str:
         if outcome.reason:
             parts.append(outcome.reason)
         if outcome.figures:
-            parts.append("\n".join(f"- {name}: {spell(value)}" for name, value in outcome.figures.items()))
+            parts.append("\n".join(f"- {name}: {figure_text(value)}" for name, value in outcome.figures.items()))
         if outcome.commands:
             parts.append("\n".join(["```", *outcome.commands, "```"]))
         if outcome.tail:
@@ -98,12 +98,12 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(rows)
 
 
-def spell(value: object) -> str:
-    """A figure as a person reads it."""
+def figure_text(value: object) -> str:
+    """A figure, or a container of figures, for people to read."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {spell(entry)}" for name, entry in value.items())
+        return ", ".join(f"{name} {figure_text(entry)}" for name, entry in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(spell, value))
+        return ", ".join(map(figure_text, value))
     return str(value)

@@ -1,4 +1,4 @@
-"""What the parts train and export: the paper's model where there is a device for it, a tiny one on a CPU."""
+"""What the parts train and export: the paper's model on a GPU or an NPU, a tiny one on a CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gfl.data.synthetic import write_synthetic
 class Recipe(NamedTuple):
     """A training run on generated pictures."""
 
-    name: str  # of the data
+    name: str  # of the folder of its pictures
     gin_file: str
     bindings: tuple[str, ...]
     pictures_hw: tuple[int, int]
@@ -20,33 +20,33 @@ class Recipe(NamedTuple):
     val: int
 
     def write_data(self, folder: Path) -> None:
-        """Generate the pictures; every fourth stands upright, so there are two canvases."""
+        """Generate the pictures; every fourth is taller than wide, so the run has two canvases."""
         write_synthetic(folder, train=self.train, val=self.val, size_hw=self.pictures_hw)
 
 
 class Sizes(NamedTuple):
-    """One device's worth of work."""
+    """What a check on one kind of device trains and exports."""
 
-    steps: Recipe  # of the parts that look at single steps
-    canvas: str  # HxW: of the model of `steps`, exported
-    learning: Recipe  # a run that learns something, whose detections can be compared
-    least_ap: float  # that it must reach
+    steps: Recipe  # for the parts that look at single steps
+    canvas: str  # HxW, of the exported model of `steps`
+    learning: Recipe  # a run that learns enough for its detections to be compared
+    least_ap: float  # that `learning` must reach
     minutes: float  # that one command may take
-    variables: Mapping[str, str]  # of its environment
+    variables: Mapping[str, str]  # added to the environment of the programs
 
 
-STEPS = 20  # training steps with a forbidden CPU fallback, and of O1 beside float32
-RANK_STEPS = 5  # of two ranks beside one
-SPEED_STEPS = 40  # the first half sets up, the second is measured
+STEPS = 20  # of the parts `training` and `o1`
+RANK_STEPS = 5  # of the part `ranks`
+SPEED_STEPS = 40  # of the part `speed`, which measures the second half
 
-# The paper's R50 at 800x1088, from random weights: what counts is that two ways of computing agree, not what it learns.
+# The paper's R50 at 800x1088, from random weights: two ways of computing are compared, whatever the model learns.
 DEVICE = Sizes(
     steps=Recipe(
         "steps",
         "r50.gin",
         ("CHECKPOINT = None", "BATCH_SIZE = 4", "WARMUP_STEPS = 100", "WORKERS = 4"),
         pictures_hw=(480, 640),
-        train=4 * SPEED_STEPS,  # in one epoch: between two the loader starts anew
+        train=4 * SPEED_STEPS,  # one epoch, for the loader starts anew in the next
         val=8,
     ),
     canvas="800x1088",
@@ -59,7 +59,7 @@ DEVICE = Sizes(
     variables={},
 )
 
-# On a CPU float16 convolutions run about 100 times slower than float32: a model of a few million multiplications.
+# On a CPU float16 convolutions are about 100 times slower than float32 ones: a model of a few million multiplications.
 CPU = Sizes(
     steps=Recipe(
         "steps",
@@ -110,5 +110,5 @@ CPU = Sizes(
     ),
     least_ap=0.05,  # seen: 0.119
     minutes=10.0,
-    variables={"OMP_NUM_THREADS": "1"},  # more threads gain a tiny model nothing, and wait for each other on busy cores
+    variables={"OMP_NUM_THREADS": "1"},  # a tiny model gains nothing from more threads
 )

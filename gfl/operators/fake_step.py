@@ -1,6 +1,6 @@
-"""A whole training step on fake tensors: nothing is computed and no memory taken, so a full-size model takes seconds.
+"""A whole training step on fake tensors, which have shapes and no values: a full-size model takes seconds.
 
-Whoever reads a value during such a step gets an error from torch.
+Code that reads a value during such a step gets an error from torch.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
 
 CPU = torch.device("cpu")
-RATE = 0.01  # any learning rate
+RATE = 0.01  # the learning rate; any will do
 
 
 def fake_state(cfg: RunConfig, canvases: Sequence[Canvas], device: torch.device = CPU) -> TrainState:
-    """A state at step 0. Call it under a FakeTensorMode."""
+    """A state at step 0; to be called under a FakeTensorMode."""
     variables, policy = detector.init(cfg.detector), policy_of(cfg.precision)
     return make_state(DetectorModule(variables, cfg.detector, canvases, device, policy=policy), cfg)
 
 
 def fake_batch(canvas: Canvas, pictures: int, slots: int, ignored: int = 1, device: torch.device = CPU) -> Batch:
-    """A batch of these shapes. Under a FakeTensorMode it has no values."""
+    """A batch with `slots` boxes and `ignored` ignored regions a picture; under a FakeTensorMode it has no values."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty((pictures, *shape), dtype=dtype, device=device)
@@ -51,8 +51,8 @@ def fake_batch(canvas: Canvas, pictures: int, slots: int, ignored: int = 1, devi
 
 
 def step_ops(canvas: Canvas = (128, 128), pictures: int = 1, slots: int = 8) -> list[Op]:
-    """What the training step dispatches: float32 and O1, both optimisers, clipping, EMA and the dynamic loss scale."""
-    # The shallowest backbone: a deeper one repeats the same operators.
+    """The operators of two training steps: float32 with SGD, and O1 with AdamW and a dynamic loss scale."""
+    # The shallowest backbone, since a deeper one repeats the same operators.
     model = DetectorConfig(backbone=ResNetConfig(18))
     runs = (
         RunConfig(detector=model, optim=OptimConfig(ema=0.999, clip=35.0)),

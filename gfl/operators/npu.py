@@ -1,4 +1,4 @@
-"""Which of PyTorch's operators an Ascend NPU runs itself, by the table beside this file. No torch is imported."""
+"""Which of PyTorch's operators an Ascend NPU runs itself, by the table npu_operators.txt. No torch is imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECTIONS = {"[kernel]": KERNEL, "[composite]": COMPOSITE, "[cpu]": FALLS_BACK, 
 
 
 def npu_support(operator: str) -> str:
-    """What an NPU does with an operator, named as torch names it, e.g. 'aten::add.Tensor': one of the five above."""
+    """What an NPU does with an operator, by torch's name, e.g. 'aten::add.Tensor': one of the five texts above."""
     namespace, _, name = operator.partition("::")
     if namespace != "aten":
         return UNKNOWN
@@ -24,10 +24,10 @@ def npu_support(operator: str) -> str:
     if packet.removesuffix("_") in _packets_that_call_the_host():
         return CALLS_HOST
     table = npu_table()
-    found = table.get(name, UNKNOWN)
-    if found != COMPOSITE:
-        return found
-    # A structured operator runs the kernel of its out form: 'lgamma' is composite, and 'lgamma.out' has no kernel.
+    support = table.get(name, UNKNOWN)
+    if support != COMPOSITE:
+        return support
+    # A structured operator runs the kernel of its out form: 'lgamma' is composite, but 'lgamma.out' has no kernel.
     functional = packet.removesuffix("_")
     for out in (f"{functional}.{overload}_out", f"{functional}.out"):
         if table.get(out, COMPOSITE) != COMPOSITE:
@@ -43,12 +43,12 @@ def npu_table() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _packets_that_call_the_host() -> frozenset[str]:
-    """All overloads of these do, and their in-place forms."""
+    """Names of operators without their overload, all of whose overloads and in-place forms call the host."""
     return frozenset(name.partition(".")[0] for name, support in npu_table().items() if support == CALLS_HOST)
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """The table's lines; an operator that stands in two sections counts in the later one."""
+    """(operator, support) of the table's text; an operator in two sections counts in the later one."""
     support = UNKNOWN
     for line in text.splitlines():
         if line in _SECTIONS:

@@ -1,4 +1,4 @@
-"""The trace of a piece of code: every ATen operator that it dispatches, below autograd, backward's too."""
+"""The trace of a piece of code: every ATen operator that it dispatches, those of the backward pass among them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# Allocation computes nothing; these two are views whose schema does not say so.
+# Allocations, and two views whose schema does not call them views.
 COMPUTE_NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view")
 
 
 class Shaped(NamedTuple):
-    """A tensor as far as it is known before its values are."""
+    """The dtype and shape of a tensor, in its place."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -26,7 +26,7 @@ class Shaped(NamedTuple):
 
 
 class Op(NamedTuple):
-    """One dispatched operator; in the arguments and results a `Shaped` stands for each tensor."""
+    """One dispatched operator, with a `Shaped` in place of each tensor among its arguments and results."""
 
     func: OpOverload
     arguments: object  # (positional, by keyword)
@@ -34,7 +34,7 @@ class Op(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As torch names it, e.g. 'aten::add.Tensor'."""
+        """Torch's name, e.g. 'aten::add.Tensor'."""
         return str(self.func.name())  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     @property
@@ -44,13 +44,13 @@ class Op(NamedTuple):
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        """Of the tensors that go in and come out."""
+        """The dtypes of the tensors among the arguments and results."""
         leaves = tree_leaves((self.arguments, self.results), is_leaf=is_shaped)
         return tuple(leaf.dtype for leaf in leaves if isinstance(leaf, Shaped))
 
 
 class OpTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its __init_subclass__ untyped
-    """Writes down every ATen operator dispatched under it. Over fake tensors, enter it after their mode."""
+    """A context that records every ATen operator dispatched within it; with fake tensors, inside their mode."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
@@ -63,7 +63,7 @@ class OpTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        if func.namespace != "aten":  # prim::device asks a fake tensor for its device, profiler:: notes the time
+        if func.namespace != "aten":  # such as prim::device of fake tensors and profiler's marks
             return func(*args, **(kwargs or {}))
         # Before the call: an operator may change its arguments, and one that reads a value may fail.
         arguments = shaped((args, dict(kwargs or {})))
@@ -78,5 +78,5 @@ def shaped(values: object) -> object:
 
 
 def is_shaped(value: object) -> bool:
-    """Whether a container of a trace is a `Shaped`, where torch would walk into it as a tuple."""
+    """Whether a value is a `Shaped`, which is a tuple that pytree must not take apart."""
     return isinstance(value, Shaped)
