@@ -19,13 +19,13 @@ from gfl.report.draw import (
     Rectangle,
     Tag,
     draw,
+    drawable_name,
     overlap,
     picture_of,
     place_tags,
     sizes_for,
-    spell,
+    tag_width,
     text_colour,
-    text_width,
     visible_part,
 )
 
@@ -149,10 +149,10 @@ def test_tags_stay_inside_the_picture_and_off_each_other(height: int, width: int
         tags = place_tags(marks, height, width, sizes)
         assert len(tags) > 1
         for tag in tags:
-            left, top, right, bottom = tag.place
+            left, top, right, bottom = tag.box
             assert 0 <= left < right <= width
             assert 0 <= top < bottom <= height
-        assert not any(overlap(one.place, other.place) for one, other in itertools.combinations(tags, 2))
+        assert not any(overlap(one.box, other.box) for one, other in itertools.combinations(tags, 2))
 
 
 def test_the_best_detection_keeps_its_tag_in_a_crowd() -> None:
@@ -160,7 +160,7 @@ def test_the_best_detection_keeps_its_tag_in_a_crowd() -> None:
     worse = [Mark(mark.box, PALETTE[1], ("dog 0.41", "dog"))] * 30
     tags = place_tags([mark, *worse], H, W, sizes_for(H, W))
     assert tags[0].text == "cat 0.98"
-    assert tags[0].place[3] <= 60  # above the box
+    assert tags[0].box[3] <= 60  # above the box
     assert 1 < len(tags) < 30
 
 
@@ -171,7 +171,7 @@ def test_a_tiny_box_has_no_tag_and_a_small_one_no_huge_tag() -> None:
     assert changed(image, draw_all(image, [tiny], [0]))[0] >= 100 - rim
     tags = place_tags([Mark(small, PALETTE[0], ("cat 0.98", "cat"))], 480, 640, sizes_for(480, 640))
     assert len(tags) == 1
-    left, top, right, bottom = tags[0].place
+    left, top, right, bottom = tags[0].box
     assert (right - left) * (bottom - top) <= LARGEST_TAG * 24 * 24
 
 
@@ -182,7 +182,7 @@ def test_a_name_wider_than_the_picture_is_left_out() -> None:
 
 def test_a_tag_is_its_colour_with_letters_that_stand_out() -> None:
     for colour in PALETTE:
-        width = text_width("cat 0.98", 17)
+        width = tag_width("cat 0.98", 17)
         image = picture_of(Tag((0, 0, width, 17), "cat 0.98", colour))
         assert image.shape == (17, width, 3)
         assert (image[[0, -1]] == colour).all()  # letters keep off the border
@@ -237,24 +237,24 @@ def test_colours_are_told_apart_with_any_colour_vision(vision: str) -> None:
 # ---- names ----
 
 
-def test_ascii_names_are_spelt_as_they_are() -> None:
-    assert spell("traffic light", 9) == "traffic light"
-    assert spell("two\nlines\tand tabs", 9) == "two lines and tabs"
-    assert spell("", 9) == "class 9"
-    assert spell("\x00\x01", 9) == "class 9"
-    assert spell("n" * 70, 9) == "n" * 21 + "..."
+def test_ascii_names_are_drawable_as_they_are() -> None:
+    assert drawable_name("traffic light", 9) == "traffic light"
+    assert drawable_name("two\nlines\tand tabs", 9) == "two lines and tabs"
+    assert drawable_name("", 9) == "class 9"
+    assert drawable_name("\x00\x01", 9) == "class 9"
+    assert drawable_name("n" * 70, 9) == "n" * 21 + "..."
 
 
 def test_other_scripts_are_drawn_where_opencv_can_and_never_as_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("café", "Ångström", "猫", "собака")
     monkeypatch.setattr(cv2, "FontFace", object, raising=False)  # version 5 draws every letter
-    assert [spell(name, 3) for name in names] == list(names)
+    assert [drawable_name(name, 3) for name in names] == list(names)
     monkeypatch.delattr(cv2, "FontFace")
-    assert [spell(name, 3) for name in names] == ["cafe", "Angstrom", "class 3", "class 3"]
+    assert [drawable_name(name, 3) for name in names] == ["cafe", "Angstrom", "class 3", "class 3"]
 
 
 def test_a_name_in_any_script_leaves_letters_on_the_tag() -> None:
     for name in ("cat", "猫", "собака"):
-        spelt = spell(name, 3)
-        image = picture_of(Tag((0, 0, text_width(spelt, 24), 24), spelt, PALETTE[3]))
+        drawable = drawable_name(name, 3)
+        image = picture_of(Tag((0, 0, tag_width(drawable, 24), 24), drawable, PALETTE[3]))
         assert (image != PALETTE[3]).any(axis=2).mean() > 0.03

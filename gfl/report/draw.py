@@ -1,6 +1,6 @@
-"""Detections drawn on a picture, to be shown to people. NumPy and OpenCV only.
+"""Detections drawn on a picture, for people to look at. NumPy and OpenCV only.
 
-D is detections. Pictures are uint8 (H,W,3) RGB.
+Letters: D detections. Pictures are uint8 (H,W,3) RGB; a tag is the coloured label of a box, with the class and score.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from gfl.data.transforms import Image
 
 Colour = tuple[int, int, int]  # RGB
-Rectangle = tuple[int, int, int, int]  # left, top, right, bottom px; the last two are outside
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom px; right and bottom are the first outside
 
-# Told apart with any colour vision (a test counts): the colours of Okabe and Ito (2008) without black, then three more.
+# Apart for every kind of colour vision (a test measures it): those of Okabe and Ito (2008) without black, three more.
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),  # orange
     (86, 180, 233),  # sky blue
@@ -36,7 +36,7 @@ BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-FINE = 48  # px: smaller tags are drawn about this high and shrunk, since OpenCV's strokes are whole pixels wide
+FINE = 48  # px: smaller tags are drawn about this high and shrunk, because OpenCV's strokes are whole pixels wide
 HERSHEY_CAPITAL = 22  # px: height of a capital of the font at scale 1
 CAPITAL = 0.55  # height of a capital, as a share of its tag
 LARGEST_TAG = 1.5  # times the area of its box
@@ -52,11 +52,11 @@ class Sizes(NamedTuple):
 
 
 class Pen(NamedTuple):
-    """What OpenCV writes with."""
+    """How a tag's text is written: enlarged, and shrunk afterwards."""
 
-    finer: int  # times larger than it will be
-    scale: float  # of the font
-    stroke: int  # px
+    enlarged: int  # times
+    scale: float  # of the font, enlarged
+    stroke: int  # width px of a line of a letter, enlarged
 
 
 class Mark(NamedTuple):
@@ -70,7 +70,7 @@ class Mark(NamedTuple):
 class Tag(NamedTuple):
     """Where a tag goes, and what it says."""
 
-    place: Rectangle
+    box: Rectangle
     text: str
     colour: Colour
 
@@ -82,14 +82,19 @@ def draw(
     labels: NDArray[np.integer],
     names: Sequence[str],
 ) -> Image:
-    """A copy of a picture with detections drawn on it.
+    """Draw detections on a copy of a picture.
 
-    Boxes (D,4) px of this picture, scores (D,), labels (D,) and names, one a detection. A label has one colour on
-    every picture. The best detections lie on top. A tag that finds no free place, or would dwarf its box, is shortened
-    or left out. Boxes without finite corners or outside of the picture are not drawn.
+    The best lie on top. A tag that finds no free place, or would dwarf its box, is shortened or left out.
+
+    Args:
+        image: uint8 (H,W,3) RGB.
+        boxes_xyxy: (D,4) px of this picture; those without finite corners or outside of it are not drawn.
+        scores: (D,) 0..1.
+        labels: (D,) classes from 0; a class has one colour on every picture.
+        names: of the class of each detection.
     """
-    canvas = np.array(image, dtype=np.uint8, order="C")
-    height, width = canvas.shape[:2]
+    drawn = np.array(image, dtype=np.uint8, order="C")
+    height, width = drawn.shape[:2]
     sizes = sizes_for(height, width)
     best_first = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist()
     marks = [
@@ -98,11 +103,11 @@ def draw(
         if (box := visible_part(boxes_xyxy[i], height, width)) is not None
     ]
     for mark in reversed(marks):
-        draw_box(canvas, mark, sizes.line)
+        draw_box(drawn, mark, sizes.line)
     for tag in place_tags(marks, height, width, sizes):
-        left, top, right, bottom = tag.place
-        canvas[top:bottom, left:right] = picture_of(tag)
-    return canvas
+        left, top, right, bottom = tag.box
+        drawn[top:bottom, left:right] = picture_of(tag)
+    return drawn
 
 
 def sizes_for(height: int, width: int) -> Sizes:
@@ -123,13 +128,13 @@ def visible_part(box_xyxy: NDArray[np.floating], height: int, width: int) -> Rec
     return left, top, max(left + 1, min(right, width)), max(top + 1, min(bottom, height))
 
 
-def draw_box(canvas: Image, mark: Mark, line: int) -> None:
+def draw_box(drawn: Image, mark: Mark, line: int) -> None:
     """Draw a box's edges, a dark rim around them where they are wide enough to have one."""
     left, top, right, bottom = mark.box
     corners = (left, top), (right - 1, bottom - 1)  # whole pixels: anti-aliasing would only blur these lines
     if line > 1:
-        cv2.rectangle(canvas, *corners, BLACK, line + 2)
-    cv2.rectangle(canvas, *corners, mark.colour, line)
+        cv2.rectangle(drawn, *corners, BLACK, line + 2)
+    cv2.rectangle(drawn, *corners, mark.colour, line)
 
 
 # ---- tags ----
@@ -137,11 +142,11 @@ def draw_box(canvas: Image, mark: Mark, line: int) -> None:
 
 def texts_of(name: str, label: int, score: float) -> tuple[str, ...]:
     """What a tag may say, the longest first."""
-    spelt = spell(name, label)
-    return f"{spelt} {score:.2f}", spelt
+    drawable = drawable_name(name, label)
+    return f"{drawable} {score:.2f}", drawable
 
 
-def spell(name: str, label: int) -> str:
+def drawable_name(name: str, label: int) -> str:
     """A class name in letters that OpenCV can draw: all since version 5, before that ASCII.
 
     Accents are left off where that makes it ASCII; a name in another script becomes 'class 3', its label.
@@ -161,7 +166,7 @@ def place_tags(marks: Sequence[Mark], height: int, width: int, sizes: Sizes) -> 
     tags: list[Tag] = []
     for mark in marks:
         for tag in possible_tags(mark, height, width, sizes):
-            if not any(overlap(tag.place, other.place) for other in tags):
+            if not any(overlap(tag.box, other.box) for other in tags):
                 tags.append(tag)
                 break
     return tags
@@ -173,15 +178,15 @@ def possible_tags(mark: Mark, height: int, width: int, sizes: Sizes) -> Iterator
     area = (right - left) * (bottom - top)
     rim = sizes.line // 2
     for text in mark.texts:
-        for high in (sizes.tag, sizes.small_tag):
-            wide = text_width(text, high)
-            if wide > width or high > height or wide * high > LARGEST_TAG * area:
+        for tag_h in (sizes.tag, sizes.small_tag):
+            tag_w = tag_width(text, tag_h)
+            if tag_w > width or tag_h > height or tag_w * tag_h > LARGEST_TAG * area:
                 continue
-            lefts = [min(max(edge, 0), width - wide) for edge in (left - rim, right + rim - wide)]
-            for y in (top - rim - high, top - rim, bottom + rim, bottom + rim - high):
+            lefts = [min(max(edge, 0), width - tag_w) for edge in (left - rim, right + rim - tag_w)]
+            for y in (top - rim - tag_h, top - rim, bottom + rim, bottom + rim - tag_h):
                 for x in lefts:
-                    if 0 <= y <= height - high:
-                        yield Tag((x, y, x + wide, y + high), text, mark.colour)
+                    if 0 <= y <= height - tag_h:
+                        yield Tag((x, y, x + tag_w, y + tag_h), text, mark.colour)
 
 
 def overlap(one: Rectangle, other: Rectangle) -> bool:
@@ -189,31 +194,31 @@ def overlap(one: Rectangle, other: Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def text_width(text: str, high: int) -> int:
-    """Width px of a tag of a height px."""
-    pen = pen_for(high)
+def tag_width(text: str, tag_height: int) -> int:
+    """Width, px, of a tag of that height."""
+    pen = pen_for(tag_height)
     (width, _), _ = cv2.getTextSize(text, FONT, pen.scale, pen.stroke)
-    return math.ceil(width / pen.finer) + high // 2
+    return math.ceil(width / pen.enlarged) + tag_height // 2
 
 
 def picture_of(tag: Tag) -> Image:
     """The filled tag with its text, black or white, whichever stands out more."""
-    left, top, right, bottom = tag.place
+    left, top, right, bottom = tag.box
     width, height = right - left, bottom - top
     pen = pen_for(height)
-    mask = np.zeros((pen.finer * height, pen.finer * width), dtype=np.uint8)
-    origin = pen.finer * height // 4, round(pen.finer * height * (1 + CAPITAL) / 2)
+    mask = np.zeros((pen.enlarged * height, pen.enlarged * width), dtype=np.uint8)
+    origin = pen.enlarged * height // 4, round(pen.enlarged * height * (1 + CAPITAL) / 2)
     cv2.putText(mask, tag.text, origin, FONT, pen.scale, 255, pen.stroke, cv2.LINE_AA)
     ink = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
     blends = np.rint(np.linspace(tag.colour, text_colour(tag.colour), 256)).astype(np.uint8)  # (256,3), by ink
     return np.asarray(cv2.LUT(cv2.merge([ink, ink, ink]), blends[None]))
 
 
-def pen_for(high: int) -> Pen:
-    """The pen for a tag's height px."""
-    finer = max(1, round(FINE / high))
-    capital = finer * high * CAPITAL
-    return Pen(finer, capital / HERSHEY_CAPITAL, max(1, round(capital / 9)))
+def pen_for(tag_height: int) -> Pen:
+    """The pen for a tag of a height, px."""
+    enlarged = max(1, round(FINE / tag_height))
+    capital = enlarged * tag_height * CAPITAL
+    return Pen(enlarged, capital / HERSHEY_CAPITAL, max(1, round(capital / 9)))
 
 
 def text_colour(ground: Colour) -> Colour:
