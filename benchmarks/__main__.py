@@ -9,16 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from benchmarks import canvases, evaluate, infer, loader, loss, train
-from benchmarks.program import flags_of, write_reports
-from benchmarks.tables import Found, Report
+from benchmarks.command_line import report_flags, write_reports
+from benchmarks.tables import Findings, Report
 
 
 class Program(Protocol):
-    """The module of one benchmark."""
+    """What the module of a benchmark has."""
 
     def parser(self) -> argparse.ArgumentParser: ...
 
-    def measure(self, arguments: argparse.Namespace) -> Found: ...
+    def measure(self, arguments: argparse.Namespace) -> Findings: ...
 
 
 PROGRAMS: Mapping[str, Program] = {
@@ -29,9 +29,9 @@ PROGRAMS: Mapping[str, Program] = {
     "loader": loader,
     "evaluate": evaluate,
 }
-# scratch_small.gin as it trains, on the canvas of a 480x640 picture, with a batch that fills the cores.
+# scratch_small.gin at its own sizes, on the canvas of a 480x640 picture, with a batch that keeps the cores busy.
 SMALL = ("--config", "small", "--size", "320x448", "--batch", "8")
-# The paper's sizes, so that the square is the port's 1344x1344, with a model that does not take an hour.
+# The paper's sizes, at which the one square is 1344x1344, with a small model: the R50 would take an hour.
 FULL_SIZE = ("--config", "small", "--short_side", "800", "--long_side", "1333", "--pictures", "16", "--repeats", "2")
 RUNS: Sequence[tuple[str, Sequence[str]]] = (
     ("train", ()),
@@ -54,7 +54,7 @@ QUICK_RUNS = (
 
 
 def reports(runs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Report]:
-    """The report of each, in the order of the page."""
+    """The reports of the runs, (name, flags), in the order of the page."""
     for name, flags in runs:
         command = shlex.join(["python", "-m", f"benchmarks.{name}", *flags])
         print(command, flush=True)
@@ -63,7 +63,7 @@ def reports(runs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Report]:
 
 
 def main() -> int:
-    arguments = flags_of("benchmarks", __doc__).parse_args()
+    arguments = report_flags("benchmarks", __doc__).parse_args()
     return write_reports(arguments, lambda: list(reports(QUICK_RUNS if arguments.quick else RUNS)))
 
 

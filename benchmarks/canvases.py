@@ -1,7 +1,7 @@
-"""The training step on three ways of padding: `python -m benchmarks.canvases [--json FILE]`.
+"""The training step with three ways of padding: `python -m benchmarks.canvases [--json FILE]`.
 
 Ours: at most four canvases for the whole run. Huawei's Ascend port of GFocalV2: one square that holds every picture.
-mmdetection: pictures that lie apart from those that stand, each batch padded to its own maximum. All three train the
+mmdetection: batches of landscape or of portrait pictures, each batch padded to its own maximum. All three train the
 same model on the same pictures at the same sizes with the same boxes.
 """
 
@@ -21,25 +21,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.measure import Form, Gemm, Sample, Timing, figures_of, interleave, paired_ratio
-from benchmarks.parts import RATE, make_training
-from benchmarks.program import (
-    add_pictures,
-    add_rounds,
-    flags_of,
+from benchmarks.command_line import (
+    add_data_set,
+    benchmark_flags,
+    data_set_of,
     gemm_of,
-    given_pictures,
     positive,
     rounds_of,
     run_program,
 )
-from benchmarks.tables import Found, Table
+from benchmarks.measure import Form, Gemm, Sample, Timing, figures_of, interleave, paired_ratio
+from benchmarks.parts import RATE, make_training
+from benchmarks.tables import Findings, Table
 from gfl.config import read_run
 from gfl.data.canvas import own_canvas, round_up
 from gfl.data.coco import CocoData, Picture, read_coco
-from gfl.data.loader import Work, build_batch, canvases_for
+from gfl.data.loader import Work, build_batch
 from gfl.data.plan import BLANK, BatchPlan, draw_changes, train_plan
-from gfl.data.sizes import box_slots, ignored_slots
+from gfl.data.sizes import box_slots, canvases_for, ignored_slots
 from gfl.data.synthetic import write_synthetic
 from gfl.engine.state import TrainState, step
 from gfl.errors import InputError
@@ -58,7 +57,7 @@ GENERATED_HW = (480, 640)  # COCO's usual size; every fourth generated picture s
 
 
 class Setting(NamedTuple):
-    """What is measured."""
+    """The run to measure, and how often."""
 
     name: str  # r50 | small
     run: RunConfig
@@ -89,15 +88,15 @@ def plans_of(setting: Setting) -> dict[str, tuple[BatchPlan, ...]]:
 
 
 def grouped_plan(pictures: Sequence[Picture], cfg: DataConfig, batch_size: int, seed: int) -> tuple[BatchPlan, ...]:
-    """As mmdetection's GroupSampler and its collate: a batch lies or stands, and is padded to its largest sides.
+    """As mmdetection's GroupSampler and collate: batches of landscape or of portrait pictures, each of its own shape.
 
-    A group's last batch is filled with pictures of the group, drawn once more.
+    A group's last batch is filled with pictures of the group that come a second time.
     """
-    places, sizes_hw = draw_changes(pictures, cfg, seed, 0)
-    lying = np.array([picture.width > picture.height for picture in pictures])
+    planned, sizes_hw = draw_changes(pictures, cfg, seed, 0)
+    landscape = np.array([picture.width > picture.height for picture in pictures])
     generator = np.random.default_rng(seed)
     batches: list[list[int]] = []
-    for group in (np.flatnonzero(lying), np.flatnonzero(~lying)):
+    for group in (np.flatnonzero(landscape), np.flatnonzero(~landscape)):
         if len(group):
             order = generator.permutation(group)
             order = np.concatenate([order, generator.choice(order, -len(order) % batch_size)])
@@ -105,60 +104,60 @@ def grouped_plan(pictures: Sequence[Picture], cfg: DataConfig, batch_size: int, 
     plans = []
     for index, members in enumerate(batches[i] for i in generator.permutation(len(batches))):
         high, wide = sizes_hw[members].max(axis=0).tolist()
-        plans.append(BatchPlan(0, index, own_canvas(high, wide), tuple(places[i] for i in members)))
+        plans.append(BatchPlan(0, index, own_canvas(high, wide), tuple(planned[i] for i in members)))
     return tuple(plans)
 
 
 class Pixels(NamedTuple):
-    """What an epoch of a form processes."""
+    """The pixels that one epoch processes."""
 
-    real: int  # of the resized pictures, each once
-    canvas: int  # of all places of all batches
-    spare_places: int  # blanks, and pictures that come a second time
-    spare: int  # their pixels, among those of `canvas`
-    shapes: int  # different canvases: static graphs, for whoever compiles
+    real: int  # of the resized pictures, each counted once
+    canvas: int  # of all images of all batches, padding included
+    spare_slots: int  # images that are blank, or a picture that comes a second time
+    spare: int  # pixels of these, a part of `canvas`
+    shapes: int  # number of different canvases, each of which is compiled
 
     @property
     def filled_share(self) -> float:
-        """Share of real pixels in the places that hold a picture for the first time: what a large data set tends to."""
+        """Share of real pixels without the spare slots, which hardly count in a large data set."""
         return self.real / (self.canvas - self.spare)
 
 
 def pixels_of(plans: Sequence[BatchPlan]) -> Pixels:
-    """Counted on the plan, nothing is read."""
+    """Count the pixels of an epoch's plan."""
     seen: set[int] = set()
-    real = canvas = spare = spare_places = 0
+    real = canvas = spare = spare_slots = 0
     for plan in plans:
         area = plan.canvas[0] * plan.canvas[1]
-        for place in plan.pictures:
+        for planned in plan.pictures:
             canvas += area
-            if place.picture == BLANK or place.picture in seen:
-                spare, spare_places = spare + area, spare_places + 1
+            if planned.picture == BLANK or planned.picture in seen:
+                spare, spare_slots = spare + area, spare_slots + 1
             else:
-                seen.add(place.picture)
-                real += place.size_hw[0] * place.size_hw[1]
-    return Pixels(real, canvas, spare_places, spare, len({plan.canvas for plan in plans}))
+                seen.add(planned.picture)
+                real += planned.size_hw[0] * planned.size_hw[1]
+    return Pixels(real, canvas, spare_slots, spare, len({plan.canvas for plan in plans}))
 
 
 # ---- the steps ----
 
 
 def read_batches(setting: Setting, plans: Sequence[BatchPlan]) -> list[Batch]:
-    """The batches themselves, read before any time is taken; InputError for a picture that cannot be read."""
+    """Build the batches of a plan before time is taken; raises InputError for a picture that cannot be read."""
     data = setting.data
     slots = box_slots(data, "auto"), ignored_slots(data)
     batches = []
     for plan in plans:
-        chosen = (None if place.picture == BLANK else data.pictures[place.picture] for place in plan.pictures)
+        chosen = (None if each.picture == BLANK else data.pictures[each.picture] for each in plan.pictures)
         loaded = build_batch(Work(plan, tuple(chosen)), *slots)
         if loaded.failed:
-            raise InputError(f"{loaded.failed[0]}; a picture that is not read would count as trained on")
+            raise InputError(f"{loaded.failed[0]}; the benchmark needs every picture, mend or remove this one")
         batches.append(loaded.batch)
     return batches
 
 
 def epoch_form(label: str, state: TrainState, batches: Sequence[Batch], run: RunConfig) -> Form:
-    """All steps of one epoch, without data; the seconds of the epoch."""
+    """A form whose sample is the seconds of all steps of an epoch, without data."""
 
     def sample() -> Sample:
         started = time.perf_counter()
@@ -173,23 +172,23 @@ def epoch_form(label: str, state: TrainState, batches: Sequence[Batch], run: Run
 
 
 def table(setting: Setting, pixels: Mapping[str, Pixels], timings: Mapping[str, Timing]) -> Table:
-    """Pixels and pictures a second of each form, and how ours compares with it."""
+    """Pixels and pictures a second of each form, and our pixels and rate divided by its."""
     count, cfg = setting.picture_count, setting.run.data
     rows = []
     for form in FORMS:
-        found, timing = pixels[form], timings[form]
-        saved = "" if form == OURS else f"{pixels[OURS].canvas / found.canvas:.1%}"
+        epoch, timing = pixels[form], timings[form]
+        saved = "" if form == OURS else f"{pixels[OURS].canvas / epoch.canvas:.1%}"
         ratio = "" if form == OURS else str(paired_ratio(timings[OURS], timing))
-        megapixels = f"{found.canvas / 1e6:,.1f}"
+        megapixels = f"{epoch.canvas / 1e6:,.1f}"
         rates = f"{count / timing.median:.3f}", f"{count / timing.high:.3f} - {count / timing.low:.3f}"
-        shapes = (f"{found.shapes}", f"{found.spare_places}")
-        rows.append((form, megapixels, f"{found.real / found.canvas:.1%}", *shapes, *rates, saved, ratio))
+        shapes = (f"{epoch.shapes}", f"{epoch.spare_slots}")
+        rows.append((form, megapixels, f"{epoch.real / epoch.canvas:.1%}", *shapes, *rates, saved, ratio))
     header = (
         "",
         "Mpx an epoch",
         "real",
         "shapes",
-        "spare places",
+        "spare slots",
         "pictures/s",
         "min - max",
         "our pixels / its",
@@ -205,9 +204,10 @@ def table(setting: Setting, pixels: Mapping[str, Pixels], timings: Mapping[str, 
         tuple(rows),
         f"Forward, loss, backward and optimiser of one epoch, without data. Our canvases: {ours}. One square: "
         f"{square}x{square} for every picture, as in Huawei's Ascend port. Own maximum of a batch: pictures grouped by "
-        "orientation as in mmdetection; its shapes change from epoch to epoch. Spare places: blanks that fill last "
-        "batches, for mmdetection pictures that come a second time; they cost time and count as no picture, and weigh "
-        f"more on few pictures: without them the three hold {filled} real pixels. {setting.gemm.note(timings)}",
+        "orientation as in mmdetection; its shapes change from epoch to epoch. Spare slots: images that fill last "
+        "batches, blank, or in mmdetection pictures that come a second time; they cost time, are not counted as "
+        f"pictures, and weigh more where pictures are few: without them the real pixels are {filled}. "
+        f"{setting.gemm.note(timings)}",
     )
 
 
@@ -215,7 +215,7 @@ def table(setting: Setting, pixels: Mapping[str, Pixels], timings: Mapping[str, 
 
 
 def read_setting(arguments: argparse.Namespace, folder: Path) -> Setting:
-    """Sizes from the flags, the model and optimiser from the run file, the pictures from where they are."""
+    """Sizes from the flags, model and optimiser from the run file, and the pictures, generated if need be."""
     gin_file, short_side, long_side = CONFIGS[arguments.config]
     if arguments.quick:
         short_side, long_side = QUICK_SIDES
@@ -240,8 +240,8 @@ def read_setting(arguments: argparse.Namespace, folder: Path) -> Setting:
 
 
 def pictures_of(arguments: argparse.Namespace, folder: Path, count: int) -> tuple[Path, Path]:
-    """Annotations and pictures: of the flags, of coco_tiny, or generated; InputError for one flag without the other."""
-    given = given_pictures(arguments)
+    """Annotation file and folder of pictures: those of the flags, coco_tiny, or generated ones."""
+    given = data_set_of(arguments)
     if given is not None:
         return given
     tiny = Path(os.environ.get(TEST_DATA, "")) / "coco_tiny"
@@ -251,8 +251,8 @@ def pictures_of(arguments: argparse.Namespace, folder: Path, count: int) -> tupl
     return folder / "annotations" / "instances_train2017.json", folder / "train2017"
 
 
-def measure(arguments: argparse.Namespace) -> Found:
-    """One table: the three forms, their epochs taken in turn."""
+def measure(arguments: argparse.Namespace) -> Findings:
+    """Measure the three forms, an epoch of each in turn."""
     with tempfile.TemporaryDirectory() as folder:
         setting = read_setting(arguments, Path(folder))
         plans = plans_of(setting)
@@ -270,7 +270,7 @@ def measure(arguments: argparse.Namespace) -> Found:
         "long_side": setting.run.data.long_side,
         "batch": setting.run.batch_size,
         "canvases": setting.canvases,
-        "pixels": {form: found._asdict() for form, found in pixels.items()},
+        "pixels": {form: epoch._asdict() for form, epoch in pixels.items()},
         "batches_by_shape": {
             form: {f"{height}x{width}": count for (height, width), count in sorted(used.items())}
             for form, used in shapes.items()
@@ -278,18 +278,17 @@ def measure(arguments: argparse.Namespace) -> Found:
         "rate_ratio": {form: paired_ratio(timings[OURS], timings[form])._asdict() for form in FORMS[1:]},
         "seconds": figures_of(timings),
     }
-    return Found((table(setting, pixels, timings),), figures)
+    return Findings((table(setting, pixels, timings),), figures)
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = flags_of("benchmarks.canvases", __doc__)
+    flags = benchmark_flags("benchmarks.canvases", __doc__)
     flags.add_argument("--config", choices=sorted(CONFIGS), default="r50", help="model and sizes (default r50)")
-    add_pictures(flags, default=f"${TEST_DATA}/coco_tiny's")
-    flags.add_argument("--pictures", type=positive, help="so many, spread over the set (default 32)")
+    add_data_set(flags, default=f"${TEST_DATA}/coco_tiny's")
+    flags.add_argument("--pictures", type=positive, help="number of pictures, spread over the set (default 32)")
     flags.add_argument("--batch", type=positive, help="pictures a batch (default 2)")
     flags.add_argument("--short_side", type=positive, help="of a resized picture, px (default 800; small: 320)")
     flags.add_argument("--long_side", type=positive, help="its limit, px (default 1333; small: 533)")
-    add_rounds(flags)
     return flags
 
 

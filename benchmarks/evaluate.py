@@ -1,7 +1,7 @@
-"""Counting an evaluation: COCO's twelve numbers from detections, by each backend: `python -m benchmarks.evaluate`.
+"""COCO's twelve numbers from detections, with each backend: `python -m benchmarks.evaluate [--json FILE]`.
 
-Ours beside the way that pycocotools' own example goes, through two JSON files. Boxes are made up, of COCO's numbers: 80
-classes, 7 boxes a picture, and 100 detections a picture, of which some are near a box.
+Ours beside pycocotools' own example, which goes through two JSON files. The boxes are random, in COCO's numbers: 80
+classes, 7 boxes and 100 detections a picture, of which some are near a box.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from benchmarks.command_line import benchmark_flags, positive, rounds_of, run_program
 from benchmarks.measure import Form, figures_of, interleave, paired_ratio, rates, timed
-from benchmarks.program import add_rounds, flags_of, positive, rounds_of, run_program
-from benchmarks.tables import Found, Table
-from gfl.report.coco_eval import CocoResult, evaluate_detections
+from benchmarks.tables import Findings, Table
+from gfl.data.coco_json import CocoDetection
+from gfl.report.coco_eval import evaluate_detections
 
 CLASSES, BOXES, DETECTIONS = 80, 7, 100
 SIZE_HW = (480, 640)
@@ -32,8 +33,8 @@ EXAMPLE = "pycocotools' example"
 BACKENDS = ("pycocotools", *(["faster"] if find_spec("faster_coco_eval") is not None else []))
 
 
-def write_truth(path: Path, pictures: int) -> None:
-    """A COCO instances file of made-up boxes."""
+def write_annotations(path: Path, pictures: int) -> None:
+    """A COCO instances file of random boxes."""
     rng = np.random.default_rng(0)
     boxes = random_boxes(rng, pictures * BOXES)
     annotations = [
@@ -63,15 +64,15 @@ def random_boxes(rng: np.random.Generator, count: int) -> list[list[float]]:
     return boxes
 
 
-def make_detections(truth: Path) -> list[CocoResult]:
+def make_detections(annotations: Path) -> list[CocoDetection]:
     """Two near each true box, one of them of its class, and others anywhere with lower scores."""
     rng = np.random.default_rng(1)
-    content = json.loads(truth.read_text(encoding="utf-8"))
-    found: list[CocoResult] = []
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    detections: list[CocoDetection] = []
 
     def add(image_id: int, category_id: int, bbox: Sequence[float], highest: float) -> None:
         score = round(rng.uniform(0.0, highest), 4)
-        found.append({"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score})
+        detections.append({"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": score})
 
     def any_class() -> int:
         return int(rng.integers(CLASSES)) + 1
@@ -83,56 +84,57 @@ def make_detections(truth: Path) -> list[CocoResult]:
     others = DETECTIONS - 2 * BOXES
     for number, box in enumerate(random_boxes(rng, len(content["images"]) * others)):
         add(number // others, any_class(), box, 0.2)
-    return sorted(found, key=lambda result: result["image_id"])
+    return sorted(detections, key=lambda detection: detection["image_id"])
 
 
-def example(truth: Path, detections: Sequence[CocoResult]) -> float:
-    """AP, the detections written to a file and both files read."""
-    results = truth.with_name("results.json")
-    results.write_text(json.dumps(detections), encoding="utf-8")
-    with contextlib.redirect_stdout(io.StringIO()):  # it speaks through print
-        boxes = COCO(str(truth))
-        evaluation = COCOeval(boxes, boxes.loadRes(str(results)), "bbox")
+def pycocotools_example(annotations: Path, detections: Sequence[CocoDetection]) -> list[float]:
+    """COCO's twelve numbers as pycocotools' own example computes them: detections in a file, both files read."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints tables
+        results = Path(folder) / "results.json"
+        results.write_text(json.dumps(detections), encoding="utf-8")
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(str(results)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return float(evaluation.stats[0])
+    return [float(number) for number in evaluation.stats]
 
 
-def ours(truth: Path, detections: Sequence[CocoResult], backend: str) -> float:
-    """AP as `gfl.evaluate` counts it."""
-    return evaluate_detections(truth, detections, backend=backend).AP
+def ours(annotations: Path, detections: Sequence[CocoDetection], backend: str) -> list[float]:
+    """COCO's twelve numbers as `gfl.evaluate` computes them."""
+    return list(evaluate_detections(annotations, detections, backend=backend).summary().values())
 
 
-def measure(arguments: argparse.Namespace) -> Found:
+def measure(arguments: argparse.Namespace) -> Findings:
     """Every backend that is installed, on the same detections."""
     pictures = arguments.pictures or (20 if arguments.quick else 500)
     with tempfile.TemporaryDirectory() as folder:
-        truth = Path(folder) / "instances.json"
-        write_truth(truth, pictures)
-        detections = make_detections(truth)
-        counts: dict[str, Callable[[], float]] = {EXAMPLE: partial(example, truth, detections)}
-        counts |= {f"ours, {backend}": partial(ours, truth, detections, backend) for backend in BACKENDS}
-        forms: list[Form] = [timed(label, count) for label, count in counts.items()]
+        annotations = Path(folder) / "instances.json"
+        write_annotations(annotations, pictures)
+        detections = make_detections(annotations)
+        evaluations: dict[str, Callable[[], list[float]]] = {
+            EXAMPLE: partial(pycocotools_example, annotations, detections),
+            **{f"ours, {backend}": partial(ours, annotations, detections, backend) for backend in BACKENDS},
+        }
+        forms: list[Form] = [timed(label, evaluate) for label, evaluate in evaluations.items()]
         timings = interleave(forms, rounds_of(arguments))
-        aps = {label: count() for label, count in counts.items()}
+        aps = {label: evaluate()[0] for label, evaluate in evaluations.items()}
     rows = tuple(
         (label, *rates(timing, pictures), str(paired_ratio(timing, timings[EXAMPLE])), f"{aps[label]:.6f}")
         for label, timing in timings.items()
     )
     table = Table(
-        f"Counting: {pictures} pictures, {len(detections):,} detections, {CLASSES} classes",
+        f"Evaluation: {pictures} pictures, {len(detections):,} detections, {CLASSES} classes",
         ("", "pictures/s", "min", "max", "against the example", "AP"),
         rows,
         "From the detections in memory to the twelve numbers, reading the annotations included.",
     )
-    return Found((table,), {"pictures": pictures, "AP": aps, **figures_of(timings)})
+    return Findings((table,), {"pictures": pictures, "AP": aps, **figures_of(timings)})
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = flags_of("benchmarks.evaluate", __doc__)
-    flags.add_argument("--pictures", type=positive, help="how many (default 500)")
-    add_rounds(flags)
+    flags = benchmark_flags("benchmarks.evaluate", __doc__)
+    flags.add_argument("--pictures", type=positive, help="number of pictures (default 500)")
     return flags
 
 

@@ -1,12 +1,12 @@
-"""The exported graph beside a plain one of backbone, neck and head alone, and beside PyTorch.
+"""The exported graph beside a plain graph of backbone, neck and head alone, and beside PyTorch.
 
-Normalising the pictures, reading the distributions and choosing the detections are what ours does on top.
+Ours normalises the pictures, decodes the boxes and selects the detections as well.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import plain
+from benchmarks.command_line import gemm_of, rounds_of
 from benchmarks.inputs import lying_scenes, with_lively_norms
 from benchmarks.measure import Form, Gemm, Timing, figures_of, interleave, paired_ratio, spread, timed
 from benchmarks.plain_onnx import INPUT, plain_graph
-from benchmarks.program import gemm_of, rounds_of
-from benchmarks.tables import Found, Table
+from benchmarks.tables import Findings, Table
 from export.graph import example_inputs, graph_of, trace
 from export.translate import to_onnx
 from gfl.model import detector
@@ -45,7 +45,7 @@ OURS, PLAIN, FOLDED, UNFOLDED = "our graph", "plain graph", "PyTorch, norms fold
 class Case(NamedTuple):
     """A model and pictures that fill its canvas."""
 
-    cfg: DetectorConfig  # its score threshold lets PASSING pairs of these pictures pass
+    cfg: DetectorConfig  # PASSING pairs a picture lie above its score threshold
     variables: Variables
     prepared: Prepared
     images: Tensor  # uint8 (B,3,H,W)
@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
 
 def make_case(cfg: DetectorConfig, canvas_hw: Canvas, batch: int) -> Case:
-    """Random weights score every class low, so the threshold is put where some pairs pass it."""
+    """A case of random weights; these score every class low, so the score threshold is lowered to suit."""
     variables = with_lively_norms(detector.init(cfg, seed=0))
     prepared = detector.prepare(variables, detector.freeze(variables, cfg))
     images, image_sizes = generated_pictures(canvas_hw, batch)
@@ -84,26 +84,20 @@ def generated_pictures(canvas_hw: Canvas, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def our_graph(prepared: Prepared, batch: int, canvas_hw: Canvas, cfg: DetectorConfig) -> onnx.ModelProto:
-    """From pictures to detections, as `python -m export.onnx` makes it."""
+    """The graph from pictures to detections that `python -m export.onnx` writes."""
     graph = graph_of("detections", canvas_hw, cfg)
     program = trace(graph.function, prepared.tree, example_inputs(batch, canvas_hw))
     return to_onnx(program, INPUT_NAMES, graph.output_names).model
 
 
-def open_ours(case: Case) -> Session:
-    """A session on our graph."""
-    model = our_graph(case.prepared, len(case.images), case.grid.canvas_hw, case.cfg)
-    return open_session(model.SerializeToString(), threads=torch.get_num_threads())
-
-
-def open_plain(case: Case) -> Session:
-    """A session on the plain graph of the same weights."""
-    model = plain_graph(case.prepared, len(case.images), case.grid.canvas_hw, case.cfg)
+def open_graph(make: Callable[[Prepared, int, Canvas, DetectorConfig], onnx.ModelProto], case: Case) -> Session:
+    """A session on the graph, `our_graph` or `plain_graph`, of the case's weights."""
+    model = make(case.prepared, len(case.images), case.grid.canvas_hw, case.cfg)
     return open_session(model.SerializeToString(), threads=torch.get_num_threads())
 
 
 def predict(case: Case, *, folded: bool) -> Detections:
-    """Pictures to detections by PyTorch."""
+    """From pictures to detections in PyTorch, with batch-norms folded or not."""
     with torch.inference_mode():
         if folded:
             return detector.predict(case.prepared, case.images, case.image_sizes, case.grid, case.cfg)
@@ -111,11 +105,11 @@ def predict(case: Case, *, folded: bool) -> Detections:
 
 
 def forms(case: Case) -> list[Form]:
-    """Every way from the same pictures; the plain graph gets them normalised and stops at the network's end."""
+    """All forms on the same pictures; the plain graph gets them normalised, and ends with the network."""
     feed = dict(zip(INPUT_NAMES, (case.images.numpy(), case.image_sizes.numpy()), strict=True))
     return [
-        timed(OURS, partial(open_ours(case).run, None, feed)),
-        timed(PLAIN, partial(open_plain(case).run, None, {INPUT: case.normalised().numpy()})),
+        timed(OURS, partial(open_graph(our_graph, case).run, None, feed)),
+        timed(PLAIN, partial(open_graph(plain_graph, case).run, None, {INPUT: case.normalised().numpy()})),
         timed(FOLDED, partial(predict, case, folded=True)),
         timed(UNFOLDED, partial(predict, case, folded=False)),
     ]
@@ -125,7 +119,7 @@ def forms(case: Case) -> list[Form]:
 
 
 def table(case: Case, timings: Mapping[str, Timing], gemm: Gemm) -> Table:
-    """Each form with its rate and how that compares with the plain graph's."""
+    """The rate of each form, and how it compares with the plain graph's."""
     rows = []
     for label in (OURS, PLAIN, FOLDED, UNFOLDED):
         timing = timings[label]
@@ -145,11 +139,10 @@ def table(case: Case, timings: Mapping[str, Timing], gemm: Gemm) -> Table:
     )
 
 
-def measure(arguments: argparse.Namespace) -> Found:
+def measure(arguments: argparse.Namespace) -> Findings:
     """A table for each canvas."""
     quick = arguments.quick
-    depth = arguments.depth or (18 if quick else 50)
-    cfg = DetectorConfig(backbone=ResNetConfig(depth=depth))
+    cfg = DetectorConfig(backbone=ResNetConfig(depth=arguments.depth or (18 if quick else 50)))
     gemm, tables, figures = gemm_of(arguments), [], {}
     for canvas_hw in arguments.size or (QUICK_CANVASES if quick else CANVASES):
         case = make_case(cfg, canvas_hw, arguments.batch)
@@ -157,4 +150,4 @@ def measure(arguments: argparse.Namespace) -> Found:
         tables.append(table(case, timings, gemm))
         ratio = paired_ratio(timings[OURS], timings[PLAIN])
         figures[case.title()] = {"seconds": figures_of(timings), "macs": case.macs, "rate_ratio": ratio._asdict()}
-    return Found(tuple(tables), figures)
+    return Findings(tuple(tables), figures)

@@ -1,4 +1,4 @@
-"""What the benchmarks run on: generated pictures, batches, outputs, and weights that look trained. All seeded."""
+"""Inputs of the benchmarks: generated pictures, random batches and outputs, weights that look trained. All seeded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_pictures(folder: Path, count: int, size_hw: Size) -> tuple[Path, Path]
 
 
 def lying_scenes(count: int, size_hw: Size) -> Iterator[Scene]:
-    """Generated scenes of one size: every fourth of the data set's would stand upright, and want another canvas."""
+    """Generated scenes of one size; every fourth of the synthetic data set is upright, and is left out."""
     return (draw_scene(0, "train2017", number + number // 3, size_hw) for number in range(count))
 
 
@@ -50,7 +50,7 @@ def _write_jpeg(path: Path, image: cv2.typing.MatLike) -> None:
 
 
 def random_batch(images: int, boxes: int, canvas_hw: Canvas, classes: int, seed: int = 0) -> Batch:
-    """A batch of noise with boxes in every slot, sides log-uniform from 8 px to half of the canvas."""
+    """A batch of noise with a box in every slot, its sides log-uniform from 8 px to half of the canvas."""
     generator = torch.Generator().manual_seed(seed)
     size = torch.tensor([canvas_hw[1], canvas_hw[0]], dtype=torch.float32)
     side = 8.0 * (size / 16.0) ** torch.rand((images, boxes, 2), generator=generator)
@@ -68,7 +68,7 @@ def random_batch(images: int, boxes: int, canvas_hw: Canvas, classes: int, seed:
 
 
 def random_outputs(images: int, anchors: int, channels: int, bins: int, seed: int = 0) -> Outputs:
-    """What a head might say: low scores and vague edges, as leaves that take a gradient."""
+    """Outputs as of an untrained head, low scores and wide distributions, as leaves that require a gradient."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand((images, anchors, channels), generator=generator) * 0.2 + 0.01
     edge_logits = torch.randn((images, anchors, 4, bins), generator=generator)
@@ -76,9 +76,9 @@ def random_outputs(images: int, anchors: int, channels: int, bins: int, seed: in
 
 
 def with_lively_norms(variables: Variables, seed: int = 0) -> Variables:
-    """The variables with statistics, weights and biases in their frozen batch-norms as a trained network has.
+    """Give the batch-norms statistics, weights and biases as in a trained network.
 
-    Fresh ones are 0 and 1, and the last norm of a block is 0: a fold that forgot one of them would not be noticed.
+    Initially they are 0 and 1, and the last norm of a block is 0, so that a fold which left one out would go unnoticed.
     """
     generator = torch.Generator().manual_seed(seed)
     flat = flatten(variables)

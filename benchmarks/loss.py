@@ -1,7 +1,7 @@
 """Assignment and losses alone, beside their dense forms: `python -m benchmarks.loss [--json FILE]`.
 
-Ours looks at a box's 81 nearest cells a level and computes box losses on its 45 candidates; the dense forms look at
-every anchor for every box. Both give the same numbers.
+Ours searches the 81 nearest cells of each level for a box and computes box losses on its 45 candidates; the dense forms
+take every anchor for every box. Both give the same numbers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import plain
+from benchmarks.command_line import benchmark_flags, canvas, gemm_of, positive, rounds_of, run_program
 from benchmarks.inputs import random_batch, random_outputs
 from benchmarks.measure import Form, Timing, figures_of, interleave, timed
-from benchmarks.program import add_rounds, canvas, flags_of, gemm_of, positive, rounds_of, run_program
-from benchmarks.tables import Found, Table, comparison
+from benchmarks.tables import Findings, Table, comparison
 from gfl.model.anchors import Grid, cells_inside, make_grid, padded_sizes
 from gfl.model.assign import assign, nearest_in_window, nearest_of_all
 from gfl.model.detector import DetectorConfig
@@ -31,7 +31,7 @@ CANVASES, QUICK_CANVASES = ((512, 512), (800, 1344)), ((256, 256),)
 
 
 class Case(NamedTuple):
-    """A batch, what a head says of it, and its grid."""
+    """A batch, outputs of a head for it, and its grid."""
 
     batch: Batch
     outputs: Outputs
@@ -39,19 +39,16 @@ class Case(NamedTuple):
     cfg: DetectorConfig
 
     def assign(self) -> Assignment:
-        """Ours."""
-        boxes, mask, ignored = self.batch.boxes_xyxy, self.batch.box_mask, self.batch.ignored_xyxy
-        padded_hw = padded_sizes(self.batch.image_sizes)
-        return assign(self.grid, padded_hw, boxes, mask, ignored, self.batch.ignored_mask, self.cfg.assign)
+        """Our assignment."""
+        return assign(self.grid, padded_sizes(self.batch.image_sizes), self.batch, self.cfg.assign)
 
     def assign_densely(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The plain form: owner (B,A) and counted (B,A)."""
-        padded_hw = padded_sizes(self.batch.image_sizes)
-        return plain.assign(self.grid, padded_hw, self.batch.boxes_xyxy, self.batch.box_mask, self.cfg.assign.topk)
+        """The plain assignment: owner (B,A) and counted (B,A)."""
+        return plain.assign(self.grid, padded_sizes(self.batch.image_sizes), self.batch, self.cfg.assign.topk)
 
 
 def make_case(images: int, boxes: int, canvas_hw: Canvas, cfg: DetectorConfig, seed: int = 0) -> Case:
-    """A case of noise with every box slot filled."""
+    """A case of random numbers with a box in every slot."""
     grid = make_grid(canvas_hw)
     channels = cfg.num_classes + cfg.head.background_channel
     outputs = random_outputs(images, grid.num_anchors, channels, cfg.head.reg_max + 1, seed)
@@ -59,24 +56,22 @@ def make_case(images: int, boxes: int, canvas_hw: Canvas, cfg: DetectorConfig, s
 
 
 def forms(case: Case) -> list[Form]:
-    """Every step of assignment and losses, ours and dense; the losses with their gradients to the head's outputs."""
+    """Assignment and losses, ours and dense; the losses with their gradients to the head's outputs."""
     batch, grid, cfg = case.batch, case.grid, case.cfg
     padded_hw = padded_sizes(batch.image_sizes)
     inside = cells_inside(grid, padded_hw)
     nothing = torch.zeros_like(inside)
     assignment, (owner, counted) = case.assign(), case.assign_densely()
-    rest = (grid, batch.boxes_xyxy, batch.labels, cfg.loss)
+    ours = partial(loss_terms, case.outputs, assignment, grid, batch, cfg.loss)
+    dense = partial(plain.loss_terms, case.outputs, owner, counted, grid, batch, cfg=cfg.loss)
     targets = torch.zeros_like(case.outputs.scores)
     return [
         timed("nearest", partial(nearest_in_window, grid, padded_hw, batch.boxes_xyxy, cfg.assign.topk)),
         timed("nearest, dense", partial(nearest_of_all, grid, inside, nothing, batch.boxes_xyxy, cfg.assign.topk)),
         timed("assignment", case.assign),
         timed("assignment, dense", case.assign_densely),
-        timed("losses", partial(gradients, case.outputs, partial(loss_terms, case.outputs, assignment, *rest))),
-        timed(
-            "losses, dense",
-            partial(gradients, case.outputs, partial(plain.loss_terms, case.outputs, owner, counted, *rest)),
-        ),
+        timed("losses", partial(gradients, case.outputs, ours)),
+        timed("losses, dense", partial(gradients, case.outputs, dense)),
         timed("qfl", partial(qfl_gradients, case.outputs.scores, targets, cfg.loss.qfl_beta)),
     ]
 
@@ -93,7 +88,7 @@ def qfl_gradients(scores: torch.Tensor, targets: torch.Tensor, beta: float) -> t
 
 
 def table(case: Case, timings: Mapping[str, Timing]) -> Table:
-    """Ours beside dense."""
+    """Our forms beside the dense ones."""
     images, boxes = case.batch.labels.shape
     height, width = case.grid.canvas_hw
     qfl_ms = 1e3 * timings["qfl"].median
@@ -109,29 +104,28 @@ def table(case: Case, timings: Mapping[str, Timing]) -> Table:
     )
 
 
-def measure(arguments: argparse.Namespace) -> Found:
+def measure(arguments: argparse.Namespace) -> Findings:
     """A table for each canvas and number of boxes."""
     canvases = arguments.size or (QUICK_CANVASES if arguments.quick else CANVASES)
     repeats, gemm = rounds_of(arguments), gemm_of(arguments)
     tables: list[Table] = []
-    found: dict[str, object] = {}
+    figures: dict[str, object] = {}
     for canvas_hw in canvases:
         for boxes in arguments.boxes or BOXES:
             case = make_case(arguments.batch or 2, boxes, canvas_hw, DetectorConfig())
             timings = interleave(forms(case), repeats)
             tables.append(table(case, timings))
-            found[f"{canvas_hw[0]}x{canvas_hw[1]}, {boxes} boxes"] = figures_of(timings)
+            figures[f"{canvas_hw[0]}x{canvas_hw[1]}, {boxes} boxes"] = figures_of(timings)
     product = interleave([gemm.form()], repeats)
     tables[-1] = tables[-1]._replace(note=f"{tables[-1].note} {gemm.note(product)}")
-    return Found(tuple(tables), {**found, **figures_of(product)})
+    return Findings(tuple(tables), {**figures, **figures_of(product)})
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = flags_of("benchmarks.loss", __doc__)
+    flags = benchmark_flags("benchmarks.loss", __doc__)
     flags.add_argument("--size", type=canvas, nargs="+", metavar="HxW", help="canvases (default 512x512 800x1344)")
     flags.add_argument("--boxes", type=positive, nargs="+", help=f"boxes a picture (default {BOXES})")
     flags.add_argument("--batch", type=positive, help="pictures a batch (default 2)")
-    add_rounds(flags)
     return flags
 
 

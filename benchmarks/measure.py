@@ -21,17 +21,17 @@ from gfl.record.environment import git_commit
 from gfl.version import VERSION
 
 Sample = Mapping[str, float]  # label -> seconds of one call
-Form = Callable[[], Sample]  # runs what it measures once; may measure several parts of it
+Form = Callable[[], Sample]  # one of the forms that are compared: runs once, and may time several parts
 
 GEMM = "GEMM"
-LEAST_S = 0.1  # a sample fills this time with calls, so that the clock and the scheduler do not show
+LEAST_S = 0.1  # a sample repeats its call for so long, so that clock and scheduler do not show in the mean
 
 
 # ---- timing ----------------------------------------------------------------------------------------------------------
 
 
 class Timing(NamedTuple):
-    """Seconds of one call, a number for each round."""
+    """Seconds of one call in each round."""
 
     seconds: tuple[float, ...]
 
@@ -48,12 +48,12 @@ class Timing(NamedTuple):
         return max(self.seconds)
 
     def as_dict(self) -> dict[str, object]:
-        """What the JSON holds of it."""
+        """For the JSON."""
         return {"median_s": self.median, "min_s": self.low, "max_s": self.high, "runs": len(self.seconds)}
 
 
 class Ratio(NamedTuple):
-    """How often as fast one form is as another."""
+    """The rate of one form divided by that of another, over all rounds."""
 
     median: float
     low: float
@@ -64,15 +64,15 @@ class Ratio(NamedTuple):
 
 
 def paired_ratio(ours: Timing, other: Timing) -> Ratio:
-    """Our rate over the other's, round by round: what slows the machine in a round slows both."""
+    """Our rate divided by the other's, round by round: what slows the machine in a round slows both."""
     ratios = [theirs / mine for mine, theirs in zip(ours.seconds, other.seconds, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def interleave(forms: Sequence[Form], repeats: int) -> dict[str, Timing]:
-    """Run the forms in turn, A B C A B C ..., so that a slow minute of the machine meets all of them alike.
+    """Run the forms in turn, A B C A B C ..., so that a slow minute of the machine slows all of them alike.
 
-    One more round comes first and is not counted: allocators, caches and worker processes start in it.
+    A further round comes first and is not counted: allocators, caches and worker processes start in it.
     """
     for form in forms:
         form()
@@ -85,7 +85,7 @@ def interleave(forms: Sequence[Form], repeats: int) -> dict[str, Timing]:
 
 
 def timed(label: str, run: Callable[[], object]) -> Form:
-    """A form that calls `run` until LEAST_S have passed, and gives the mean of these calls."""
+    """A form that calls `run` until LEAST_S seconds have passed; its sample is the mean of these calls."""
 
     def sample() -> Sample:
         calls, started = 0, time.perf_counter()
@@ -100,12 +100,12 @@ def timed(label: str, run: Callable[[], object]) -> Form:
 
 
 def figures_of(timings: Mapping[str, Timing]) -> dict[str, object]:
-    """What the JSON holds of them."""
+    """The timings for the JSON."""
     return {label: timing.as_dict() for label, timing in timings.items()}
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits that mean something: '0.123', '12.3', '1,234'."""
+    """To three digits: '0.123', '12.3', '1,234'."""
     value = 1e3 * seconds
     digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{digits}f}"
@@ -117,27 +117,27 @@ def spread(timing: Timing) -> tuple[str, str]:
 
 
 def rates(timing: Timing, pictures: int = 1) -> tuple[str, str, str]:
-    """Median, min and max of the pictures a second, for calls that take so many."""
+    """Median, min and max of pictures a second, for calls that process so many."""
     median, low, high = (f"{pictures / seconds:,.1f}" for seconds in (timing.median, timing.high, timing.low))
     return median, low, high
 
 
 class Gemm(NamedTuple):
-    """The float32 product of two (side,side) matrices: the speed that a machine can reach, to measure others by."""
+    """The float32 product of two (side,side) matrices: a speed within the machine's reach, to compare others with."""
 
     side: int
 
     def form(self) -> Form:
-        """To stand among the others in `interleave`."""
+        """The product as a form, to be interleaved with the others."""
         left, right = torch.rand(self.side, self.side), torch.rand(self.side, self.side)
         return timed(GEMM, partial(torch.mm, left, right, out=torch.empty(self.side, self.side)))
 
     def macs_per_s(self, timings: Mapping[str, Timing]) -> float:
-        """Multiply-accumulates a second."""
+        """Its multiply-accumulates a second."""
         return float(self.side) ** 3 / timings[GEMM].median
 
     def note(self, timings: Mapping[str, Timing]) -> str:
-        """The speed as a sentence."""
+        """A sentence that states the speed."""
         speed, (median, limits) = 2.0 * self.macs_per_s(timings) / 1e9, spread(timings[GEMM])
         return f"The machine's GEMM: {self.side}^3 in float32 in {median} ms ({limits}), {speed:,.0f} GFLOP/s."
 
@@ -146,7 +146,7 @@ class Gemm(NamedTuple):
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on; the load average is that of the last minute, so ask before the first measurement."""
+    """The machine; its load average is that of the last minute, so call this before the first measurement."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "cpu": _cpu_model(),
@@ -159,7 +159,7 @@ def machine() -> dict[str, object]:
 
 
 def versions() -> dict[str, object]:
-    """The versions of everything that computes here."""
+    """The versions of this project and of the libraries that compute."""
     return {
         "gfl": VERSION,
         "commit": git_commit(Path(__file__).resolve().parents[1]),

@@ -26,8 +26,8 @@ LOSSES, BACKWARD, OPTIMISER = "assignment + losses", "backward", "optimiser"
 OF_FORWARD = (PREPARE, BACKBONE, NECK, HEAD)
 PARTS = (DATA, *OF_FORWARD, LOSSES, BACKWARD, OPTIMISER)
 STEP, FORWARD = "step", "forward"  # sums of parts
-UNDIVIDED = "gfl.engine.state.step"  # the step as training takes it
-RATE = 1e-6  # the learning rate: the weights stay where they are, so every round does the same work
+UNDIVIDED = "gfl.engine.state.step"  # the whole step, as training runs it
+RATE = 1e-6  # learning rate: weights hardly change, so that every round does the same work
 
 
 def make_training(run: RunConfig, canvases: tuple[Canvas, ...]) -> TrainState:
@@ -39,13 +39,13 @@ def make_training(run: RunConfig, canvases: tuple[Canvas, ...]) -> TrainState:
 def endless(loader: TrainLoader) -> Iterator[Batch]:
     """The loader's batches, epoch after epoch."""
     for epoch in count():
-        yield from (loaded.batch for loaded in loader.epoch(epoch))
+        yield from (loaded.batch for loaded in loader.batches(loader.plan(epoch)))
 
 
 def step_parts(state: TrainState, batches: Iterator[Batch], run: RunConfig) -> Iterator[str]:
-    """One `gfl.engine.state.step` without EMA, in pieces: yields the name of each part when it is done.
+    """One `gfl.engine.state.step` without EMA; yields the name of each part when it is done.
 
-    What a part no longer needs is dropped as the step itself drops it: memory held longer would be paid for in time.
+    Tensors are freed where the step itself frees them, because memory that is held longer costs time.
     """
     module, cfg = state.module, state.module.cfg
     batch = next(batches)
@@ -87,7 +87,7 @@ def time_parts(state: TrainState, batches: Iterator[Batch], run: RunConfig) -> S
 
 
 def time_undivided(state: TrainState, batches: Iterator[Batch], run: RunConfig) -> Sample:
-    """Seconds of the step that training takes, without its data: the parts must add up to it."""
+    """Seconds of the undivided step without its data, which the parts should add up to."""
     batch = next(batches)
     started = time.perf_counter()
     step(state, [batch], RATE, run.optim)

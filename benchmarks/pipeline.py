@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.command_line import rounds_of
 from benchmarks.graphs import generated_pictures, make_case, our_graph
 from benchmarks.inputs import write_pictures
 from benchmarks.measure import Form, Sample, Timing, figures_of, interleave, paired_ratio, rates, spread
-from benchmarks.program import rounds_of
-from benchmarks.tables import Found, Table
+from benchmarks.tables import Findings, Table
 from export.write_onnx import attach
 from gfl.config import read_run
 from gfl.data.synthetic import CATEGORY_IDS, SHAPES
@@ -175,7 +175,7 @@ def start_table(timings: Mapping[str, Timing]) -> Table:
     )
 
 
-def measure(arguments: argparse.Namespace) -> Found:
+def measure(arguments: argparse.Namespace) -> Findings:
     """Two tables: rates, and the start."""
     pictures = arguments.pictures or (QUICK_PICTURES if arguments.quick else PICTURES)
     with tempfile.TemporaryDirectory() as folder:
@@ -199,4 +199,4 @@ def measure(arguments: argparse.Namespace) -> Found:
         "rate_ratio": paired_ratio(a_picture[PIPELINE], a_picture[ALONE])._asdict(),
         "seconds_from_start": figures_of(from_start),
     }
-    return Found(tables, figures)
+    return Findings(tables, figures)

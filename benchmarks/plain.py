@@ -1,7 +1,7 @@
-"""The plain forms that ours are measured against, equal to ours in what they compute (tests/test_benchmarks.py).
+"""Plain forms of the model that ours are measured against; both compute the same (tests/test_benchmarks.py).
 
-Unfolded batch-norm, and ATSS and box losses over all anchors, as a reader would write them first. The formulas of a
-box or a bin are ours in both: what differs is where they are applied.
+Batch-norm that is not folded, and ATSS and box losses over all anchors, as one would write them first. The formulas for
+a box or a bin are ours in both.
 Shapes: B image, G box slot, A anchor, K class channel.
 """
 
@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gfl.model import fpn, head
-from gfl.model.anchors import SCALE, Grid, cells_inside, padded_sizes
+from gfl.model.anchors import SCALE, Grid, cells_inside
 from gfl.model.assign import INSIDE_PX
 from gfl.model.backbones.resnet import BLOCKS, ResNetConfig
 from gfl.model.detector import DetectorConfig, normalise
 from gfl.model.losses import LossConfig, LossTerms, dfl, qfl
 from gfl.model.postprocess import detect
 from gfl.model.prepare import NORM_EPS
-from gfl.model.structures import Detections, Outputs
+from gfl.model.structures import Batch, Detections, Outputs
 from gfl.tensors.boxes import boxes_from_distances, distances_from_boxes, iou, iou_and_giou
 from gfl.tensors.distribution import integral
 from gfl.tensors.variables import Variables, child, leaf
 
-NOBODY = -1  # in owner_BA: no box owns the anchor
+NOBODY = -1  # in owner_BA: the anchor is assigned to no box
 
 
 # ---- batch-norm after each convolution ----
@@ -70,17 +70,18 @@ def predict(variables: Variables, images: Tensor, image_sizes: Tensor, grid: Gri
     features = backbone(child(variables, "backbone"), normalise(images, image_sizes, cfg), cfg.backbone)
     pyramid = fpn.apply(child(variables, "neck"), features)
     outputs = head.apply(child(variables, "bbox_head"), pyramid, cfg.head)
-    return detect(outputs, image_sizes, padded_sizes(image_sizes), grid, cfg.num_classes, cfg.predict)
+    return detect(outputs, image_sizes, grid, cfg.num_classes, cfg.predict)
 
 
 # ---- every box against every anchor ----
 
 
-def assign(grid: Grid, padded_hw: Tensor, boxes_xyxy: Tensor, box_mask: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """ATSS over (B,G,A): the box that owns each anchor, int64 (B,A), NOBODY where none; and the counted anchors (B,A).
+def assign(grid: Grid, padded_hw: Tensor, batch: Batch, topk: int) -> tuple[Tensor, Tensor]:
+    """ATSS over (B,G,A): the box of each anchor, int64 (B,A), NOBODY where it has none; and the counted anchors (B,A).
 
-    padded_hw int32 (B,2) px, boxes_xyxy (B,G,4) px, box_mask bool (B,G); no ignored boxes.
+    padded_hw int32 (B,2) px; ignored boxes of the batch are not looked at.
     """
+    boxes_xyxy = batch.boxes_xyxy
     inside_B1A = cells_inside(grid, padded_hw).unsqueeze(1)
     delta = grid.centres_px - ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2).unsqueeze(2)
     distance_BGA = torch.where(inside_B1A, delta.square().sum(dim=-1), torch.inf)
@@ -93,7 +94,9 @@ def assign(grid: Grid, padded_hw: Tensor, boxes_xyxy: Tensor, box_mask: Tensor, 
     boxes_BG14 = boxes_xyxy.unsqueeze(2)
     iou_BGA = iou(anchor_boxes(grid), boxes_BG14)
     centre_inside = distances_from_boxes(grid.centres_px, boxes_BG14).amin(dim=-1) > INSIDE_PX
-    passes = candidate_BGA & (iou_BGA >= threshold(iou_BGA, candidate_BGA)) & centre_inside & box_mask.unsqueeze(2)
+    passes = (
+        candidate_BGA & (iou_BGA >= threshold(iou_BGA, candidate_BGA)) & centre_inside & batch.box_mask.unsqueeze(2)
+    )
     claims = torch.where(passes, iou_BGA, -1.0)
     owner_BA = torch.where(claims.amax(dim=1) >= 0.0, claims.argmax(dim=1), NOBODY)  # the first of equal IoUs
     return owner_BA, inside_B1A.squeeze(1)
@@ -118,21 +121,21 @@ def loss_terms(
     owner_BA: Tensor,
     counted_BA: Tensor,
     grid: Grid,
-    boxes_xyxy: Tensor,
-    labels: Tensor,
+    batch: Batch,
+    *,
     cfg: LossConfig,
 ) -> LossTerms:
-    """`gfl.model.losses.loss_terms` with box losses on every anchor; those of an anchor without owner weigh 0."""
+    """`gfl.model.losses.loss_terms` with box losses on every anchor; those of an anchor without a box weigh 0."""
     positive_BA = owner_BA != NOBODY
     owner_BA = owner_BA.clamp_min(0)
     strides = grid.strides.unsqueeze(-1)
     centres = grid.centres_px / strides
-    targets = boxes_xyxy.gather(1, owner_BA.unsqueeze(-1).expand(-1, -1, 4)) / strides
+    targets = batch.boxes_xyxy.gather(1, owner_BA.unsqueeze(-1).expand(-1, -1, 4)) / strides
     overlap, generalised = iou_and_giou(boxes_from_distances(centres, integral(outputs.edge_logits)), targets)
     dfl_BA = dfl(outputs.edge_logits, distances_from_boxes(centres, targets)).mean(dim=-1)
     weight_BA = torch.where(positive_BA, outputs.scores.detach().amax(dim=2), 0.0)
     quality_BA1 = torch.where(positive_BA, overlap.detach(), 0.0).unsqueeze(-1)
-    label_BA1 = labels.gather(1, owner_BA).long().unsqueeze(-1)
+    label_BA1 = batch.labels.gather(1, owner_BA).long().unsqueeze(-1)
     quality = torch.zeros_like(outputs.scores).scatter(2, label_BA1, quality_BA1)
     return LossTerms(
         qfl=cfg.qfl_weight * qfl(outputs.scores, quality, cfg.qfl_beta).sum(dim=2) * counted_BA.float(),

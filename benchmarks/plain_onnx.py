@@ -1,7 +1,7 @@
-"""The plain graph that our export is measured against: backbone, neck and head alone, written node by node.
+"""The plain ONNX graph that our export is measured against: backbone, neck and head alone, written node by node.
 
-Float input that is normalised already; batch-norm folded into the convolutions; out come the class and edge
-convolutions of the five levels. No normalisation of pictures, no integral, no quality, no choice of detections.
+Its input is normalised already, batch-norm is folded into the convolutions, its outputs are the class and edge logits
+of the five levels. It does not normalise, predict quality, decode boxes or select detections.
 Shapes: B image, H, W of a level, C channels, G groups of a norm.
 """
 
@@ -32,9 +32,9 @@ Shape = tuple[int, int, int, int]
 
 
 class Draft(NamedTuple):
-    """A graph that grows: every method adds what is missing and gives the name of the result."""
+    """A graph under construction: every method adds to it what is missing, and returns the name of the result."""
 
-    variables: dict[str, Tensor]  # of a prepared tree, by path
+    variables: dict[str, Tensor]  # a prepared tree, flattened
     nodes: list[onnx.NodeProto]
     weights: dict[str, onnx.TensorProto]
 
@@ -47,7 +47,7 @@ class Draft(NamedTuple):
         return name
 
     def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        """A tensor of the file, once however often it is used."""
+        """A tensor of the file; one, however often it is used."""
         if name not in self.weights:
             self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name

@@ -1,4 +1,4 @@
-"""What the benchmarks found, as tables: for a terminal, for docs/benchmarks.md, and as JSON."""
+"""The findings of the benchmarks as tables, for a terminal and for docs/benchmarks.md, and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gfl.files import to_json
 from gfl.report.tables import aligned, text_width
 
 TERMINAL_COLUMNS = 100
-IDLE_LOAD = 0.3  # a load average above it says that other programs took time from the figures
+IDLE_LOAD = 0.3  # load average above which other programs disturb the figures
 
 
 class Table(NamedTuple):
@@ -24,25 +24,25 @@ class Table(NamedTuple):
     note: str = ""
 
 
-class Found(NamedTuple):
-    """What one benchmark found: tables for people, figures for the JSON."""
+class Findings(NamedTuple):
+    """The results of one benchmark: tables for people, figures for the JSON."""
 
     tables: tuple[Table, ...]
     figures: Mapping[str, object]
 
 
 class Report(NamedTuple):
-    """What was found, and the command that finds it again."""
+    """The findings of a benchmark, and the command that measures them again."""
 
     command: str
-    found: Found
+    findings: Findings
 
 
 def comparison(title: str, rows: Sequence[tuple[str, Timing, Timing]], *, other: str, note: str = "") -> Table:
-    """Ours beside another form of the same; rows are (what, ours, the other)."""
+    """A table of our form beside another; rows are (name, timing of ours, timing of the other)."""
     header = ("", "ours ms", "min - max", f"{other} ms", "min - max", f"{other} / ours")
     cells = tuple(
-        (what, *spread(ours), *spread(plain), f"{plain.median / ours.median:.2f}") for what, ours, plain in rows
+        (name, *spread(ours), *spread(plain), f"{plain.median / ours.median:.2f}") for name, ours, plain in rows
     )
     return Table(title, header, cells, note)
 
@@ -54,22 +54,14 @@ def plain_text(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A table for docs/, its columns aligned for those who read it as text."""
+    """A table for docs/: the first column to the left, the others to the right, padded for those who read the text."""
     widths = [max(3, *map(text_width, column)) for column in zip(table.header, *table.rows, strict=True)]
-    lines = [
-        "| "
-        + " | ".join(cell + " " * (width - text_width(cell)) for cell, width in zip(row, widths, strict=True))
-        + " |"
+    rows = [
+        [cell + " " * (width - text_width(cell)) for cell, width in zip(row, widths, strict=True)]
         for row in (table.header, *table.rows)
     ]
-    rule = (
-        "|"
-        + "|".join(
-            (":" if index == 0 else "-") + "-" * width + ("-" if index == 0 else ":")
-            for index, width in enumerate(widths)
-        )
-        + "|"
-    )
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    rule = "|".join(["", ":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:]), ""])
     return "\n".join([f"### {table.title}", "", lines[0], rule, *lines[1:], *(["", table.note] if table.note else [])])
 
 
@@ -87,7 +79,7 @@ def page(reports: Sequence[Report], facts: Mapping[str, object], command: str) -
         "The forms of a table were run in turn (A B C A B C ...) in one process; a figure is the median of the rounds.",
     ]
     for report in reports:
-        parts += [f"## `{report.command}`", *map(markdown, report.found.tables)]
+        parts += [f"## `{report.command}`", *map(markdown, report.findings.tables)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -103,6 +95,7 @@ def load_text(facts: Mapping[str, object]) -> str:
 
 def as_json(reports: Sequence[Report], facts: Mapping[str, object]) -> str:
     """Everything measured, with the machine and the versions; times in seconds."""
-    found = [{"command": report.command, "figures": report.found.figures} for report in reports]
-    tree = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "machine": facts, "versions": versions(), "benchmarks": found}
-    return to_json(tree, indent=2) + "\n"
+    benchmarks = [{"command": report.command, "figures": report.findings.figures} for report in reports]
+    date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    content = {"date": date, "machine": facts, "versions": versions(), "benchmarks": benchmarks}
+    return to_json(content, indent=2) + "\n"

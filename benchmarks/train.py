@@ -1,7 +1,7 @@
 """The training step, part by part and beside plainer forms: `python -m benchmarks.train [--json FILE]`.
 
-Where the time of a step goes, how near that is to the machine's GEMM speed, what folding the norms and working on
-candidates save, and how many ATen ops a step dispatches.
+The time of each part and how near it is to the machine's GEMM speed; what folding the norms and computing losses on
+candidates save; the ATen ops of a step.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import loss, plain
+from benchmarks.command_line import benchmark_flags, canvas, gemm_of, positive, rounds_of, run_program
 from benchmarks.counts import Ops, macs_by_part, ops_by_part
 from benchmarks.inputs import random_batch, write_pictures
 from benchmarks.measure import Form, Gemm, Timing, figures_of, interleave, spread, timed
@@ -37,8 +38,7 @@ from benchmarks.parts import (
     time_parts,
     time_undivided,
 )
-from benchmarks.program import add_rounds, canvas, flags_of, gemm_of, positive, rounds_of, run_program
-from benchmarks.tables import Found, Table, comparison
+from benchmarks.tables import Findings, Table, comparison
 from gfl.config import read_run
 from gfl.data.coco import read_coco
 from gfl.data.loader import TrainLoader
@@ -51,21 +51,20 @@ from gfl.shapes import Canvas
 from gfl.tensors.variables import child
 
 RUN_FILES = {"r50": "r50.gin", "small": "scratch_small.gin"}
-SOURCE_SHARE = 0.6  # of the canvas's sides: COCO's 480x640 become 800x1067
+SOURCE_SHARE = 0.6  # sides of the JPEGs, as a share of the canvas's: COCO's 480x640 become 800x1067
 
 OPS_CANVAS = (64, 64)  # the number of ops does not depend on it
 OPS_CASES = ((1, 3), (2, 7), (8, 10), (8, 40))  # pictures, boxes
-# The authors' GFocalV2 with R50, on a machine of 2 vCPU with AVX2 (reference.md, Cost of the reference).
+# (ops, host reads in the loss) of the authors' GFocalV2 with R50, by (pictures, boxes)
 REFERENCE_OPS = {(1, 3): (1691, 26), (2, 7): (2086, 35), (8, 10): (3400, 90), (8, 40): (3880, 90)}
 REFERENCE_SPEED = (
-    "The authors' code on another machine (2 vCPU, AVX2; reference.md, Cost of the reference): R50 forward 53.1 GMAC a "
-    "picture of 512x512 (backbone 21.4, neck 4.2, head 27.6) at 70-82% of GEMM speed, a training step at 68% "
-    "(2x512x512) to 77% (1x800x1344)."
+    "The authors' code on another machine (2 vCPU, AVX2): R50 forward 53.1 GMAC a picture of 512x512 (backbone 21.4, "
+    "neck 4.2, head 27.6) at 70-82% of GEMM speed, a training step at 68% (2x512x512) to 77% (1x800x1344)."
 )
 
 
 class Setting(NamedTuple):
-    """What is measured."""
+    """The run to measure, and how often."""
 
     name: str  # r50 | small
     run: RunConfig
@@ -83,7 +82,7 @@ class Setting(NamedTuple):
 
 
 def step_table(setting: Setting, timings: Mapping[str, Timing], macs: Mapping[str, float]) -> Table:
-    """The parts in ms and in % of the step; their GMAC and what share of GEMM speed these run at."""
+    """The time of each part, its share of the step, its GMAC, and its speed as a share of GEMM speed."""
     macs = {**macs, FORWARD: sum(macs[part] for part in OF_FORWARD), STEP: sum(macs.values())}
     speed = setting.gemm.macs_per_s(timings)
     rows = []
@@ -107,7 +106,7 @@ def step_table(setting: Setting, timings: Mapping[str, Timing], macs: Mapping[st
 
 
 def norm_forms(module: DetectorModule, images: Tensor) -> list[Form]:
-    """Backbone forward + backward with the norms folded (by prepare, which is in the time) and unfolded."""
+    """Backbone forward + backward, with the norms folded (the time of folding included) and unfolded."""
     cfg = module.cfg.backbone
     with torch.no_grad():
         shapes = [feature.shape for feature in folded_backbone(module, images)]
@@ -131,7 +130,7 @@ def folded_backbone(module: DetectorModule, images: Tensor) -> tuple[Tensor, Ten
 
 
 def norm_table(setting: Setting, timings: Mapping[str, Timing]) -> Table:
-    """Folded beside unfolded."""
+    """The folded backbone beside the unfolded one."""
     saved = (timings["unfolded"].median - timings["folded"].median) / timings[STEP].median
     return comparison(
         f"Batch-norm in the backbone: {setting.title()}",
@@ -146,16 +145,16 @@ def norm_table(setting: Setting, timings: Mapping[str, Timing]) -> Table:
 
 def count_ops(state: TrainState, run: RunConfig) -> dict[tuple[int, int], dict[str, Ops]]:
     """Ops of each part of the step, by (pictures, boxes)."""
-    found = {}
+    counts = {}
     for images, boxes in OPS_CASES:
         batch = random_batch(images, boxes, OPS_CANVAS, state.module.cfg.num_classes)
         parts = ops_by_part(step_parts(state, iter([batch]), run))
-        found[images, boxes] = {part: ops for part, ops in parts.items() if part not in (DATA, OPTIMISER)}
-    return found
+        counts[images, boxes] = {part: ops for part, ops in parts.items() if part not in (DATA, OPTIMISER)}
+    return counts
 
 
 def ops_table(setting: Setting, counts: Mapping[tuple[int, int], Mapping[str, Ops]]) -> Table:
-    """Ops that compute something and host reads, beside the reference's where it is the same model."""
+    """Ops that compute something, and host reads; for R50, the authors' code beside them."""
     rows = []
     for case, parts in counts.items():
         reference = REFERENCE_OPS[case] if setting.name == "r50" else ("", "")
@@ -176,7 +175,7 @@ def ops_table(setting: Setting, counts: Mapping[tuple[int, int], Mapping[str, Op
         header,
         tuple(rows),
         "Ops that compute something: not views, detach or empty. Assignment + losses: forward only. Reference: the "
-        "authors' code with R50 (reference.md, Cost of the reference).",
+        "authors' code with R50.",
     )
 
 
@@ -189,7 +188,7 @@ def read_setting(arguments: argparse.Namespace) -> Setting:
     canvas_hw = arguments.size or ((128, 128) if quick else (512, 512))
     run = read_run([RUN_FILES[arguments.config]]).run
     batch_size = arguments.batch or (1 if quick else 2)
-    # The pictures fill the canvas. An EMA is left out: `step_parts` has none.
+    # The pictures fill the canvas. No EMA: `step_parts` has none.
     short_side, long_side = min(canvas_hw), max(canvas_hw)
     data = replace(run.data, short_side=short_side, long_side=long_side, canvases=(canvas_hw,), workers=0)
     run = replace(run, data=data, optim=replace(run.optim, ema=0.0), batch_size=batch_size, accumulate=1)
@@ -204,7 +203,7 @@ def make_loader(setting: Setting, folder: Path) -> TrainLoader:
     return TrainLoader(data, setting.run.data, (setting.canvas_hw,), batch_size=setting.batch_size, seed=0)
 
 
-def measure(arguments: argparse.Namespace) -> Found:
+def measure(arguments: argparse.Namespace) -> Findings:
     """All tables of one setting."""
     setting = read_setting(arguments)
     run = setting.run
@@ -231,19 +230,18 @@ def measure(arguments: argparse.Namespace) -> Found:
         "seconds": figures_of(timings),
         "macs": macs,
         "ops": {
-            f"{case[0]}x{case[1]}": {part: ops._asdict() for part, ops in found.items()}
-            for case, found in counts.items()
+            f"{images}x{boxes}": {part: ops._asdict() for part, ops in parts.items()}
+            for (images, boxes), parts in counts.items()
         },
     }
-    return Found(tuple(tables), figures)
+    return Findings(tuple(tables), figures)
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = flags_of("benchmarks.train", __doc__)
+    flags = benchmark_flags("benchmarks.train", __doc__)
     flags.add_argument("--config", choices=sorted(RUN_FILES), default="r50", help="the run file (default r50)")
     flags.add_argument("--size", type=canvas, metavar="HxW", help="the canvas (default 512x512)")
     flags.add_argument("--batch", type=positive, help="pictures a step (default 2)")
-    add_rounds(flags)
     return flags
 
 

@@ -6,7 +6,8 @@ Shapes: B image, A anchor, K class, E=4 edges, R = reg_max + 1 bins, D detection
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch.export import ExportedProgram
 
 from gfl.engine.module import FunctionModule
 from gfl.model import detector, postprocess
-from gfl.model.anchors import Grid, make_grid, padded_sizes
+from gfl.model.anchors import Grid, make_grid
 from gfl.model.detector import DetectorConfig
 from gfl.model.prepare import Prepared
 from gfl.runtime.description import DETECTION_NAMES
@@ -57,8 +58,8 @@ def decoded(
 ) -> tuple[Tensor, Tensor]:
     """Boxes (B,A,4) in canvas px and scores (B,A,K) of the foreground classes, before any choice among them."""
     outputs = detector.forward(Prepared(tree), detector.normalise(images, image_sizes, cfg), cfg)
-    boxes, _ = postprocess.decode_all(outputs.edge_logits, image_sizes, grid)
-    return boxes, postprocess.counted_scores(outputs, padded_sizes(image_sizes), grid, cfg.num_classes, cfg.predict)
+    boxes, _ = postprocess.decode_at(outputs.edge_logits, grid.centres_px, grid.strides, image_sizes)
+    return boxes, postprocess.counted_scores(outputs, image_sizes, grid, cfg.num_classes, cfg.predict)
 
 
 def raw(tree: Variables, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: DetectorConfig) -> tuple[Tensor, ...]:
@@ -72,10 +73,8 @@ def raw(tree: Variables, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: D
 
 
 def trace(function: Callable[..., tuple[Tensor, ...]], tree: Variables, inputs: Sequence[Tensor]) -> ExportedProgram:
-    """A function of (tree, *inputs) as a static program; the tree's leaves become buffers under their own paths."""
-    with warnings.catch_warnings(), torch.no_grad():
-        # torch.export deep-copies its own tree specs by way of copyreg: PyTorch's use of its own deprecated class.
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+    """A function of (tree, *inputs) as a program of fixed shapes; the tree's leaves become its buffers, by path."""
+    with tree_spec_warnings_ignored(), torch.no_grad():
         return torch.export.export(FunctionModule(function, tree), tuple(inputs), strict=False)
 
 
@@ -83,3 +82,11 @@ def example_inputs(batch: int, canvas: Canvas) -> tuple[Tensor, Tensor]:
     """Inputs of the exported shapes: black pictures that fill the canvas."""
     images = torch.zeros((batch, 3, *canvas), dtype=torch.uint8)
     return images, torch.tensor([canvas] * batch, dtype=torch.int32)
+
+
+@contextmanager
+def tree_spec_warnings_ignored() -> Iterator[None]:
+    """torch.export deep-copies its own tree specs by way of copyreg: PyTorch's use of its own deprecated class."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        yield

@@ -87,20 +87,18 @@ CASES = [
 ]
 
 
-def tensors(boxes: Sequence[Box], slots: int) -> tuple[Tensor, Tensor]:
-    """Boxes in the first slots of (1,G,4), and the mask of those slots."""
-    xyxy, mask = torch.zeros((1, slots, 4)), torch.zeros((1, slots), dtype=torch.bool)
-    xyxy[0, : len(boxes)] = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    mask[0, : len(boxes)] = True
-    return xyxy, mask
-
-
-def assign_case(case: Case, slots: int | None = None) -> Assignment:
-    boxes, mask = tensors(case.boxes, max(1, len(case.boxes)) if slots is None else slots)
-    ignored, ignored_mask = tensors(case.ignored, max(1, len(case.ignored)))
-    padded_hw = torch.tensor([case.padded_hw or case.canvas_hw], dtype=torch.int32)
-    cfg = ATSSConfig(ignore_iof=case.ignore_iof)
-    return assign(make_grid(case.canvas_hw), padded_hw, boxes, mask, ignored, ignored_mask, cfg)
+def assign_cases(*cases: Case, slots: int | None = None) -> Assignment:
+    """A batch of one picture a case, on one canvas and with one setting for ignored boxes."""
+    canvas_hw, ignore_iof = cases[0].canvas_hw, cases[0].ignore_iof
+    boxes, ignored = (
+        [np.array(of_case, np.float32).reshape(-1, 4) for of_case in of_cases]
+        for of_cases in ([case.boxes for case in cases], [case.ignored for case in cases])
+    )
+    blank = np.zeros((*canvas_hw, 3), np.uint8)
+    labels = [np.zeros(len(of_case), np.int32) for of_case in boxes]
+    batch = golden_cases.stack([blank] * len(cases), boxes, labels, ignored, canvas_hw, slots)
+    padded_hw = torch.tensor([case.padded_hw or canvas_hw for case in cases], dtype=torch.int32)
+    return assign(make_grid(canvas_hw), padded_hw, batch, ATSSConfig(ignore_iof=ignore_iof))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -108,7 +106,7 @@ def test_owners_agree_with_the_loops(case: Case) -> None:
     expected = reference.atss(
         case.canvas_hw, case.padded_hw or case.canvas_hw, case.boxes, case.ignored, case.ignore_iof
     )
-    got = assign_case(case)
+    got = assign_cases(case)
     owner = golden_cases.owners_of(got)[0]
     for anchor in np.flatnonzero(owner != np.maximum(expected.owner, 0)):
         # two claimants, and rounding may decide for either where one of them is doubtful
@@ -130,7 +128,7 @@ def test_the_cases_are_not_excused_by_rounding() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_an_anchor_has_at_most_one_owner_and_lies_in_the_padded_shape(case: Case) -> None:
-    got = assign_case(case)
+    got = assign_cases(case)
     owned = got.anchors[got.positive].tolist()
     assert len(owned) == len(set(owned))
     inside = cells_inside(make_grid(case.canvas_hw), torch.tensor([case.padded_hw or case.canvas_hw]))[0]
@@ -139,7 +137,7 @@ def test_an_anchor_has_at_most_one_owner_and_lies_in_the_padded_shape(case: Case
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_empty_slots_own_nothing_and_change_nothing(case: Case) -> None:
-    tight, roomy = assign_case(case), assign_case(case, slots=max(1, len(case.boxes)) + 13)
+    tight, roomy = assign_cases(case), assign_cases(case, slots=max(1, len(case.boxes)) + 13)
     slots = tight.positive.shape[1]
     assert torch.equal(roomy.positive[:, :slots], tight.positive)
     assert torch.equal(roomy.anchors[:, :slots], tight.anchors)
@@ -149,8 +147,8 @@ def test_empty_slots_own_nothing_and_change_nothing(case: Case) -> None:
 
 def test_of_identical_boxes_the_first_takes_all() -> None:
     case = Case("identical", [(30.3, 41.7, 95.1, 120.9)] * 3)
-    got = assign_case(case)
-    alone = assign_case(Case("alone", case.boxes[:1]))
+    got = assign_cases(case)
+    alone = assign_cases(Case("alone", case.boxes[:1]))
     assert torch.equal(got.positive[:, :1], alone.positive)
     assert not got.positive[:, 1:].any()
 
@@ -160,20 +158,16 @@ def test_the_later_box_of_larger_iou_takes_the_anchor() -> None:
     worse, better = (44.3, 44.1, 109.9, 110.7), (48.1, 48.2, 111.9, 112.3)
     index = next(i for i, a in enumerate(reference.anchors_of((160, 224))) if (a.stride, a.x, a.y) == (8, 80, 80))
     for boxes in ([worse, better], [better, worse]):
-        owner = golden_cases.owners_of(assign_case(Case("two", boxes)))[0]
+        owner = golden_cases.owners_of(assign_cases(Case("two", boxes)))[0]
         assert boxes[int(owner[index]) - 1] == better
 
 
 def test_a_picture_in_a_batch_is_assigned_as_alone() -> None:
     cases = [case for case in CASES if case.canvas_hw == (160, 224) and not case.ignored]
     slots = max(len(case.boxes) for case in cases)
-    rows = [tensors(case.boxes, slots) for case in cases]
-    padded_hw = torch.tensor([case.padded_hw or case.canvas_hw for case in cases], dtype=torch.int32)
-    none, nothing = torch.zeros((len(cases), 1, 4)), torch.zeros((len(cases), 1), dtype=torch.bool)
-    boxes, masks = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    together = assign(make_grid((160, 224)), padded_hw, boxes, masks, none, nothing, ATSSConfig())
+    together = assign_cases(*cases, slots=slots)
     for i, case in enumerate(cases):
-        alone = assign_case(case, slots)
+        alone = assign_cases(case, slots=slots)
         for got, expected in zip(together, alone, strict=True):
             assert torch.equal(got[i : i + 1], expected), case.name
 
@@ -210,7 +204,7 @@ def test_the_window_holds_the_nearest_anchors(canvas_hw: tuple[int, int], topk: 
 def test_without_crowds_both_searches_give_the_same_assignment() -> None:
     for case in CASES:
         if not case.ignored:
-            window, everywhere = assign_case(case), assign_case(case._replace(ignore_iof=0.5))
+            window, everywhere = assign_cases(case), assign_cases(case._replace(ignore_iof=0.5))
             expected = reference.atss(case.canvas_hw, case.padded_hw or case.canvas_hw, case.boxes)
             if not expected.doubtful:
                 np.testing.assert_array_equal(golden_cases.owners_of(window), golden_cases.owners_of(everywhere))

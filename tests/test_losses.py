@@ -78,10 +78,8 @@ def loss_of(outputs: Outputs, batch: Batch, **options: object) -> tuple[Tensor, 
 
 def owners_of(batch: Batch) -> list[np.ndarray]:
     """Our own assignment, so that a tie between anchors is no difference of the losses."""
-    crowds = (batch.ignored_xyxy, batch.ignored_mask)
-    padded_hw = padded_sizes(batch.image_sizes)
-    found = assign(GRID, padded_hw, batch.boxes_xyxy, batch.box_mask, *crowds, ATSSConfig())
-    return list(np.where(found.counted.numpy(), golden_cases.owners_of(found), reference.OUTSIDE))
+    assignment = assign(GRID, padded_sizes(batch.image_sizes), batch, ATSSConfig())
+    return list(np.where(assignment.counted.numpy(), golden_cases.owners_of(assignment), reference.OUTSIDE))
 
 
 def with_gradient(outputs: Outputs, dtype: torch.dtype = torch.float32) -> Outputs:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -313,6 +315,21 @@ def test_gradients_agree(
             noise = 5e-4 * length / max(of_path[path].numel(), 1) ** 0.5
             atol = max(3e-3 * float(np.abs(first).max()), noise)
             np.testing.assert_allclose(got, first, rtol=0, atol=atol, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    "chosen", [slice(1), pytest.param(slice(1, None), marks=pytest.mark.slow)], ids=["one", "rest"]
+)
+def test_losses_and_gradients_agree_in_float64(chosen: slice, goldens: Path) -> None:
+    """Where no rounding hides a difference: the losses of all cases, and the gradients of one or of the others."""
+    file = "loss_r50_float64.npz"
+    cases = golden_cases.names_before(goldens, file, ".grad_norm_total")[chosen]
+    if not cases:
+        pytest.skip(f"{file} is not in {goldens}")
+    script = Path(__file__).parent / "support" / "float64_parity.py"
+    run = subprocess.run([sys.executable, script, goldens, *cases], capture_output=True, text=True, check=True)
+    figures = json.loads(run.stdout)
+    assert figures == pytest.approx({"losses": 0.0, "gradients": 0.0}, abs=1e-9)
 
 
 def trained_copy(r50: Model) -> tuple[Variables, torch.optim.SGD]:

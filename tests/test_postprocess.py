@@ -68,7 +68,7 @@ def outputs_of(case: Case) -> Outputs:
 
 def detect_case(case: Case) -> Detections:
     sizes = torch.tensor([case.size_hw], dtype=torch.int32)
-    return detect(outputs_of(case), sizes, padded_sizes(sizes), GRID, CLASSES, case.settings)
+    return detect(outputs_of(case), sizes, GRID, CLASSES, case.settings)
 
 
 def expected_of(case: Case) -> list[reference.Found]:
@@ -158,7 +158,7 @@ def test_a_picture_in_a_batch_is_detected_as_alone() -> None:
     cases = [case for case in CASES if case.settings == PredictConfig()]
     outputs = Outputs(*(torch.cat(parts) for parts in zip(*map(outputs_of, cases), strict=True)))
     sizes = torch.tensor([case.size_hw for case in cases], dtype=torch.int32)
-    together = detect(outputs, sizes, padded_sizes(sizes), GRID, CLASSES, PredictConfig())
+    together = detect(outputs, sizes, GRID, CLASSES, PredictConfig())
     for i, case in enumerate(cases):
         for got, alone in zip(together, detect_case(case), strict=True):
             torch.testing.assert_close(got[i : i + 1], alone, rtol=1e-6, atol=1e-5)
@@ -176,7 +176,7 @@ def quiet() -> Outputs:
 def detect_outputs(outputs: Outputs, **settings: float | bool) -> Detections:
     sizes = torch.tensor([CANVAS_HW], dtype=torch.int32)
     cfg = dataclasses.replace(PredictConfig(), **settings)
-    return detect(outputs, sizes, padded_sizes(sizes), GRID, CLASSES, cfg)
+    return detect(outputs, sizes, GRID, CLASSES, cfg)
 
 
 def test_the_score_threshold_is_strict() -> None:
@@ -225,7 +225,7 @@ def test_candidates_are_the_best_pairs_of_all(candidates: int) -> None:
     outputs = outputs_of(Case("many", seed=21, level=0.0))
     sizes = torch.tensor([CANVAS_HW], dtype=torch.int32)
     cfg = PredictConfig(candidates=candidates)
-    found = select_candidates(outputs, sizes, padded_sizes(sizes), GRID, CLASSES, cfg)
+    found = select_candidates(outputs, sizes, GRID, CLASSES, cfg)
     scores = outputs.scores[0, :, :CLASSES].numpy()
     pairs = reference.select(scores, [True] * len(scores), 0.0)[:candidates]
     assert found.labels[0].tolist() == [k for _, k in pairs]
@@ -329,7 +329,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
 def test_a_small_canvas_fills_its_slots_with_empty_ones() -> None:
     grid, sizes = make_grid((64, 64)), torch.tensor([[64, 64]], dtype=torch.int32)
     outputs = Outputs(torch.full((1, grid.num_anchors, 1), 0.5), torch.zeros(1, grid.num_anchors, 4, 17))
-    found = detect(outputs, sizes, padded_sizes(sizes), grid, 1, PredictConfig())
+    found = detect(outputs, sizes, grid, 1, PredictConfig())
     assert grid.num_anchors < 100
     assert found.boxes_xyxy.shape == (1, 100, 4)
     assert found.scores.shape == found.labels.shape == (1, 100)

@@ -1,4 +1,4 @@
-"""The grid of anchors of a canvas: one square anchor a cell, side 8 strides, centre at (x * stride, y * stride)."""
+"""The anchors of a canvas: one square for each cell of each level, side 8 strides, centre (x * stride, y * stride)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCALE = 8  # side of an anchor, in strides
 
 
 class Grid(NamedTuple):
-    """Everything about a canvas that no picture changes; A anchors, level by level, row-major (y, x)."""
+    """The A anchors of a canvas, level by level and row-major (y, x), and the L levels; the same for every picture."""
 
     canvas_hw: tuple[int, int]
     shapes_hw: tuple[tuple[int, int], ...]  # cells of each level
@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
 
 def make_grid(canvas_hw: tuple[int, int], device: torch.device | str = "cpu") -> Grid:
-    """The grid of a canvas whose sides are multiples of 32; ValueError otherwise."""
+    """The grid of a canvas (height, width) in px. Raises ValueError unless both are multiples of 32."""
     if canvas_hw[0] % CANVAS_MULTIPLE or canvas_hw[1] % CANVAS_MULTIPLE or min(canvas_hw) < CANVAS_MULTIPLE:
         raise ValueError(f"canvas {canvas_hw[0]}x{canvas_hw[1]}: expected positive multiples of {CANVAS_MULTIPLE}")
     shapes = tuple((-(-canvas_hw[0] // stride), -(-canvas_hw[1] // stride)) for stride in STRIDES)
@@ -55,15 +55,15 @@ def make_grid(canvas_hw: tuple[int, int], device: torch.device | str = "cpu") ->
 
 
 def padded_sizes(image_sizes: Tensor) -> Tensor:
-    """An image's own padded shape: its size rounded up to multiples of 32. int32 (B,2) -> int32 (B,2)."""
+    """The own padded shape of each image: its size rounded up to multiples of 32. int32 (B,2) -> int32 (B,2), px."""
     blocks = torch.div(image_sizes + (CANVAS_MULTIPLE - 1), CANVAS_MULTIPLE, rounding_mode="trunc")
     return blocks * CANVAS_MULTIPLE
 
 
 def cells_inside(grid: Grid, padded_hw: Tensor) -> Tensor:
-    """Cells below ceil(pad_h / stride) x ceil(pad_w / stride), that is with a centre in the padded shape.
+    """bool (B,A): anchors whose centre lies in the image's padded shape, padded_hw int32 (B,2) height, width in px.
 
-    int32 (B,2) height, width in pixels -> bool (B,A).
+    These are the cells that the network would have on a canvas of that shape: ceil(height / stride) rows, and so on.
     """
     sizes = padded_hw.float()
     return (grid.centres_px[:, 0] < sizes[:, 1:]) & (grid.centres_px[:, 1] < sizes[:, :1])

@@ -1,4 +1,4 @@
-"""ATSS (arXiv 1912.02424) with fixed shapes: which anchors each box owns.
+"""ATSS (arXiv 1912.02424) with fixed shapes: which anchors are the positives of each box.
 
 Shapes: B image, G box slot, L level, A anchor, C candidate (levels x topk), W window cell, I ignored-box slot.
 """
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from gfl.model.anchors import SCALE, Grid, cells_inside
-from gfl.model.structures import Assignment
+from gfl.model.structures import Assignment, Batch
 from gfl.tensors.boxes import area, distances_from_boxes, intersection, iou
 
 INSIDE_PX = 0.01  # a positive's centre lies farther than this inside the box (ATSS code, strict)
-FAR = 1e8  # squared pixels beyond any canvas: the distance of an anchor that ignored boxes cover
+FAR = 1e8  # squared distance of an anchor that an ignored box covers, beyond that of any other on a canvas
 NOWHERE = 1e12  # squared distance of a cell that does not exist or lies outside the image's own padded shape
 
 
 @dataclass(frozen=True)
 class ATSSConfig:
-    """Candidates a level, and what crowd boxes do."""
+    """Candidates a level, and whether anchors in crowd boxes are ignored."""
 
-    topk: int = 9  # nearest anchors a box and level
+    topk: int = 9  # candidates of a box on each level: the nearest anchors
     ignore_iof: float = -1.0  # > 0: anchors with more of their own area in a crowd box count in no loss; -1: off
 
     def __post_init__(self) -> None:
@@ -31,22 +31,25 @@ class ATSSConfig:
             raise ValueError(f"topk={self.topk}: expected 1..9 (the window of nearest cells is 9x9)")
 
 
-def assign(
-    grid: Grid,
-    padded_hw: Tensor,
-    boxes_xyxy: Tensor,
-    box_mask: Tensor,
-    ignored_xyxy: Tensor,
-    ignored_mask: Tensor,
-    cfg: ATSSConfig,
-) -> Assignment:
-    """ATSS section 3.2 on padded boxes.
+def assign(grid: Grid, padded_hw: Tensor, batch: Batch, cfg: ATSSConfig) -> Assignment:
+    """Adaptive training sample selection: find the positives of each box.
 
-    padded_hw int32 (B,2) px, boxes_xyxy (B,G,4) px, box_mask bool (B,G), ignored_xyxy (B,I,4), ignored_mask bool (B,I).
+    These are the candidates whose centre lies inside the box and whose IoU with it reaches the mean plus standard
+    deviation of all its candidates' IoUs.
+
+    Args:
+      grid: the anchors of the canvas.
+      padded_hw: int32 (B,2), each image's own padded height and width, px; anchors beyond it are left out.
+      batch: boxes, and crowd boxes to ignore, with their masks.
+      cfg: with ignore_iof > 0, anchors in crowd boxes are no candidates and count in no loss.
+
+    Reference:
+      Zhang et al., Bridging the Gap Between Anchor-based and Anchor-free Detection, arXiv 1912.02424, section 3.2.
     """
+    boxes_xyxy = batch.boxes_xyxy
     inside_BA = cells_inside(grid, padded_hw)
     if cfg.ignore_iof > 0:
-        ignored_BA = _covered(grid, ignored_xyxy, ignored_mask, cfg.ignore_iof)
+        ignored_BA = _covered_by_ignored(grid, batch.ignored_xyxy, batch.ignored_mask, cfg.ignore_iof)
         anchors_BGC, exists_BGC = nearest_of_all(grid, inside_BA, ignored_BA, boxes_xyxy, cfg.topk)
     else:
         anchors_BGC, exists_BGC = nearest_in_window(grid, padded_hw, boxes_xyxy, cfg.topk)
@@ -57,21 +60,21 @@ def assign(
     boxes_BG14 = boxes_xyxy.unsqueeze(2)
     iou_BGC = iou(anchor_boxes, boxes_BG14)
     centre_inside = distances_from_boxes(centres_px, boxes_BG14).amin(dim=-1) > INSIDE_PX
-    passes = (iou_BGC >= _threshold(iou_BGC, exists_BGC)) & centre_inside & exists_BGC & box_mask.unsqueeze(2)
-    positive = _resolve(index_BGC, iou_BGC, passes, grid.num_anchors)
+    passes = (iou_BGC >= _threshold(iou_BGC, exists_BGC)) & centre_inside & exists_BGC & batch.box_mask.unsqueeze(2)
+    positive = _one_box_an_anchor(index_BGC, iou_BGC, passes, grid.num_anchors)
     counted = inside_BA
     if cfg.ignore_iof > 0:
-        owned = torch.zeros_like(inside_BA, dtype=torch.float32)
-        owned = owned.scatter_add(1, index_BGC.flatten(1), positive.float().flatten(1)) > 0
-        counted = inside_BA & (owned | ~ignored_BA)
+        assigned = torch.zeros_like(inside_BA, dtype=torch.float32)
+        assigned = assigned.scatter_add(1, index_BGC.flatten(1), positive.float().flatten(1)) > 0
+        counted = inside_BA & (assigned | ~ignored_BA)
     return Assignment(anchors_BGC, positive, counted)
 
 
 def nearest_in_window(grid: Grid, padded_hw: Tensor, boxes_xyxy: Tensor, topk: int) -> tuple[Tensor, Tensor]:
-    """The topk anchors of each level nearest a box's centre: int32 (B,G,C) indices and bool (B,G,C) "it exists".
+    """The topk anchors of each level nearest to a box's centre: int32 (B,G,C) indices, bool (B,G,C) whether they exist.
 
     On a regular grid the 9 nearest cells lie in the 9x9 window of nearest rows and columns, clamped to the valid
-    cells, so arithmetic and a top-k over 81 replace one over all anchors.
+    cells, so arithmetic and a top-k over 81 cells replace a top-k over all anchors.
     """
     centre_BG1 = ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2).unsqueeze(2)  # x, y in px
     strides_L1 = grid.level_strides.unsqueeze(1)
@@ -97,7 +100,7 @@ def nearest_in_window(grid: Grid, padded_hw: Tensor, boxes_xyxy: Tensor, topk: i
 def nearest_of_all(
     grid: Grid, inside_BA: Tensor, ignored_BA: Tensor, boxes_xyxy: Tensor, topk: int
 ) -> tuple[Tensor, Tensor]:
-    """As `nearest_in_window`, over all anchors: what crowd boxes cover is passed over, however far that leads."""
+    """As `nearest_in_window`, but over all anchors and without the ignored ones, which may fill the whole window."""
     centre_BG1 = ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2).unsqueeze(2)
     delta = grid.centres_px - centre_BG1
     distance_BGA = (delta * delta).sum(dim=-1)
@@ -113,7 +116,7 @@ def nearest_of_all(
 
 
 def _threshold(iou_BGC: Tensor, exists: Tensor) -> Tensor:
-    """Mean plus unbiased standard deviation of a box's candidates (B,G,1)."""
+    """Mean plus unbiased standard deviation of the IoUs of a box's existing candidates, (B,G,1)."""
     weight = exists.float()
     count = weight.sum(dim=2, keepdim=True)
     mean = (iou_BGC * weight).sum(dim=2, keepdim=True) / count.clamp_min(1.0)
@@ -121,11 +124,11 @@ def _threshold(iou_BGC: Tensor, exists: Tensor) -> Tensor:
     return mean + (squared.sum(dim=2, keepdim=True) / (count - 1.0).clamp_min(1.0)).sqrt()
 
 
-def _resolve(index_BGC: Tensor, iou_BGC: Tensor, passes: Tensor, num_anchors: int) -> Tensor:
-    """An anchor claimed by several boxes goes to the larger IoU, ties to the lower box index. -> bool (B,G,C).
+def _one_box_an_anchor(index_BGC: Tensor, iou_BGC: Tensor, passes: Tensor, num_anchors: int) -> Tensor:
+    """bool (B,G,C): an anchor that several boxes claim goes to the one of larger IoU, then of lower index.
 
-    Each box writes into a row of its own, and what does not pass into a slot past the last anchor, so no two
-    writes that matter meet.
+    The scatter has no conflicts: each box has a row of its own, and what does not pass is written to one slot past
+    the last anchor.
     """
     B, G, C = index_BGC.shape
     slot_BGC = torch.where(passes, index_BGC, num_anchors)
@@ -136,8 +139,8 @@ def _resolve(index_BGC: Tensor, iou_BGC: Tensor, passes: Tensor, num_anchors: in
     return passes & (owner_BGC.int() == box)
 
 
-def _covered(grid: Grid, ignored_xyxy: Tensor, ignored_mask: Tensor, iof_threshold: float) -> Tensor:
-    """Anchors with more than the threshold of their own area inside one ignored box. -> bool (B,A)."""
+def _covered_by_ignored(grid: Grid, ignored_xyxy: Tensor, ignored_mask: Tensor, iof_threshold: float) -> Tensor:
+    """bool (B,A): anchors with more than this share of their own area inside one ignored box."""
     half_side = (grid.strides * (SCALE / 2)).unsqueeze(-1)
     anchor_boxes = torch.cat([grid.centres_px - half_side, grid.centres_px + half_side], dim=-1)
     share_BIA = intersection(anchor_boxes, ignored_xyxy.unsqueeze(2)) / area(anchor_boxes)

@@ -1,10 +1,21 @@
 """The detector: backbone, neck and head joined, from a batch to a loss and from pictures to detections.
 
-variables = init(cfg, seed)                       nested dict of tensors, mmdetection's names
-constants = freeze(variables, cfg)                once
-prepared  = prepare(variables, constants, policy) every step, differentiable
-total, metrics = loss(prepared, batch, grid, cfg)
-detections = predict(prepared, images, image_sizes, grid, cfg)
+Pure functions over a tree of variables; `loss` takes the place of `predict` in training. A detector of three classes:
+
+>>> from gfl.model.anchors import make_grid
+>>> cfg = DetectorConfig(
+...     num_classes=3,
+...     backbone=resnet.ResNetConfig(depth=18, base_width=8),
+...     neck=FPNConfig(channels=16),
+...     head=HeadConfig(channels=16, convs=1, gn_groups=4),
+... )
+>>> variables = init(cfg, seed=0)
+>>> constants = freeze(variables, cfg)  # once
+>>> prepared = prepare(variables, constants)  # in every step, differentiable
+>>> images = torch.zeros((1, 3, 64, 96), dtype=torch.uint8)
+>>> detections = predict(prepared, images, torch.tensor([[64, 80]]), make_grid((64, 96)), cfg)
+>>> detections.boxes_xyxy.shape, detections.num_detections  # random weights find nothing
+(torch.Size([1, 100, 4]), tensor([0], dtype=torch.int32))
 """
 
 from __future__ import annotations
@@ -32,7 +43,7 @@ from gfl.tensors.variables import Variables, child
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """Everything that shapes the computation; the defaults are the paper's R50."""
+    """Everything that shapes the computation; the defaults are the paper's GFLV2 with ResNet-50."""
 
     num_classes: int = 80
     backbone: resnet.ResNetConfig = field(default_factory=resnet.ResNetConfig)
@@ -41,12 +52,15 @@ class DetectorConfig:
     assign: ATSSConfig = field(default_factory=ATSSConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # RGB, of ImageNet
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # of ImageNet's pictures, RGB from 0 to 255
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
 
 def init(cfg: DetectorConfig, seed: int = 0) -> Variables:
-    """Random variables. Their dotted paths are mmdetection's state-dict keys."""
+    """Random variables, float32 on the CPU: a nested dict whose dotted paths are mmdetection's state-dict keys.
+
+    Each leaf's numbers depend on the seed and its own path alone.
+    """
     return {
         "backbone": resnet.init(seed, cfg.backbone),
         "neck": fpn.init(seed, cfg.backbone.out_channels, cfg.neck),
@@ -60,7 +74,7 @@ def is_frozen(path: str, cfg: DetectorConfig) -> bool:
 
 
 def freeze(variables: Variables, cfg: DetectorConfig) -> Constants:
-    """What no training step changes, computed once. Call it again after loading other weights."""
+    """Compute once what no training step changes, for `prepare`. Call it again after loading other weights."""
     return preparation.freeze(variables, cfg.backbone)
 
 
@@ -76,19 +90,19 @@ def normalise(images: Tensor, image_sizes: Tensor, cfg: DetectorConfig) -> Tenso
 
 
 def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    """float32 (1,3,1,1), filled on the device: torch.tensor(values) would make each step wait for a copy to it."""
+    """float32 (1,3,1,1), filled on the device: torch.tensor(values) would copy to the device, and each step wait."""
     return torch.cat([torch.full((1, 1, 1, 1), value, device=device) for value in values], dim=1)
 
 
 def forward(prepared: Prepared, images: Tensor, cfg: DetectorConfig) -> Outputs:
-    """Normalised float32 (B,3,H,W) -> scores (B,A,K) and edge logits (B,A,4,R) of the five levels."""
+    """From normalised pictures, float32 (B,3,H,W), to scores (B,A,K) and edge logits (B,A,4,R) of all anchors."""
     features = resnet.apply(child(prepared.tree, "backbone"), images, cfg.backbone)
     pyramid = fpn.apply(child(prepared.tree, "neck"), features)
     return head.apply(child(prepared.tree, "bbox_head"), pyramid, cfg.head)
 
 
 def identity(normalisers: Tensor) -> Tensor:
-    """The `reduce` of a single device."""
+    """The `reduce` of a run on a single device."""
     return normalisers
 
 
@@ -99,12 +113,23 @@ def loss(
     cfg: DetectorConfig,
     reduce: Callable[[Tensor], Tensor] = identity,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total loss (scalar) and its detached parts qfl, dfl, giou. Pure, fixed shapes, no host read.
+    """The training loss of a batch. Pure, with fixed shapes, and nothing is read back to the host.
 
-    reduce: (2,) -> (2,), the mean over ranks of the two normalisers (reference.md, Losses).
+    Args:
+      prepared: variables made ready by `prepare`.
+      batch: pictures and boxes on one canvas.
+      grid: the anchors of that canvas.
+      cfg: the configuration of the variables.
+      reduce: (2,) -> (2,), the mean over ranks of the two normalisers: number of samples, sum of box weights.
+
+    Returns:
+      The total, a scalar to differentiate, and its detached parts by name: qfl, dfl, giou.
+
+    Reference:
+      Li et al., Generalized Focal Loss, arXiv 2006.04388, section 3.3.
     """
     outputs = forward(prepared, normalise(batch.images, batch.image_sizes, cfg), cfg)
-    return loss_of_outputs(outputs, batch, padded_sizes(batch.image_sizes), grid, cfg, reduce)
+    return loss_of_outputs(outputs, batch, padded_sizes(batch.image_sizes), grid, cfg, reduce=reduce)
 
 
 def loss_of_outputs(
@@ -113,18 +138,17 @@ def loss_of_outputs(
     padded_hw: Tensor,
     grid: Grid,
     cfg: DetectorConfig,
+    *,
     reduce: Callable[[Tensor], Tensor] = identity,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss from the head's outputs on; padded_hw int32 (B,2) is each image's own padded shape in px."""
+    """`loss`, from the head's outputs on; padded_hw int32 (B,2) is each image's own padded shape, px."""
     with torch.no_grad():
-        assignment = assign(
-            grid, padded_hw, batch.boxes_xyxy, batch.box_mask, batch.ignored_xyxy, batch.ignored_mask, cfg.assign
-        )
-    terms = loss_terms(outputs, assignment, grid, batch.boxes_xyxy, batch.labels, cfg.loss)
+        assignment = assign(grid, padded_hw, batch, cfg.assign)
+    terms = loss_terms(outputs, assignment, grid, batch, cfg.loss)
     samples = (terms.positives.clamp_min(1.0) * batch.image_weights).sum()
     normalisers = reduce(torch.stack([samples, terms.weight.sum()]))
-    # Without a picture, or a positive, on any rank the losses are 0, not 0/0 (reference.md, defect). No clamp to 1: the
-    # mean may be less where only some ranks have a picture, and the loss is that of the whole batch all the same.
+    # Where no rank has a picture, or a positive, the losses are 0; the authors' code divides 0 by 0. A clamp to 1 would
+    # be wrong: where only some ranks have a picture, the mean over ranks may be below 1, and is the right divisor.
     normalisers = torch.where(normalisers > 0, normalisers, 1.0)
     samples, weight = normalisers[0], normalisers[1]
     parts = {"qfl": terms.qfl.sum() / samples, "dfl": terms.dfl.sum() / weight, "giou": terms.giou.sum() / weight}
@@ -133,6 +157,20 @@ def loss_of_outputs(
 
 
 def predict(prepared: Prepared, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: DetectorConfig) -> Detections:
-    """uint8 (B,3,H,W) RGB and int32 (B,2) sizes -> detections in canvas pixels. Pure, fixed shapes, no host read."""
+    """Detect the objects in a batch of pictures. Pure, with fixed shapes, and nothing is read back to the host.
+
+    Args:
+      prepared: variables made ready by `prepare`.
+      images: uint8 (B,3,H,W) RGB; what lies beyond each picture's size is taken for zero.
+      image_sizes: int (B,2), height and width of each picture on the canvas, px.
+      grid: the anchors of the canvas H x W.
+      cfg: the configuration of the variables; its `predict` has the thresholds.
+
+    Returns:
+      At most cfg.predict.max_detections an image, in canvas pixels.
+
+    Reference:
+      Li et al., Generalized Focal Loss V2, arXiv 2011.12885, section 3.
+    """
     outputs = forward(prepared, normalise(images, image_sizes, cfg), cfg)
-    return postprocess.detect(outputs, image_sizes, padded_sizes(image_sizes), grid, cfg.num_classes, cfg.predict)
+    return postprocess.detect(outputs, image_sizes, grid, cfg.num_classes, cfg.predict)

@@ -1,4 +1,4 @@
-"""Feature pyramid (arXiv 1612.03144) as GFL uses it: C3..C5 -> P3..P7, P6 and P7 from P5's output, no ReLU between."""
+"""Feature pyramid network (arXiv 1612.03144) as GFL uses it: P6 and P7 are convolved from P5, with no ReLU between."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gfl.tensors.variables import Variables, child
 class FPNConfig:
     """Width of the pyramid."""
 
-    channels: int = 256
+    channels: int = 256  # of every level
 
 
 def init(seed: int, in_channels: tuple[int, int, int], cfg: FPNConfig, path: str = "neck") -> Variables:
-    """Xavier-uniform laterals (1x1) and outputs (3x3), with biases."""
+    """Random variables: Xavier-uniform 1x1 convolutions of C3..C5 and 3x3 convolutions of P3..P7, biases zero."""
     lateral: Variables = {}
     for i, channels in enumerate(in_channels):
         name = f"{path}.lateral_convs.{i}.conv"
@@ -31,7 +31,7 @@ def init(seed: int, in_channels: tuple[int, int, int], cfg: FPNConfig, path: str
 
 
 def apply(prepared: Variables, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """C3, C4, C5 -> P3..P7, each (B,channels,H,W), strides 8, 16, 32, 64, 128."""
+    """C3, C4, C5 -> P3..P7, each (B,channels,H,W), at strides 8, 16, 32, 64, 128."""
     sums = [conv(child(prepared, f"lateral_convs.{i}.conv"), feature) for i, feature in enumerate(features)]
     for i in (1, 0):
         size_hw = (sums[i].shape[2], sums[i].shape[3])

@@ -1,4 +1,4 @@
-"""The GFLV2 head (arXiv 2011.12885): classification and edge distributions, and a quality read off their shape.
+"""The GFLV2 head (arXiv 2011.12885): classification, edge distributions, and a quality predicted from their shape.
 
 Shapes: B image, A anchor of all levels, K class channel, E=4 edges (left, top, right, bottom), R = reg_max + 1 bins.
 """
@@ -18,20 +18,20 @@ from gfl.tensors.layers import conv, group_norm, init_conv, init_norm, linear
 from gfl.tensors.variables import Variables, child, leaf
 
 LEVELS = 5
-PRIOR = 0.01  # foreground probability at the start: bias of gfl_cls is logit(0.01) = -log(99)
+PRIOR = 0.01  # foreground probability of an untrained head: the bias of gfl_cls is logit(0.01)
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Width and depth of the towers, the general distribution and its DGQP statistics."""
+    """The two towers, the general distribution and the quality predictor (DGQP) that reads it."""
 
     channels: int = 256
-    convs: int = 4  # convolutions of a tower
+    convs: int = 4  # convolutions of each tower
     gn_groups: int = 32
     reg_max: int = 16  # last bin, in strides (GFL)
-    topk: int = 4  # DGQP statistics an edge (GFLV2)
+    topk: int = 4  # largest probabilities of each edge that the DGQP reads, with their mean (GFLV2)
     quality_channels: int = 64  # hidden channels of the DGQP
-    background_channel: bool = True  # one more class channel, as the authors' checkpoints have (reference.md)
+    background_channel: bool = True  # one more class channel, as the authors' checkpoints have
 
     def __post_init__(self) -> None:
         if not 1 <= self.topk <= self.reg_max + 1:
@@ -43,7 +43,7 @@ class HeadConfig:
 
 
 def init(seed: int, num_classes: int, in_channels: int, cfg: HeadConfig, path: str = "bbox_head") -> Variables:
-    """Normal(0.01) convolutions, the prior in the classification bias, scales of 1."""
+    """Random variables: convolutions of standard deviation 0.01, PRIOR in the classification bias, scales of 1."""
     variables: Variables = {}
     for tower in ("cls_convs", "reg_convs"):
         stack: Variables = {}
@@ -71,15 +71,15 @@ def init(seed: int, num_classes: int, in_channels: int, cfg: HeadConfig, path: s
 
 
 def apply(prepared: Variables, pyramid: tuple[Tensor, ...], cfg: HeadConfig) -> Outputs:
-    """P3..P7 -> scores and edge logits of all anchors. GFLV2 section 3; the head is shared by the levels."""
+    """P3..P7 -> scores and edge logits of all anchors (GFLV2 section 3); the levels share all but their scale."""
     class_logits, edge_logits = [], []
     for level, feature in enumerate(pyramid):
         cls_feature = _tower(prepared, "cls_convs", feature, cfg)
         reg_feature = _tower(prepared, "reg_convs", feature, cfg)
-        class_logits.append(_flat(conv(child(prepared, "gfl_cls"), cls_feature, padding=1)))
-        # First door to float32: the edge logits, before the level's scale and everything that reads the distribution.
+        class_logits.append(_by_anchor(conv(child(prepared, "gfl_cls"), cls_feature, padding=1)))
+        # From here on float32 under every policy: the level's scale and everything that reads the distribution.
         logits = conv(child(prepared, "gfl_reg"), reg_feature, padding=1).float()
-        edge_logits.append(_flat(logits * leaf(child(prepared, f"scales.{level}"), "scale")))
+        edge_logits.append(_by_anchor(logits * leaf(child(prepared, f"scales.{level}"), "scale")))
     edges_BAER = rearrange(torch.cat(edge_logits, dim=1), "b a (e r) -> b a e r", e=4)
     quality = dgqp(child(prepared, "reg_conf"), edges_BAER, cfg)
     scores = torch.cat(class_logits, dim=1).float().sigmoid() * quality
@@ -89,7 +89,8 @@ def apply(prepared: Variables, pyramid: tuple[Tensor, ...], cfg: HeadConfig) -> 
 def dgqp(prepared: Variables, edge_logits: Tensor, cfg: HeadConfig) -> Tensor:
     """Distribution-guided quality predictor (GFLV2 eq. 3-5): (B,A,E,R) logits -> (B,A,1) quality in (0,1).
 
-    Per edge the top-k probabilities, descending, and the mean of those k: side-major, as the checkpoints expect.
+    Its input: for each edge in turn, the k largest probabilities in descending order and their mean. The authors'
+    checkpoints fix that order.
     """
     top = edge_logits.softmax(dim=-1).topk(cfg.topk, dim=-1).values
     statistics = torch.cat([top, top.mean(dim=-1, keepdim=True)], dim=-1).flatten(2)
@@ -98,12 +99,13 @@ def dgqp(prepared: Variables, edge_logits: Tensor, cfg: HeadConfig) -> Tensor:
 
 
 def _tower(prepared: Variables, name: str, x: Tensor, cfg: HeadConfig) -> Tensor:
+    """The convolutions of one branch, 'cls_convs' or 'reg_convs', each with GroupNorm and ReLU."""
     for i in range(cfg.convs):
         x = conv(child(prepared, f"{name}.{i}.conv"), x, padding=1)
         x = F.relu(group_norm(child(prepared, f"{name}.{i}.gn"), x, cfg.gn_groups))
     return x
 
 
-def _flat(x: Tensor) -> Tensor:
+def _by_anchor(x: Tensor) -> Tensor:
     """(B,C,H,W) -> (B,H*W,C), row-major (y, x)."""
     return x.flatten(2).transpose(1, 2)

@@ -1,7 +1,7 @@
 """QFL, DFL and GIoU (GFL, arXiv 2006.04388, sections 3.2-3.3) with fixed shapes.
 
 Shapes: B image, A anchor, K class channel, G box slot, C candidate, N = G*C, E=4 edges, R bins.
-The box losses are computed on the candidates of the assignment alone; what a box does not own has weight 0.
+The box losses are computed on the candidates of the assignment alone; those that are no positives have weight 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from gfl.model.anchors import Grid
-from gfl.model.structures import Assignment, Outputs
+from gfl.model.structures import Assignment, Batch, Outputs
 from gfl.tensors.boxes import boxes_from_distances, distances_from_boxes, iou_and_giou
 from gfl.tensors.distribution import bins_like, integral
 
@@ -36,25 +36,23 @@ class LossTerms(NamedTuple):
     qfl: Tensor  # float32 (B,A)
     giou: Tensor  # float32 (B,N)
     dfl: Tensor  # float32 (B,N)
-    weight: Tensor  # float32 (B,N): a positive's best detached score, else 0
+    weight: Tensor  # float32 (B,N): the largest score of a positive's anchor, detached; 0 for other candidates
     positives: Tensor  # float32 (B,): number of positives of each image
 
 
-def loss_terms(
-    outputs: Outputs, assignment: Assignment, grid: Grid, boxes_xyxy: Tensor, labels: Tensor, cfg: LossConfig
-) -> LossTerms:
-    """Losses of every anchor and candidate. boxes_xyxy (B,G,4) px, labels int32 (B,G)."""
+def loss_terms(outputs: Outputs, assignment: Assignment, grid: Grid, batch: Batch, cfg: LossConfig) -> LossTerms:
+    """The losses of every anchor (QFL) and every candidate (GIoU, DFL), before any sum (GFL section 3.3)."""
     B, G, C = assignment.anchors.shape
     index_BN = assignment.anchors.flatten(1).long()
     positive_BN = assignment.positive.flatten(1).float()
     strides = grid.strides[index_BN].unsqueeze(-1)
     centres = grid.centres_px[index_BN] / strides  # from here on, boxes are in strides
-    targets = (boxes_xyxy.unsqueeze(2).expand(B, G, C, 4).reshape(B, G * C, 4)) / strides
+    targets = (batch.boxes_xyxy.unsqueeze(2).expand(B, G, C, 4).reshape(B, G * C, 4)) / strides
     logits_BNER = _gather_anchors(outputs.edge_logits, index_BN)
     overlap, generalised = iou_and_giou(boxes_from_distances(centres, integral(logits_BNER)), targets)
     weight_BN = outputs.scores.detach().amax(dim=2).gather(1, index_BN) * positive_BN
     dfl_BN = dfl(logits_BNER, distances_from_boxes(centres, targets)).mean(dim=-1)
-    quality = _quality_targets(outputs.scores, assignment, overlap.detach() * positive_BN, labels)
+    quality = _quality_targets(outputs.scores, assignment, overlap.detach() * positive_BN, batch.labels)
     return LossTerms(
         qfl=cfg.qfl_weight * qfl(outputs.scores, quality, cfg.qfl_beta).sum(dim=2) * assignment.counted.float(),
         giou=cfg.giou_weight * weight_BN * (1.0 - generalised),
@@ -65,9 +63,21 @@ def loss_terms(
 
 
 def qfl(scores: Tensor, targets: Tensor, beta: float) -> Tensor:
-    """Quality focal loss on probabilities, element-wise (GFL eq. 5): BCE(p, s) |s - p|^beta, not detached.
+    """Quality focal loss of probabilities: cross-entropy BCE(p, s) times |s - p|^beta, through which gradients flow.
 
-    scores and targets in [0,1], same shape; with s = 0 this is the focal negative BCE(p, 0) p^beta.
+    Args:
+      scores: float p in [0,1], any shape.
+      targets: float s in [0,1], the same shape: IoU with the box at the positive's label, else 0.
+      beta: exponent of the modulating factor.
+
+    Returns:
+      The loss of each element, not reduced; at s = 0 the focal loss of a negative. NaN where p or s is NaN.
+
+    Reference:
+      Li et al., Generalized Focal Loss, arXiv 2006.04388, eq. 5.
+
+    >>> qfl(torch.tensor([0.9, 0.5]), torch.tensor([0.9, 0.0]), beta=2.0)
+    tensor([0.0000, 0.1733])
     """
     modulating = (targets - scores).abs().pow(beta)
     # The cross-entropy refuses NaN (on CUDA it ends the process): as 0 they pass, and `modulating` makes the loss NaN.
@@ -76,27 +86,39 @@ def qfl(scores: Tensor, targets: Tensor, beta: float) -> Tensor:
 
 
 def dfl(edge_logits: Tensor, dist: Tensor) -> Tensor:
-    """Distribution focal loss (GFL eq. 6): cross-entropy to the two bins around a distance.
+    """Distribution focal loss: cross-entropy to the two bins around a distance, weighted by how near they are.
 
-    (...,E,R), (...,E) -> (...,E). dist is in strides, clamped to [0, reg_max - 0.1]. The hat function 1 - |y - bin| is
-    exactly the two weights left + 1 - y and y - left, and 0 at every other bin.
+    Args:
+      edge_logits: float (...,E,R), before softmax; R = reg_max + 1 bins.
+      dist: float (...,E), the true edge distances in strides; clamped to [0, reg_max - 0.1].
+
+    Returns:
+      The loss of each edge, (...,E), not reduced.
+
+    Reference:
+      Li et al., Generalized Focal Loss, arXiv 2006.04388, eq. 6.
+
+    >>> dfl(torch.zeros(1, 17), torch.tensor([4.3]))  # equal logits: log(17) wherever the edge is
+    tensor([2.8332])
     """
     reg_max = edge_logits.shape[-1] - 1
     distances = dist.clamp(0.0, reg_max - 0.1).unsqueeze(-1)
+    # 1 - |y - bin| gives the bins left and right of y the weights right - y and y - left; all others are clamped to 0.
     target = (1.0 - (distances - bins_like(edge_logits)).abs()).clamp_min(0.0)
     return -(edge_logits.log_softmax(dim=-1) * target).sum(dim=-1)
 
 
 def _gather_anchors(values_BAER: Tensor, index_BN: Tensor) -> Tensor:
+    """The rows of chosen anchors, (B,N,E,R)."""
     B, _, E, R = values_BAER.shape
     index = index_BN.unsqueeze(-1).expand(B, index_BN.shape[1], E * R)
     return rearrange(values_BAER.flatten(2).gather(1, index), "b n (e r) -> b n e r", e=E)
 
 
 def _quality_targets(scores: Tensor, assignment: Assignment, quality_BN: Tensor, labels: Tensor) -> Tensor:
-    """IoU targets at (owned anchor, label of its box), 0 elsewhere. -> (B,A,K)
+    """The targets of QFL, (B,A,K): IoU at the anchor and label of each positive, 0 elsewhere.
 
-    Candidates that own nothing write to a slot past the end, which is cut off.
+    Candidates that are no positives write to one slot past the end, which is cut off.
     """
     B, A, K = scores.shape
     slot = assignment.anchors * K + labels.unsqueeze(2)

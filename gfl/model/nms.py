@@ -1,4 +1,4 @@
-"""Non-maximum suppression with fixed shapes."""
+"""Class-wise non-maximum suppression (NMS) with fixed shapes: greedy NMS as the fixed point of an iteration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ from gfl.tensors.boxes import pairwise_iou
 def suppress(
     boxes_xyxy: Tensor, labels: Tensor, valid: Tensor, iou_threshold: float, rounds: int
 ) -> tuple[Tensor, Tensor]:
-    """Class-wise greedy NMS of pairs sorted by score: bool (B,M) kept, bool (B,) settled.
+    """Class-wise greedy NMS of boxes that are sorted by descending score.
 
-    Greedy NMS is the one solution of "kept = valid and no better kept box of the class overlaps". Iterated from
-    `valid`, it is reached once a round changes nothing; the longest chain of suppressions bounds the rounds.
+    It is the one solution of "kept = valid, and no kept box of the class before it overlaps". Each round evaluates the
+    right side once, starting from `valid`; a round that changes nothing has found the solution. No more rounds are
+    needed than the longest chain of suppressions has boxes.
+
+    Args:
+      boxes_xyxy: float (B,M,4), best first; any unit.
+      labels: int (B,M); boxes of different labels do not suppress each other.
+      valid: bool (B,M); the others neither stay nor suppress.
+      iou_threshold: a box goes when its IoU with a better one exceeds this (strictly).
+      rounds: number of iterations.
+
+    Returns:
+      kept, bool (B,M), and settled, bool (B,): whether the last round changed nothing, so that `kept` is exact.
     """
     M = boxes_xyxy.shape[1]
     order = torch.arange(M, dtype=torch.float32, device=boxes_xyxy.device)

@@ -1,6 +1,6 @@
-"""Detections from head outputs, with fixed shapes: the best pairs, class-wise NMS as a fixed point, the first 100.
+"""From the head's outputs to detections, with fixed shapes: the best pairs, class-wise NMS, the first 100 kept.
 
-Shapes: B image, A anchor, K class, M candidate pair (anchor, class), D detection slot.
+A pair is an anchor with a class. Shapes: B image, A anchor, K class, M candidate pair, D detection slot, R bins.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from gfl.model.anchors import Grid, cells_inside
+from gfl.model.anchors import Grid, cells_inside, padded_sizes
 from gfl.model.nms import suppress
 from gfl.model.structures import Detections, Outputs
 from gfl.tensors.boxes import boxes_from_distances
@@ -22,16 +22,16 @@ from gfl.tensors.distribution import mean_and_std
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Thresholds of the reference, the sizes of the fixed-shape NMS, and two switches that reproduce the reference."""
+    """Thresholds, the sizes of the fixed-shape NMS, and two switches that reproduce the authors' post-processing."""
 
-    score_threshold: float = 0.05  # strict
-    nms_iou: float = 0.6  # strict
+    score_threshold: float = 0.05  # a detection's score is above it (strictly)
+    nms_iou: float = 0.6  # an IoU above it (strictly) suppresses
     max_detections: int = 100
-    candidates: int = 1000  # (anchor, class) pairs that enter NMS
+    candidates: int = 1000  # pairs that enter NMS
     rounds: int = 16  # of NMS; exact once two rounds agree
-    nms_pre: int = 0  # anchors a level by best score; 0: off. Without effect from `candidates` upwards
-    keep_background: bool = False  # True: the background channel takes part, as in the reference
-    keep_padding_cells: bool = False  # True: cells in the padding take part, as in the reference
+    nms_pre: int = 0  # keep only so many anchors of a level, by best score; 0: all. No effect from `candidates` up
+    keep_background: bool = False  # True: the background channel takes part, as in the authors' code
+    keep_padding_cells: bool = False  # True: cells in the padding take part, as in the authors' code
 
     def __post_init__(self) -> None:
         if self.candidates < self.max_detections:
@@ -43,41 +43,39 @@ class PredictConfig:
 
 
 class Candidates(NamedTuple):
-    """The best (anchor, class) pairs, by descending score."""
+    """The M best pairs, by descending score."""
 
     boxes_xyxy: Tensor  # (B,M,4) px
     scores: Tensor  # (B,M)
     labels: Tensor  # int32 (B,M)
     edge_std: Tensor  # (B,M,4) px
-    passing: Tensor  # float32 (B,): how many pairs of the image pass the score threshold
+    passing: Tensor  # float32 (B,): number of all pairs of the image above the score threshold
 
 
-def detect(
-    outputs: Outputs, image_sizes: Tensor, padded_hw: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig
-) -> Detections:
-    """Head outputs -> detections. image_sizes and padded_hw int32 (B,2) height, width in px."""
-    found = select_candidates(outputs, image_sizes, padded_hw, grid, num_classes, cfg)
-    valid = found.scores > cfg.score_threshold
-    keep, settled = suppress(found.boxes_xyxy, found.labels, valid, cfg.nms_iou, cfg.rounds)
-    best = torch.where(keep, found.scores, 0.0).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
+def detect(outputs: Outputs, image_sizes: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig) -> Detections:
+    """The head's outputs -> detections. image_sizes int32 (B,2): height, width of each picture on the canvas, px."""
+    candidates = select_candidates(outputs, image_sizes, grid, num_classes, cfg)
+    valid = candidates.scores > cfg.score_threshold
+    keep, settled = suppress(candidates.boxes_xyxy, candidates.labels, valid, cfg.nms_iou, cfg.rounds)
+    best = torch.where(keep, candidates.scores, 0.0).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
     kept = keep.float().sum(dim=1).clamp_max(float(cfg.max_detections))
-    complete = settled & ((kept == cfg.max_detections) | (found.passing <= keep.shape[1]))
+    complete = settled & ((kept == cfg.max_detections) | (candidates.passing <= keep.shape[1]))
     slot = torch.arange(best.indices.shape[1], dtype=torch.float32, device=keep.device)
     filled = slot < kept.unsqueeze(1)
-    labels = torch.where(filled, found.labels.gather(1, best.indices), -1)
+    labels = torch.where(filled, candidates.labels.gather(1, best.indices), -1)
     index = best.indices.unsqueeze(-1).expand(-1, -1, 4)
-    boxes = torch.where(filled.unsqueeze(-1), found.boxes_xyxy.gather(1, index), 0.0)
-    edge_std = torch.where(filled.unsqueeze(-1), found.edge_std.gather(1, index), 0.0)
+    boxes = torch.where(filled.unsqueeze(-1), candidates.boxes_xyxy.gather(1, index), 0.0)
+    edge_std = torch.where(filled.unsqueeze(-1), candidates.edge_std.gather(1, index), 0.0)
     detections = Detections(boxes, best.values, labels, kept.int(), edge_std, complete.int())
-    return _with_slots(detections, cfg.max_detections)
+    return _pad_slots(detections, cfg.max_detections)
 
 
 def select_candidates(
-    outputs: Outputs, image_sizes: Tensor, padded_hw: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig
+    outputs: Outputs, image_sizes: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig
 ) -> Candidates:
-    """The M best pairs. Any of them has one of the M best anchors by best class, so two small top-k suffice."""
+    """The M best pairs. Each has one of the M anchors of best top score, so two small top-k suffice."""
     classes = outputs.scores.shape[2] if cfg.keep_background else num_classes
-    scores_BAK = counted_scores(outputs, padded_hw, grid, classes, cfg)
+    scores_BAK = counted_scores(outputs, image_sizes, grid, classes, cfg)
     best_BA = scores_BAK.amax(dim=2)
     if cfg.nms_pre:
         inside = _best_of_levels(best_BA, grid, cfg.nms_pre)
@@ -86,18 +84,19 @@ def select_candidates(
     anchors = best_BA.topk(min(cfg.candidates, best_BA.shape[1]), dim=1).indices
     pairs = scores_BAK.gather(1, anchors.unsqueeze(-1).expand(-1, -1, classes)).flatten(1)
     best = pairs.topk(min(cfg.candidates, pairs.shape[1]), dim=1)
-    # In float32, because exporters and NPUs divide integers by way of it; the half keeps every quotient off the
-    # integers, so that a division that rounds differently finds the same row.
-    place = best.indices.float()
-    row = torch.floor((place + 0.5) / classes)
-    labels = (place - row * classes).int()
+    # flat index = row * classes + label. In float32, because exporters and NPUs divide integers by way of it; the half
+    # keeps every quotient away from whole numbers, so that a division that rounds differently gives the same row.
+    flat_index = best.indices.float()
+    row = torch.floor((flat_index + 0.5) / classes)
+    labels = (flat_index - row * classes).int()
     boxes, edge_std = decode(outputs.edge_logits, anchors, image_sizes, grid)
     index = row.long().unsqueeze(-1).expand(-1, -1, 4)
     return Candidates(boxes.gather(1, index), best.values, labels, edge_std.gather(1, index), passing)
 
 
-def counted_scores(outputs: Outputs, padded_hw: Tensor, grid: Grid, classes: int, cfg: PredictConfig) -> Tensor:
-    """Scores of the first `classes` channels, 0 in cells of the padding unless these are kept. -> (B,A,classes)"""
+def counted_scores(outputs: Outputs, image_sizes: Tensor, grid: Grid, classes: int, cfg: PredictConfig) -> Tensor:
+    """Scores (B,A,classes) of the first channels, 0 in cells of the padding unless the settings keep these."""
+    padded_hw = padded_sizes(image_sizes)
     scores_BAK = outputs.scores[..., :classes]
     if cfg.keep_padding_cells:
         return scores_BAK
@@ -105,20 +104,15 @@ def counted_scores(outputs: Outputs, padded_hw: Tensor, grid: Grid, classes: int
 
 
 def decode(edge_logits: Tensor, anchors: Tensor, image_sizes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Boxes clamped to the picture and edge spreads of chosen anchors. (B,A,E,R), int64 (B,M) -> two (B,M,4) px."""
+    """Boxes, clamped to the picture, and edge_std of chosen anchors: (B,A,E,R), int64 (B,M) -> two (B,M,4) px."""
     B, _, E, R = edge_logits.shape
     index = anchors.unsqueeze(-1).expand(B, anchors.shape[1], E * R)
     chosen = rearrange(edge_logits.flatten(2).gather(1, index), "b m (e r) -> b m e r", e=E)
     return decode_at(chosen, grid.centres_px[anchors], grid.strides[anchors], image_sizes)
 
 
-def decode_all(edge_logits: Tensor, image_sizes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """`decode` of every anchor, in order. (B,A,E,R) -> two (B,A,4) px."""
-    return decode_at(edge_logits, grid.centres_px, grid.strides, image_sizes)
-
-
 def decode_at(edge_logits: Tensor, centres_px: Tensor, strides: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes clamped to the picture and edge spreads of (B,M,E,R) logits, for centres (..,M,2), strides (..,M) px."""
+    """`decode` of logits (B,M,E,R) whose anchors have these centres (...,M,2) and strides (...,M), px."""
     mean, std = mean_and_std(edge_logits)
     strides = strides.unsqueeze(-1)
     boxes = boxes_from_distances(centres_px, mean * strides)
@@ -126,21 +120,21 @@ def decode_at(edge_logits: Tensor, centres_px: Tensor, strides: Tensor, image_si
     return torch.minimum(boxes.clamp_min(0.0), limits), std * strides
 
 
-def _with_slots(found: Detections, slots: int) -> Detections:
-    """Empty slots at the end where a small canvas has fewer pairs than there are slots."""
-    missing = slots - found.labels.shape[1]
+def _pad_slots(detections: Detections, slots: int) -> Detections:
+    """Add empty slots at the end where a small canvas has fewer pairs than `slots`."""
+    missing = slots - detections.labels.shape[1]
     if missing == 0:
-        return found
-    return found._replace(
-        boxes_xyxy=F.pad(found.boxes_xyxy, (0, 0, 0, missing)),
-        scores=F.pad(found.scores, (0, missing)),
-        labels=F.pad(found.labels, (0, missing), value=-1),
-        edge_std=F.pad(found.edge_std, (0, 0, 0, missing)),
+        return detections
+    return detections._replace(
+        boxes_xyxy=F.pad(detections.boxes_xyxy, (0, 0, 0, missing)),
+        scores=F.pad(detections.scores, (0, missing)),
+        labels=F.pad(detections.labels, (0, missing), value=-1),
+        edge_std=F.pad(detections.edge_std, (0, 0, 0, missing)),
     )
 
 
 def _best_of_levels(best_BA: Tensor, grid: Grid, nms_pre: int) -> Tensor:
-    """The nms_pre best anchors of each level that has more. -> bool (B,A)"""
+    """bool (B,A): the nms_pre best anchors of each level, by their best score; all anchors of a smaller level."""
     parts = []
     for start, (rows, columns) in zip(grid.starts, grid.shapes_hw, strict=True):
         level = best_BA[:, start : start + rows * columns]

@@ -1,4 +1,8 @@
-"""Variables made ready for the forward pass: frozen batch norms folded into the convolutions, weights cast."""
+"""Variables made ready for the forward pass: batch-norms folded into their convolutions, weights cast.
+
+The statistics of a batch-norm are frozen, so folding it scales the convolution's weights and gives it a bias. `freeze`
+computes once what training never changes; `prepare` does the rest, differentiably, in every step.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +16,31 @@ from gfl.model.backbones import resnet
 from gfl.tensors.precision import FP32, Policy
 from gfl.tensors.variables import Variables, child, flatten, leaf, unflatten
 
-NORM_EPS = 1e-5
+NORM_EPS = 1e-5  # of a batch-norm
 
 
 class Constants(NamedTuple):
-    """What training never changes: frozen convolutions with their norms folded in, statistics of the other norms."""
+    """What training never changes; the norms below are those that are trained, C their channels taken together."""
 
-    folded: dict[str, Tensor]  # path -> tensor, replaces the variables of these convolutions
-    pairs: tuple[tuple[str, str], ...]  # (convolution, norm) still to fold each step
-    inv_std: Tensor  # (sum of channels of these norms,)
-    mean: Tensor
+    folded: dict[str, Tensor]  # path -> weight or bias of each frozen convolution, its norm folded in
+    pairs: tuple[tuple[str, str], ...]  # paths of each other convolution and its norm, folded in every step
+    inv_std: Tensor  # float32 (C,): 1 / sqrt(running_var + NORM_EPS)
+    mean: Tensor  # float32 (C,): running_mean
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Variables ready for `forward`: norms folded, weights in the compute dtype. Made by `prepare` only."""
+    """Variables ready for `detector.forward`; a type of its own, so that nobody folds twice or forgets to."""
 
     tree: Variables
 
 
 def freeze(variables: Variables, cfg: resnet.ResNetConfig) -> Constants:
-    """Compute once what no training step changes. Call again after loading other weights."""
-    if cfg.norm != "frozen_bn":
-        empty = torch.zeros(0)
-        return Constants({}, (), empty, empty)
+    """Fold the frozen norms, and read the statistics of the others."""
     folded: dict[str, Tensor] = {}
     pairs, inv_stds, means = [], [], []
     with torch.no_grad():
-        for conv_path, norm_path in resnet.conv_norm_pairs(cfg):
+        for conv_path, norm_path in resnet.folding_pairs(cfg):
             conv, norm = child(variables, f"backbone.{conv_path}"), child(variables, f"backbone.{norm_path}")
             inv_std = torch.rsqrt(leaf(norm, "running_var") + NORM_EPS)
             if resnet.is_frozen(norm_path, cfg):
@@ -50,14 +51,16 @@ def freeze(variables: Variables, cfg: resnet.ResNetConfig) -> Constants:
                 pairs.append((f"backbone.{conv_path}", f"backbone.{norm_path}"))
                 inv_stds.append(inv_std)
                 means.append(leaf(norm, "running_mean").clone())
-        none = torch.zeros(0)
-        return Constants(
-            folded, tuple(pairs), torch.cat(inv_stds) if pairs else none, torch.cat(means) if pairs else none
-        )
+    none = torch.zeros(0)
+    return Constants(folded, tuple(pairs), torch.cat(inv_stds) if pairs else none, torch.cat(means) if pairs else none)
 
 
 def prepare(variables: Variables, constants: Constants, policy: Policy = FP32) -> Prepared:
-    """Fold the norms and cast the weights, differentiably; the vector arithmetic runs once over all norms."""
+    """Fold the trained norms and cast the weights: new tensors, through which gradients flow to the variables.
+
+    constants: what `freeze` made of the same variables; policy: the dtype that convolutions compute in. The vector
+    arithmetic of the fold runs once over all norms.
+    """
     flat = flatten(variables)
     if constants.pairs:
         scale = torch.cat([flat[f"{norm}.weight"] for _, norm in constants.pairs]) * constants.inv_std
@@ -70,7 +73,7 @@ def prepare(variables: Variables, constants: Constants, policy: Policy = FP32) -
             flat[f"{conv}.bias"] = t
     flat.update(constants.folded)
     for path, tensor in list(flat.items()):
-        if tensor.ndim == 4:
+        if tensor.ndim == 4:  # the weight of a convolution, or of a matrix product that is stored as one
             dtype = policy.dtype_of(path)
             flat[path] = tensor.to(dtype)
             bias = path.removesuffix("weight") + "bias"

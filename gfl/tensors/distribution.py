@@ -1,4 +1,4 @@
-"""The general distribution of an edge (GFL section 3.2): reg_max + 1 logits, bins 0..reg_max in strides."""
+"""The general distribution of an edge's distance (GFL section 3.2): reg_max + 1 logits, bins 0..reg_max in strides."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ def bins_like(edge_logits: Tensor) -> Tensor:
 
 
 def integral(edge_logits: Tensor) -> Tensor:
-    """Mean of each edge's distribution, in strides (GFL eq. 4). (...,R) -> (...)."""
+    """Mean of each edge's distribution.
+
+    Args:
+      edge_logits: float (...,R), before softmax; R = reg_max + 1 bins.
+
+    Returns:
+      The distance of each edge from the anchor's centre, (...), in strides: 0 to reg_max.
+
+    Reference:
+      Li et al., Generalized Focal Loss, arXiv 2006.04388, eq. 4.
+
+    >>> integral(torch.tensor([0.0, 0.0, 0.0]))
+    tensor(1.)
+    """
     return (edge_logits.softmax(dim=-1) * bins_like(edge_logits)).sum(dim=-1)
 
 
 def mean_and_std(edge_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each edge's distribution, in strides. (...,R) -> two (...)."""
+    """Mean and standard deviation of each edge's distribution: (...,R) -> two (...), in strides."""
     probabilities, bins = edge_logits.softmax(dim=-1), bins_like(edge_logits)
     mean = (probabilities * bins).sum(dim=-1)
     spread = bins - mean.unsqueeze(-1)

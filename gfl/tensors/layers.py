@@ -1,12 +1,13 @@
 """Layers as init/apply pairs over a subtree of variables.
 
-The apply functions take their compute dtype from the weights: `prepare` casts the weights once a step,
-a layer casts what it is given to match. Norms and interpolation run in float32 (the O1 recipe).
+A layer computes in the dtype of its weights, which `prepare` has cast, and casts its input to match. Norms and
+interpolation compute in float32, as in Apex's O1.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +23,13 @@ def init_conv(
     in_channels: int,
     kernel: int,
     *,
-    init: str,
+    init: Literal["kaiming", "xavier", "normal"],
     bias: float | None = None,
 ) -> Variables:
-    """{weight (O,I,k,k) [, bias (O,)]}; init: 'kaiming' (fan out, ReLU), 'xavier' (uniform), 'normal' (std 0.01)."""
+    """A convolution's weight (O,I,k,k), and bias (O,) filled with a number, unless that is None.
+
+    init: 'kaiming' (normal, fan out, for ReLU), 'xavier' (uniform) or 'normal' (standard deviation 0.01).
+    """
     shape = (out_channels, in_channels, kernel, kernel)
     generator = generator_for(seed, f"{path}.weight")
     if init == "kaiming":
@@ -34,10 +38,8 @@ def init_conv(
     elif init == "xavier":
         bound = math.sqrt(6.0 / ((in_channels + out_channels) * kernel * kernel))
         weight = (torch.rand(shape, generator=generator) * 2.0 - 1.0) * bound
-    elif init == "normal":
-        weight = torch.randn(shape, generator=generator) * 0.01
     else:
-        raise ValueError(f"init={init!r}: expected 'kaiming', 'xavier' or 'normal'")
+        weight = torch.randn(shape, generator=generator) * 0.01
     variables: Variables = {"weight": weight}
     if bias is not None:
         variables["bias"] = torch.full((out_channels,), bias)
@@ -45,28 +47,28 @@ def init_conv(
 
 
 def conv(variables: Variables, x: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
-    """2-D convolution in the dtype of its weight. (B,I,H,W) -> (B,O,H',W')."""
+    """2-D convolution, with a bias where the variables have one: (B,I,H,W) -> (B,O,H',W')."""
     weight = leaf(variables, "weight")
     bias = leaf(variables, "bias") if "bias" in variables else None
     return F.conv2d(x.to(weight.dtype), weight, bias, stride, padding)
 
 
 def init_norm(channels: int, scale: float = 1.0) -> Variables:
-    """{weight (C,), bias (C,)} of a normalisation with an affine part."""
+    """A norm's affine part: weight (C,), filled with `scale`, and bias (C,), zero."""
     return {"weight": torch.full((channels,), scale), "bias": torch.zeros(channels)}
 
 
 def group_norm(variables: Variables, x: Tensor, groups: int) -> Tensor:
-    """GroupNorm in float32 (eps 1e-5). (B,C,H,W) -> (B,C,H,W) float32."""
+    """GroupNorm with eps 1e-5, in float32: (B,C,H,W) -> (B,C,H,W)."""
     return F.group_norm(x.float(), groups, leaf(variables, "weight"), leaf(variables, "bias"), 1e-5)
 
 
 def linear(variables: Variables, x: Tensor) -> Tensor:
-    """A 1x1 convolution applied to the last axis. (...,I) -> (...,O), in the dtype of its weight (O,I,1,1)."""
+    """A 1x1 convolution, weight (O,I,1,1), applied to the last axis: (...,I) -> (...,O)."""
     weight = leaf(variables, "weight").flatten(1)
     return F.linear(x.to(weight.dtype), weight, leaf(variables, "bias"))
 
 
 def upsample_nearest(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Nearest upsampling to an exact size, in float32 (the O1 recipe). (B,C,h,w) -> (B,C,H,W)."""
+    """Nearest-neighbour upsampling to an exact size, in float32: (B,C,h,w) -> (B,C,H,W)."""
     return F.interpolate(x.float(), size=size_hw, mode="nearest")

@@ -59,13 +59,13 @@ def unflatten(flat: Mapping[str, Tensor]) -> Variables:
 
 
 def map_leaves(function: Callable[[Tensor], Tensor], tree: Variables) -> Variables:
-    """A tree of the same paths with `function` applied to every tensor."""
+    """A new tree of the same paths, `function` applied to every tensor."""
     return {
         name: function(node) if isinstance(node, Tensor) else map_leaves(function, node) for name, node in tree.items()
     }
 
 
 def generator_for(seed: int, path: str) -> torch.Generator:
-    """A generator of its own for each leaf, so that adding a layer changes the numbers of no other."""
-    # The checksum starts from the seed: the CPU's generator reads the low 32 bits of its seed and no others.
+    """The random generator of the leaf at a path: each has its own, so that a new layer changes no other's numbers."""
+    # The seed goes into the 32-bit checksum, because the CPU's generator ignores all but the low 32 bits of its seed.
     return torch.Generator().manual_seed(zlib.crc32(path.encode(), seed))

@@ -30,7 +30,7 @@ from golden_cases import CANVAS_HW, LEVELS  # noqa: E402
 from gfl.engine.device import choose_device, describe  # noqa: E402
 from gfl.errors import InputError  # noqa: E402
 from gfl.model import detector  # noqa: E402
-from gfl.model.anchors import Grid, make_grid, padded_sizes  # noqa: E402
+from gfl.model.anchors import Grid, make_grid  # noqa: E402
 from gfl.model.assign import ATSSConfig, assign  # noqa: E402
 from gfl.model.detector import DetectorConfig  # noqa: E402
 from gfl.model.postprocess import PredictConfig, detect  # noqa: E402
@@ -116,9 +116,8 @@ def assignment_figures(subject: Subject, goldens: golden_cases.Arrays, names: Se
     differing = 0
     for case in (golden_cases.loss_case(goldens, name) for name in names if name not in TIED):
         batch, padded_hw = on(subject.device, case.batch), case.padded_hw.to(subject.device)
-        boxes = batch.boxes_xyxy, batch.box_mask, batch.ignored_xyxy, batch.ignored_mask
-        found = assign(subject.grid, padded_hw, *boxes, ATSSConfig(ignore_iof=case.ignore_iof))
-        owner = golden_cases.owners_of(Assignment(*(part.cpu() for part in found)))
+        assignment = assign(subject.grid, padded_hw, batch, ATSSConfig(ignore_iof=case.ignore_iof))
+        owner = golden_cases.owners_of(Assignment(*(part.cpu() for part in assignment)))
         differing += int((owner != np.maximum(case.owner, 0)).sum())
     return float(differing)
 
@@ -204,8 +203,8 @@ def detection_figures(subject: Subject, outputs: Outputs, goldens: golden_cases.
         as_reference = PredictConfig(
             score_threshold=case.score_threshold, nms_pre=case.nms_pre, keep_background=True, keep_padding_cells=True
         )
-        found = detect(shown, sizes, padded_sizes(sizes), subject.grid, R50.num_classes, as_reference)
-        for lost, total in unmatched(Detections(*(part.cpu() for part in found)), case, goldens):
+        detections = detect(shown, sizes, subject.grid, R50.num_classes, as_reference)
+        for lost, total in unmatched(Detections(*(part.cpu() for part in detections)), case, goldens):
             missing, expected = missing + lost, expected + total
     return missing / max(expected, 1)
 

@@ -65,7 +65,7 @@ def fill(path: str, shape: Sequence[int]) -> Tensor:
         value = (-2 if parent == "gfl_cls" else 0) + 0.05 * noise
     else:
         value = np.sqrt(2 / np.prod(shape[1:])) * noise * (0.5 if path.startswith("neck.") else 1.0)
-    return torch.from_numpy(np.asarray(value, dtype=np.float32))
+    return torch.from_numpy(np.asarray(value, dtype=np.float32)).to(torch.get_default_dtype())
 
 
 def filled(variables: Variables) -> Variables:
@@ -97,7 +97,8 @@ def gradient_cases(folder: Path) -> list[str]:
 
 def normal_input(seed: int) -> Tensor:
     """The goldens' input pictures, already normalised: float32 (2,3,256,320)."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal((2, 3, *CANVAS_HW)).astype(np.float32))
+    noise = np.random.default_rng(seed).standard_normal((2, 3, *CANVAS_HW)).astype(np.float32)
+    return torch.from_numpy(noise).to(torch.get_default_dtype())
 
 
 def by_level(flat_BAC: Tensor, grid: Grid) -> list[Tensor]:

@@ -1,12 +1,13 @@
-"""ResNet (arXiv 1512.03385), pytorch style: the stride sits in the 3x3 convolution.
+"""ResNet (arXiv 1512.03385) in PyTorch's variant, where a bottleneck's stride sits in its 3x3 convolution.
 
-Two norms: 'frozen_bn', batch-norm with frozen statistics whose weight and bias are trained (the paper's recipe),
-folded into the convolutions by `prepare`; 'gn', GroupNorm, for training from random weights.
+Two norms. 'frozen_bn', the paper's recipe: batch-norm with frozen statistics, whose weight and bias are trained, and
+which `detector.prepare` folds into the convolution before it. 'gn', for training from random weights: GroupNorm.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +16,24 @@ from torch import Tensor
 from gfl.tensors.layers import conv, group_norm, init_conv, init_norm
 from gfl.tensors.variables import Variables, child
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-NORM_PREFIX = {"frozen_bn": "bn", "gn": "gn"}  # mmdetection names a norm after its kind
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # depth -> blocks of each stage
+NORM_PREFIX = {"frozen_bn": "bn", "gn": "gn"}  # mmdetection names a norm after its kind: bn1, gn1
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
     """Depth, width and norm of the backbone."""
 
-    depth: int = 50
-    base_width: int = 64  # channels of the stem; the stages double it
-    norm: str = "frozen_bn"  # 'frozen_bn' | 'gn'
+    depth: Literal[18, 34, 50, 101] = 50
+    base_width: int = 64  # channels of the stem and of layer1's 3x3 convolutions; each further stage doubles it
+    norm: Literal["frozen_bn", "gn"] = "frozen_bn"
     gn_groups: int = 32
-    frozen_stages: int = 1  # 1: stem and layer1 take no gradient; 0: the stem; -1: all are trained
+    frozen_stages: int = 1  # last layer that is not trained, after the stem; 0: the stem alone; -1: all are trained
 
     def __post_init__(self) -> None:
-        if self.depth not in BLOCKS:
-            raise ValueError(f"depth={self.depth}: expected one of {sorted(BLOCKS)}")
-        if self.norm not in NORM_PREFIX:
-            raise ValueError(f"norm={self.norm!r}: expected 'frozen_bn' or 'gn'")
+        for name, choices in (("depth", BLOCKS), ("norm", NORM_PREFIX)):  # gin checks types; Python callers have none
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {list(choices)}")
         if self.norm == "gn" and self.base_width % self.gn_groups:
             raise ValueError(f"base_width={self.base_width}: expected a multiple of gn_groups={self.gn_groups}")
         if not -1 <= self.frozen_stages <= 4:
@@ -41,6 +41,7 @@ class ResNetConfig:
 
     @property
     def bottleneck(self) -> bool:
+        """Whether a block is a bottleneck (1x1, 3x3, 1x1), not a basic block (3x3, 3x3)."""
         return self.depth >= 50
 
     @property
@@ -62,15 +63,16 @@ def init(seed: int, cfg: ResNetConfig, path: str = "backbone") -> Variables:
         width = cfg.base_width * 2 ** (stage - 1)
         layer: Variables = {}
         for index in range(blocks):
-            layer[str(index)] = _init_block(seed, f"{path}.layer{stage}.{index}", in_channels, width, index == 0, cfg)
+            block = f"{path}.layer{stage}.{index}"
+            layer[str(index)] = _init_block(seed, block, in_channels, width, first=index == 0, cfg=cfg)
             in_channels = width * (4 if cfg.bottleneck else 1)
         variables[f"layer{stage}"] = layer
     return variables
 
 
 def apply(prepared: Variables, x: Tensor, cfg: ResNetConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,3,H,W) normalised -> C3, C4, C5 at strides 8, 16, 32."""
-    x = F.relu(_conv_norm(prepared, "conv1", "1", x, cfg, stride=2, padding=3))
+    """Normalised (B,3,H,W) -> C3, C4, C5 at strides 8, 16, 32."""
+    x = F.relu(_conv_norm(prepared, "conv1", x, cfg, stride=2, padding=3))
     x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
     outputs = []
     for stage, blocks in enumerate(BLOCKS[cfg.depth], start=1):
@@ -81,21 +83,28 @@ def apply(prepared: Variables, x: Tensor, cfg: ResNetConfig) -> tuple[Tensor, Te
     return outputs[1], outputs[2], outputs[3]
 
 
-def conv_norm_pairs(cfg: ResNetConfig) -> list[tuple[str, str]]:
-    """(path of a convolution, path of the norm that follows it), relative to the backbone, in order."""
-    prefix = NORM_PREFIX[cfg.norm]
-    pairs = [("conv1", f"{prefix}1")]
+def folding_pairs(cfg: ResNetConfig) -> list[tuple[str, str]]:
+    """Paths, below the backbone, of each convolution and the frozen batch-norm to fold into it; none with GroupNorm."""
+    if cfg.norm == "gn":
+        return []
+    pairs = [("conv1", _norm_after("conv1", cfg))]
     for stage, blocks in enumerate(BLOCKS[cfg.depth], start=1):
         for index in range(blocks):
-            block = f"layer{stage}.{index}"
-            pairs += [(f"{block}.conv{i}", f"{block}.{prefix}{i}") for i in range(1, 4 if cfg.bottleneck else 3)]
+            convs = ["conv1", "conv2", *(["conv3"] if cfg.bottleneck else [])]
             if index == 0 and (stage > 1 or cfg.bottleneck):
-                pairs.append((f"{block}.downsample.0", f"{block}.downsample.1"))
+                convs.append("downsample.0")
+            block = f"layer{stage}.{index}"
+            pairs += [(f"{block}.{conv}", f"{block}.{_norm_after(conv, cfg)}") for conv in convs]
     return pairs
 
 
+def _norm_after(conv: str, cfg: ResNetConfig) -> str:
+    """The name of the norm that follows a convolution: 'bn2' or 'gn2' after conv2, downsample.1 after downsample.0."""
+    return "downsample.1" if conv == "downsample.0" else NORM_PREFIX[cfg.norm] + conv.removeprefix("conv")
+
+
 def is_frozen(path: str, cfg: ResNetConfig) -> bool:
-    """Whether the recipe trains the variable at this path (relative to the backbone) not at all."""
+    """Whether training leaves the variable at this path, below the backbone, as it is."""
     if path.rsplit(".", 1)[-1] in ("running_mean", "running_var", "num_batches_tracked"):
         return True
     if not path.startswith("layer"):
@@ -104,6 +113,7 @@ def is_frozen(path: str, cfg: ResNetConfig) -> bool:
 
 
 def _init_norm(cfg: ResNetConfig, channels: int, scale: float = 1.0) -> Variables:
+    """A norm's affine part and, of a batch-norm, its statistics under mmdetection's names."""
     norm = init_norm(channels, scale)
     if cfg.norm == "frozen_bn":
         norm["running_mean"] = torch.zeros(channels)
@@ -112,7 +122,8 @@ def _init_norm(cfg: ResNetConfig, channels: int, scale: float = 1.0) -> Variable
     return norm
 
 
-def _init_block(seed: int, path: str, in_channels: int, width: int, first: bool, cfg: ResNetConfig) -> Variables:
+def _init_block(seed: int, path: str, in_channels: int, width: int, *, first: bool, cfg: ResNetConfig) -> Variables:
+    """A block; the first of a stage has a convolution in its shortcut where the shortcut changes shape."""
     prefix = NORM_PREFIX[cfg.norm]
     out_channels = width * (4 if cfg.bottleneck else 1)
     if cfg.bottleneck:
@@ -134,23 +145,22 @@ def _init_block(seed: int, path: str, in_channels: int, width: int, first: bool,
 def _block(block: Variables, x: Tensor, stride: int, cfg: ResNetConfig) -> Tensor:
     """A basic block (3x3, 3x3) or a bottleneck (1x1, 3x3, 1x1) with its shortcut."""
     if cfg.bottleneck:
-        y = F.relu(_conv_norm(block, "conv1", "1", x, cfg))
-        y = F.relu(_conv_norm(block, "conv2", "2", y, cfg, stride=stride, padding=1))
-        y = _conv_norm(block, "conv3", "3", y, cfg)
+        y = F.relu(_conv_norm(block, "conv1", x, cfg))
+        y = F.relu(_conv_norm(block, "conv2", y, cfg, stride=stride, padding=1))
+        y = _conv_norm(block, "conv3", y, cfg)
     else:
-        y = F.relu(_conv_norm(block, "conv1", "1", x, cfg, stride=stride, padding=1))
-        y = _conv_norm(block, "conv2", "2", y, cfg, padding=1)
+        y = F.relu(_conv_norm(block, "conv1", x, cfg, stride=stride, padding=1))
+        y = _conv_norm(block, "conv2", y, cfg, padding=1)
     if "downsample" in block:
-        x = _conv_norm(block, "downsample.0", "downsample.1", x, cfg, stride=stride)
+        x = _conv_norm(block, "downsample.0", x, cfg, stride=stride)
     return F.relu(y + x)
 
 
 def _conv_norm(
-    node: Variables, conv_path: str, norm: str, x: Tensor, cfg: ResNetConfig, *, stride: int = 1, padding: int = 0
+    block: Variables, name: str, x: Tensor, cfg: ResNetConfig, *, stride: int = 1, padding: int = 0
 ) -> Tensor:
-    """A convolution and its norm; a frozen batch-norm is already inside the prepared convolution."""
-    x = conv(child(node, conv_path), x, stride=stride, padding=padding)
+    """A convolution and its norm; a frozen batch-norm is folded into the prepared convolution already."""
+    x = conv(child(block, name), x, stride=stride, padding=padding)
     if cfg.norm == "frozen_bn":
         return x
-    norm_path = norm if "." in norm else NORM_PREFIX[cfg.norm] + norm
-    return group_norm(child(node, norm_path), x, cfg.gn_groups)
+    return group_norm(child(block, _norm_after(name, cfg)), x, cfg.gn_groups)

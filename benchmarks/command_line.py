@@ -1,4 +1,4 @@
-"""What the benchmark programs share: flags, and from the measuring to the files that were asked for."""
+"""The command line of every benchmark: its flags, and the run from measuring to the files that were asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.measure import Gemm, machine
-from benchmarks.tables import Found, Report, as_json, load_text, page, plain_text
+from benchmarks.tables import Findings, Report, as_json, load_text, page, plain_text
 from gfl.errors import InputError
 from gfl.files import write_atomic
 from gfl.shapes import CANVAS_MULTIPLE, Canvas
@@ -21,8 +21,8 @@ ROUNDS, QUICK_ROUNDS = 5, 2
 # ---- flags -----------------------------------------------------------------------------------------------------------
 
 
-def flags_of(program: str, description: str | None) -> argparse.ArgumentParser:
-    """The flags that every benchmark has."""
+def report_flags(program: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags that say where the report goes."""
     flags = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     flags.add_argument("--json", type=Path, help="write all figures, the machine and the versions to this file")
     flags.add_argument("--output", type=Path, help="write the tables to this file, as Markdown")
@@ -30,32 +30,34 @@ def flags_of(program: str, description: str | None) -> argparse.ArgumentParser:
     return flags
 
 
-def add_rounds(flags: argparse.ArgumentParser) -> None:
-    """How often each form is measured."""
-    flags.add_argument("--repeats", type=positive, help=f"rounds (default {ROUNDS})")
+def benchmark_flags(program: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser with the flags of every single benchmark."""
+    flags = report_flags(program, description)
+    flags.add_argument("--repeats", type=positive, help=f"rounds in which each form is measured (default {ROUNDS})")
+    return flags
 
 
-def add_pictures(flags: argparse.ArgumentParser, default: str) -> None:
-    """Which pictures are read."""
+def add_data_set(flags: argparse.ArgumentParser, default: str) -> None:
+    """The flags that name a data set."""
     flags.add_argument("--annotations", type=Path, help=f"COCO instances JSON (default: {default})")
     flags.add_argument("--images", type=Path, help="the folder of its pictures")
 
 
-def given_pictures(arguments: argparse.Namespace) -> tuple[Path, Path] | None:
-    """Annotations and pictures of the flags; None without them, InputError for one without the other."""
+def data_set_of(arguments: argparse.Namespace) -> tuple[Path, Path] | None:
+    """Annotation file and folder of pictures; None without the flags, InputError for one without the other."""
     if (arguments.annotations is None) != (arguments.images is None):
         raise InputError("got one of --annotations and --images, expected both or neither; give the other too")
     return None if arguments.annotations is None else (arguments.annotations, arguments.images)
 
 
 def rounds_of(arguments: argparse.Namespace) -> int:
-    """As often as was asked for, or as is usual."""
+    """The number of rounds: --repeats, or the default."""
     rounds: int = arguments.repeats or (QUICK_ROUNDS if arguments.quick else ROUNDS)
     return rounds
 
 
 def gemm_of(arguments: argparse.Namespace) -> Gemm:
-    """The GEMM that figures are measured by."""
+    """The matrix product whose speed stands for the machine's."""
     return Gemm(QUICK_GEMM_SIDE if arguments.quick else GEMM_SIDE)
 
 
@@ -88,26 +90,26 @@ def whole(text: str) -> int:
 
 
 def command_line() -> str:
-    """The command as a person would type it again."""
+    """The command that started this process, as a person would type it."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = sys.argv[0] if module is None else f"-m {module.name.removesuffix('.__main__')}"
     return shlex.join(["python", *name.split(), *sys.argv[1:]])
 
 
-def run_program(flags: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Found]) -> int:
-    """The whole of one benchmark's main; the exit status."""
+def run_program(flags: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Findings]) -> int:
+    """The main function of one benchmark; returns the exit status."""
     arguments = flags.parse_args()
     return write_reports(arguments, lambda: [Report(command_line(), measure(arguments))])
 
 
 def write_reports(arguments: argparse.Namespace, measure: Callable[[], Sequence[Report]]) -> int:
-    """Measure, print, write the files that were asked for; the exit status."""
+    """Measure, print the tables, write the files that were asked for; returns the exit status."""
     facts = machine()
     try:
         print(f"{facts['cpu']}, {facts['torch_threads']} threads, {load_text(facts)}", flush=True)
         reports = measure()
         for report in reports:
-            print("\n\n".join(["", report.command, *map(plain_text, report.found.tables)]))
+            print("\n\n".join(["", report.command, *map(plain_text, report.findings.tables)]))
         if arguments.json is not None:
             write_atomic(arguments.json, as_json(reports, facts))
         if arguments.output is not None:
