@@ -36,7 +36,7 @@ from gfl.record.step_log import StepLog, StepNote
 from gfl.report.coco_eval import evaluate_detections
 from gfl.report.tables import evaluation_report
 from gfl.report.words import counted, headline
-from gfl.runtime.on_torch.dataset import detect_all, in_order
+from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
 from gfl.runtime.on_torch.pt_file import predictor
 from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
@@ -203,7 +203,7 @@ def validate(run: Training) -> None:
     run.evaluation_due = False
     if run.folder is None:
         return
-    results = in_order(chain.from_iterable(results for results, _ in shares))
+    results = sorted_by_image(chain.from_iterable(results for results, _ in shares))
     for reason in chain.from_iterable(failed for _, failed in shares):
         run.out.line(f"without detections: {reason}")
     metrics = evaluate_detections(run.val.annotations, results)

@@ -20,7 +20,7 @@ from gfl.runtime.onnx_session import working_in
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import (
     OPTIONS,
-    Nodes,
+    NodeCounts,
     ProviderChoice,
     ProviderReport,
     Target,
@@ -125,20 +125,20 @@ PROFILE = """[
 def test_a_profile_is_counted_by_provider(tmp_path: Path) -> None:
     file = tmp_path / "profile.json"
     file.write_text(PROFILE)
-    assert read_profile(file) == Nodes({CUDA: 1, CPU: 2}, {CUDA: 1, CPU: 1})
+    assert read_profile(file) == NodeCounts({CUDA: 1, CPU: 2}, {CUDA: 1, CPU: 1})
 
 
 @pytest.mark.parametrize(
     ("nodes", "part"),
     [
-        (Nodes({CUDA: 9}, {CUDA: 3}), None),
-        (Nodes({CUDA: 9, CPU: 40}, {CUDA: 3}), None),  # small work may stay on the CPU
-        (Nodes({CUDA: 1}, {}), None),  # the whole graph compiled into one node
-        (Nodes({CPU: 49}, {CPU: 3}), "ran none of the 49 nodes"),
-        (Nodes({CUDA: 9, CPU: 40}, {CUDA: 2, CPU: 1}), "1 of the 3 convolutions"),
+        (NodeCounts({CUDA: 9}, {CUDA: 3}), None),
+        (NodeCounts({CUDA: 9, CPU: 40}, {CUDA: 3}), None),  # small work may stay on the CPU
+        (NodeCounts({CUDA: 1}, {}), None),  # the whole graph compiled into one node
+        (NodeCounts({CPU: 49}, {CPU: 3}), "ran none of the 49 nodes"),
+        (NodeCounts({CUDA: 9, CPU: 40}, {CUDA: 2, CPU: 1}), "1 of the 3 convolutions"),
     ],
 )
-def test_a_provider_took_the_graph_when_it_ran_every_convolution(nodes: Nodes, part: str | None) -> None:
+def test_a_provider_took_the_graph_when_it_ran_every_convolution(nodes: NodeCounts, part: str | None) -> None:
     reason = refusal("cuda", nodes)
     assert reason is None if part is None else part in str(reason)
 

@@ -1,7 +1,4 @@
-"""What an exported file says of itself, whatever its format: its preprocessing, its classes, its outputs.
-
-Shapes: B pictures of the file's batch; H, W its canvas.
-"""
+"""What an exported file says of itself in its metadata, whatever its format: preprocessing, classes, outputs."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.errors import InputError
+from gfl.shapes import Canvas
 
 Arrays = dict[str, NDArray[np.generic]]  # output name -> array
 
@@ -34,35 +32,35 @@ BOX_FORMAT = (
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Of the detections in the file; scores and IoU are compared strictly."""
+    """How the file chooses its detections; scores and IoU must exceed theirs."""
 
     score: float
     nms_iou: float
-    max_detections: int
-    candidates: int
-    rounds: int
+    max_detections: int  # a picture
+    candidates: int  # best (anchor, class) pairs that enter NMS
+    rounds: int  # of NMS
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an exported file says of itself, in its metadata."""
+    """What an exported file says of itself."""
 
-    version: str  # of this project
+    version: str  # of the project that exported it
     outputs: str  # 'detections', 'decoded' or 'raw'
-    precision: str
+    precision: str  # 'fp32', 'fp16' or 'int8'
     names: tuple[str, ...]  # of the classes, label 0 first
     category_ids: tuple[int, ...]  # label -> category id of the data set
-    batch: int
-    size: tuple[int, int]  # the canvas: height, width
-    mean: tuple[float, ...]  # RGB; in the graph already
-    std: tuple[float, ...]
-    short_side: int
+    batch: int  # pictures a run
+    size: Canvas
+    mean: tuple[float, ...]  # RGB, of pixels 0..255; the graph subtracts it
+    std: tuple[float, ...]  # RGB; the graph divides by it
+    short_side: int  # px of a resized picture, at most
     long_side: int
     thresholds: Thresholds
     config: str  # gin text of the run; empty when it was never known
 
-    def kin(self) -> tuple[object, ...]:
-        """What exports of one model at several sizes share."""
+    def without_size(self) -> tuple[object, ...]:
+        """What exports of one model at several sizes have in common."""
         return (
             self.names,
             self.category_ids,
@@ -99,7 +97,7 @@ class Description:
 
     @staticmethod
     def from_metadata(metadata: Mapping[str, str], source: str | Path) -> Description:
-        """The inverse of `to_metadata`; InputError for a file that this project did not export."""
+        """The inverse of `to_metadata`; InputError, naming `source`, for a file that this project did not export."""
         if "gfl_version" not in metadata:
             raise InputError(f"{source} is no export of this project: make one with `python -m export.onnx`")
         try:

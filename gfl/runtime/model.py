@@ -1,7 +1,11 @@
-"""An opened model of any form: what it says of itself, its canvases, and one function from arrays to arrays."""
+"""An opened model of any form: its description, its canvases, and one function from arrays to arrays.
+
+Shapes: B pictures a run; H, W the canvas.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +21,12 @@ from gfl.runtime.description import Arrays, Description
 from gfl.runtime.providers import ProviderReport
 from gfl.shapes import Canvas
 
-Run = Callable[[NDArray[np.uint8], NDArray[np.int32]], Arrays]
+# uint8 (B,3,H,W) RGB on one of the model's canvases, and int32 (B,2) height, width of each picture -> outputs by name.
+RunBatch = Callable[[NDArray[np.uint8], NDArray[np.int32]], Arrays]
 
 
 class StaticFile(Protocol):
-    """One open exported file, of whatever format."""
+    """One open exported file, of whatever format: it takes one batch size on one canvas."""
 
     @property
     def path(self) -> Path:
@@ -32,10 +37,10 @@ class StaticFile(Protocol):
         """What it says of itself."""
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> outputs by name."""
+        """As `RunBatch`."""
 
     def provider_report(self) -> ProviderReport:
-        """What ran where, after the first run."""
+        """What ran where; known after the first run."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,12 @@ class Model:
     description: Description  # of the smallest canvas, where there are several
     canvases: tuple[Canvas, ...] | None  # None: each picture's own multiple of 32
     batch: int  # pictures a run; a static file takes exactly so many
-    run: Run  # uint8 (B,3,H,W) RGB on one of the canvases, int32 (B,2) height, width -> outputs by name
+    run: RunBatch
     provider_report: Callable[[], ProviderReport]  # what ran where; known after the first run
 
     def canvas_for(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
-        """A picture's canvas and its resized (height, width) in it, as evaluation chooses them."""
+        """The canvas of a picture of this original size, and its resized (height, width) in it; evaluation takes the
+        same."""
         resized = resized_size(height, width, self.description.short_side, self.description.long_side)
         if self.canvases is None:
             return own_canvas(*resized), resized
@@ -62,7 +68,7 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
 
     Raises InputError where the files do not belong together, and where they give other outputs than detections.
     """
-    files = sorted(files, key=lambda file: _by_area(file.description.size))
+    files = sorted(files, key=lambda file: (math.prod(file.description.size), file.description.size))
     first = files[0].description
     for file in files:
         if file.description.outputs != "detections":
@@ -70,7 +76,7 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
                 f"{file.path} gives {file.description.outputs} outputs, expected detections; export it with "
                 "--outputs detections"
             )
-        if file.description.kin() != first.kin():
+        if file.description.without_size() != first.without_size():
             raise InputError(
                 f"{file.path} and {files[0].path} are not exports of one model in one precision and batch size; "
                 "give one of them"
@@ -82,15 +88,14 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         return runs[(images.shape[2], images.shape[3])](images, image_sizes)
 
-    return Model(path, first, tuple(runs), first.batch, run, lambda: merged([file.provider_report() for file in files]))
+    def provider_report() -> ProviderReport:
+        return merge_reports([file.provider_report() for file in files])
+
+    return Model(path, first, tuple(runs), first.batch, run, provider_report)
 
 
-def _by_area(canvas: Canvas) -> tuple[int, Canvas]:
-    return canvas[0] * canvas[1], canvas
-
-
-def merged(reports: Sequence[ProviderReport]) -> ProviderReport:
-    """What ran where, over the files of a folder; the provider is that of the first that ran, if any did."""
+def merge_reports(reports: Sequence[ProviderReport]) -> ProviderReport:
+    """What ran where, over the files of a folder; the provider is that of the first file that ran, if any did."""
     ran = [report for report in reports if report.nodes_by_provider] or reports
     nodes: dict[str, int] = {}
     for report in reports:

@@ -23,7 +23,7 @@ from gfl.runtime.providers import ProviderReport
 
 PACKAGE = "ais_bench.infer.interface"
 OUTPUT_NAMES = "output_names"  # beside the description's own keys: an .om keeps the order of its outputs, not the names
-UNTRIED = "this project's .om files have never been run on hardware by its authors"
+NEVER_RUN = "this project's .om files have never been run on hardware by its authors"
 
 
 class InferSession(Protocol):
@@ -43,18 +43,18 @@ class OmModel:
     session: InferSession
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name."""
-        found = self.session.infer([np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)], mode="static")
-        if len(found) != len(self.output_names):
+        """As `gfl.runtime.model.RunBatch`."""
+        outputs = self.session.infer([np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)], mode="static")
+        if len(outputs) != len(self.output_names):
             raise InputError(
-                f"{self.path} gives {len(found)} outputs, expected {len(self.output_names)} by the .json beside it; "
+                f"{self.path} gives {len(outputs)} outputs, expected {len(self.output_names)} by the .json beside it; "
                 "compile it again with `python -m export.om`"
             )
-        return {name: np.asarray(array) for name, array in zip(self.output_names, found, strict=True)}
+        return {name: np.asarray(array) for name, array in zip(self.output_names, outputs, strict=True)}
 
     def provider_report(self) -> ProviderReport:
         """The NPU runs the whole file; its runtime counts no nodes."""
-        return ProviderReport("Ascend OM", {}, (UNTRIED,))
+        return ProviderReport("Ascend OM", {}, (NEVER_RUN,))
 
 
 def open_om(path: Path, device_id: int = 0) -> OmModel:
@@ -84,12 +84,12 @@ def open_om(path: Path, device_id: int = 0) -> OmModel:
 
 
 def description_path(path: Path) -> Path:
-    """Where the description of an .om lies."""
+    """The file with the description of an .om, beside it."""
     return path.with_name(path.name + ".json")
 
 
 def description_text(description: Description, output_names: Sequence[str]) -> str:
-    """What that file says."""
+    """The content of that file."""
     return to_json({**description.to_metadata(), OUTPUT_NAMES: json.dumps(output_names)}, indent=2) + "\n"
 
 

@@ -1,7 +1,4 @@
-"""An exported .onnx, open. NumPy and ONNX Runtime, no PyTorch.
-
-Shapes: B pictures of the file's batch; H, W its canvas.
-"""
+"""An exported .onnx, open. NumPy and ONNX Runtime, no PyTorch."""
 
 from __future__ import annotations
 
@@ -27,15 +24,15 @@ class OnnxModel:
     session: ProviderSession
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name.
+        """As `gfl.runtime.model.RunBatch`.
 
         The first run raises InputError where the provider that was asked for does not take the file.
         """
-        found = self.session.run(self.output_names, dict(zip(INPUT_NAMES, (images, image_sizes), strict=True)))
-        return {name: np.asarray(array) for name, array in zip(self.output_names, found, strict=True)}
+        outputs = self.session.run(self.output_names, dict(zip(INPUT_NAMES, (images, image_sizes), strict=True)))
+        return {name: np.asarray(array) for name, array in zip(self.output_names, outputs, strict=True)}
 
     def provider_report(self) -> ProviderReport:
-        """What really ran where; before the first run, what is going to be tried."""
+        """What ran where; before the first run, what is going to be tried."""
         return self.session.provider_report()
 
 

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime, and what really ran in them. NumPy and ONNX Runtime, no PyTorch."""
+"""Sessions of ONNX Runtime, and which providers ran their nodes. NumPy and ONNX Runtime, no PyTorch."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from gfl.files import make_folder
 from gfl.runtime.providers import (
     CPU,
     NEEDS,
-    Nodes,
+    NodeCounts,
     ProviderChoice,
     ProviderReport,
     Target,
+    node_counts_text,
     read_profile,
     refusal,
-    spread,
     targets,
 )
 
 LOG_FATAL, LOG_WARNING = 4, 2  # severities of ONNX Runtime; the second is its default
 
 
-class Named(Protocol):
-    """An input or output of a session."""
+class SessionOutput(Protocol):
+    """An output of a session."""
 
     name: str
 
@@ -53,7 +53,7 @@ class Session(Protocol):
     def run(self, output_names: Sequence[str] | None, feed: Mapping[str, NDArray[np.generic]]) -> list[object]:
         """Outputs in the order of the names."""
 
-    def get_outputs(self) -> Sequence[Named]:
+    def get_outputs(self) -> Sequence[SessionOutput]:
         """The model's outputs."""
 
     def get_modelmeta(self) -> ModelMeta:
@@ -67,9 +67,10 @@ class Session(Protocol):
 
 
 class ProviderSession:
-    """A session with the first provider of a choice that takes the file.
+    """A session with the first provider of a choice that runs the file.
 
-    Some show only in their first run that they do not, so that one is counted, node by node; later runs are not.
+    Some providers show only in the first run that they leave the graph to the CPU. So ONNX Runtime's profiler counts
+    the nodes of the first run, and where the provider did not run the graph, the next one is tried.
     """
 
     def __init__(self, path: Path, choice: ProviderChoice, threads: int) -> None:
@@ -80,7 +81,7 @@ class ProviderSession:
         runtime = import_runtime()
         self._listed = tuple(runtime.get_available_providers())
         self._version = str(runtime.__version__)
-        self._rest = targets(choice, self._listed)
+        self._untried = targets(choice, self._listed)
         self._refusals: list[str] = []
         self._ran: ProviderReport | None = None  # known after the first run
         self._profiles = Path(tempfile.mkdtemp(prefix="gfl_profile_"))
@@ -89,29 +90,29 @@ class ProviderSession:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What the file carries."""
+        """The file's metadata."""
         return self._session.get_modelmeta().custom_metadata_map
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Of the file, in order."""
+        """The names of the file's outputs, in order."""
         return tuple(output.name for output in self._session.get_outputs())
 
     def run(self, output_names: Sequence[str], feed: Mapping[str, NDArray[np.generic]]) -> list[object]:
-        """Outputs in the order of the names; the first run raises InputError where no provider takes the file."""
+        """Outputs in the order of the names; the first run raises InputError where no provider runs the file."""
         return self._first_run(output_names, feed) if self._ran is None else self._session.run(output_names, feed)
 
     def provider_report(self) -> ProviderReport:
-        """What really ran where; before the first run, what is going to be tried."""
+        """What ran where; before the first run, what is going to be tried."""
         return self._ran or ProviderReport(self._target.runtime_name, {}, tuple(self._refusals))
 
     def refuse(self, name: str, reason: str) -> None:
-        """Go on to the next provider where this one would be the session's; InputError where there is none."""
+        """Go on to the next provider if the session's is `name`; InputError where there is none left."""
         if self._target.name == name:
             self._give_up(reason)
 
     def _open_next(self) -> None:
-        self._target = self._rest.pop(0)
+        self._target = self._untried.pop(0)
         name, runtime_name = self._target.name, self._target.runtime_name
         if runtime_name not in self._listed:
             self._give_up(f"onnxruntime {self._version} has only {', '.join(self._listed)}; it needs {NEEDS[name]}")
@@ -124,16 +125,15 @@ class ProviderSession:
         except InputError as error:
             if name == "cpu":
                 raise
-            self._give_up(
-                f"it could not be started ({why_not(name, error.__cause__ or error)}); it needs {NEEDS[name]}"
-            )
+            reason = reason_not_started(name, error.__cause__ or error)
+            self._give_up(f"it could not be started ({reason}); it needs {NEEDS[name]}")
             return
         if self._session.get_providers()[0] != runtime_name:  # ONNX Runtime may turn to the CPU in silence
-            reason = why_not(name, RuntimeError("onnxruntime does not say why"))
+            reason = reason_not_started(name, RuntimeError("onnxruntime does not say why"))
             self._give_up(f"it was not started ({reason}); it needs {NEEDS[name]}")
 
     def _give_up(self, reason: str) -> None:
-        if not self._rest:
+        if not self._untried:
             raise InputError(
                 f"got the provider {self._target.name} for {self._path.name}, but {reason}; give the provider cpu or "
                 "auto, or allow the fallback to the CPU (--allow_fallback)"
@@ -153,16 +153,16 @@ class ProviderSession:
             return self._first_run(output_names, feed)
         nodes = read_profile(Path(self._session.end_profiling()))
         reason = refusal(target.name, nodes)
-        if reason is not None and (not self._rest or self._choice.name == "auto"):
+        if reason is not None and (not self._untried or self._choice.name == "auto"):
             self._give_up(reason)
             return self._first_run(output_names, feed)
         self._ran = self._provider_report(nodes, reason)
         self._drop_profiles()
         return outputs
 
-    def _provider_report(self, nodes: Nodes, reason: str | None) -> ProviderReport:
+    def _provider_report(self, nodes: NodeCounts, reason: str | None) -> ProviderReport:
         refusals = self._refusals if reason is None else [*self._refusals, f"provider {self._target.name}: {reason}"]
-        notes = (*refusals, spread(nodes.by_provider)) if refusals else ()
+        notes = (*refusals, node_counts_text(nodes.by_provider)) if refusals else ()
         busiest = max(nodes.by_provider, key=lambda provider: nodes.by_provider[provider])
         return ProviderReport(self._target.runtime_name if reason is None else busiest, nodes.by_provider, notes)
 
@@ -172,7 +172,7 @@ def open_session(
 ) -> Session:
     """A session on a file's path or content; InputError where ONNX Runtime is missing or refuses it.
 
-    With a folder for profiles the session counts what runs where, until its `end_profiling`.
+    profiles: a folder; where it is given, the session's profiler is on until its `end_profiling`.
     """
     runtime = import_runtime()
     options = runtime.SessionOptions()
@@ -182,7 +182,7 @@ def open_session(
         options.profile_file_prefix = str(profiles / "run")
     provider = (target.runtime_name, target.runtime_options)
     if target.name != "cpu":
-        runtime.set_default_logger_severity(LOG_FATAL)  # `why_not` says in fewer words what it would log
+        runtime.set_default_logger_severity(LOG_FATAL)  # `reason_not_started` says in fewer words what it would log
     try:
         # Without its own fallback, which prints to stdout and opens the file again on the CPU.
         session: Session = runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
@@ -208,8 +208,8 @@ def import_runtime() -> ModuleType:
         ) from error
 
 
-def why_not(name: str, error: BaseException) -> str:
-    """Why a provider was not started: the library that its own library misses, else what the error says."""
+def reason_not_started(name: str, error: BaseException) -> str:
+    """Why a provider was not started: the shared library that its own one misses, else what the error says."""
     library = Path(str(import_runtime().__file__)).parent / "capi" / f"libonnxruntime_providers_{name}.so"
     if library.is_file():
         try:
@@ -221,7 +221,7 @@ def why_not(name: str, error: BaseException) -> str:
 
 @contextlib.contextmanager
 def working_in(folder: Path | None) -> Iterator[None]:
-    """Make a folder the working directory, where one is given: CANN keeps its compiled graphs there."""
+    """Make a folder, where one is given, the working directory of the block: CANN keeps its compiled graphs there."""
     if folder is None:
         yield
         return

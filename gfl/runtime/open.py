@@ -1,7 +1,4 @@
-"""Opening a trained model in any form that this project writes, as one type with one call.
-
-No PyTorch is imported for an .onnx or an .om. Shapes: B pictures a run, H, W the canvas.
-"""
+"""Opening a trained model in any form that this project writes. No PyTorch is imported for an .onnx or an .om."""
 
 from __future__ import annotations
 
@@ -26,13 +23,19 @@ def open_model(
 ) -> Model:
     """Open a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes.
 
-    batch: pictures a run, 1 by default; a static file has its own. threads: of the CPU, 0 for the runtime's choice.
-    Raises InputError for a file that is missing, of another kind, damaged or not of this project, and for a batch
-    that a static file does not take.
+    Args:
+        path: the file or the folder.
+        batch: pictures a run, 1 by default; an exported file has its own.
+        threads: of the CPU; 0: the runtime's choice.
+        choice: what is to run the model.
+
+    Raises:
+        InputError: the file is missing, of another kind, damaged or not of this project, or takes another batch; the
+            provider is not there.
     """
     path = Path(path)
     if batch is not None and batch < 1:
-        raise InputError(f"got a batch of {batch}, expected at least 1 picture a run; leave it out for the usual")
+        raise InputError(f"got a batch of {batch}, expected at least 1 picture a run; omit it for the default (1)")
     kind = kind_of(path)
     if kind in CHECKPOINTS:
         from gfl.runtime.on_torch.pt_file import open_checkpoint  # late: it imports PyTorch
@@ -43,12 +46,13 @@ def open_model(
     elif kind == ".om":
         if choice.name not in ("auto", "cann"):
             raise InputError(
-                f"got the provider {choice.name} for {path}, which runs on an Ascend NPU only; leave it out"
+                f"got the provider {choice.name} for {path}, expected cann, since an .om runs on an Ascend NPU only; "
+                "omit the provider"
             )
         if choice.options.keys() - {"device_id"}:
             raise InputError(
-                f"got the provider options {', '.join(choice.options)} for {path}, expected device_id alone; leave the "
-                "others out, they were settled when it was compiled"
+                f"got the provider options {', '.join(choice.options)} for {path}, expected device_id alone; omit the "
+                "others, they were settled when it was compiled"
             )
         device = int(choice.options.get("device_id", 0))
         model = static_model(path, [open_om(file, device_id=device) for file in files_of(path, kind)])
@@ -60,8 +64,8 @@ def open_model(
         )
     if batch is not None and batch != model.batch:
         raise InputError(
-            f"got a batch of {batch} for {path}, which takes exactly {model.batch} at a time; leave it out, or export "
-            f"again with --batch {batch}"
+            f"got a batch of {batch} for {path}, which takes exactly {model.batch} at a time; omit it, or export again "
+            f"with --batch {batch}"
         )
     return model
 

@@ -1,7 +1,7 @@
-"""Which part of ONNX Runtime is to run a file, and which part did. Standard library only.
+"""Which of ONNX Runtime's execution providers is to run a file, and which did. Standard library only.
 
-A provider is ONNX Runtime's word for the code of one kind of device; CANN is that of Ascend NPUs. Sources: the
-providers' option tables in ONNX Runtime 1.24, for CANN onnxruntime/core/providers/cann.
+A provider is its code for one kind of device; CANN is that of Ascend NPUs. Sources: the providers' option tables in
+ONNX Runtime 1.24, for CANN onnxruntime/core/providers/cann.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from gfl.errors import InputError
 
 PROVIDERS = ("auto", "cpu", "cuda", "cann")
 RUNTIME_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "cann": "CANNExecutionProvider"}
-DEVICE_WORDS = {"gpu": "cuda", "npu": "cann", "ascend": "cann"}  # what people may say for a provider
+PROVIDER_OF_DEVICE = {"gpu": "cuda", "npu": "cann", "ascend": "cann"}  # for people who name the device instead
 BEST_FIRST = ("cann", "cuda", "cpu")
-OM_CACHE = "om_cache"  # our option: the folder where CANN keeps its compiled graphs between programs
+OM_CACHE = "om_cache"  # this project's own option: the folder where CANN keeps compiled graphs for the next start
 
 SWITCH = ("0", "1")
 NUMBER = ("number",)
@@ -62,10 +62,10 @@ INT8_ON_CANN = "its operator list has no QuantizeLinear and DequantizeLinear, so
 
 @dataclass(frozen=True)
 class ProviderChoice:
-    """What is to run a file. Raises InputError for a provider or an option that there is not."""
+    """What is to run a file. Raises InputError for an unknown provider, option or value."""
 
-    name: str = "auto"  # 'auto': the best of CANN, CUDA and CPU that is here and takes the graph
-    allow_fallback: bool = False  # let the CPU run what the provider does not take; else that is an error
+    name: str = "auto"  # 'auto': the first of CANN, CUDA and CPU that is installed and runs the graph
+    allow_fallback: bool = False  # let the CPU run what the provider does not; otherwise that is an error
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,9 +79,9 @@ class ProviderChoice:
 
 
 class ProviderReport(NamedTuple):
-    """What really ran a file."""
+    """What ran a file, as counted and not as promised."""
 
-    provider: str  # ONNX Runtime's name of the one that did the work
+    provider: str  # ONNX Runtime's name of the one that ran the convolutions
     nodes_by_provider: dict[str, int]  # as counted in the first run; empty before it
     notes: tuple[str, ...]  # what a person should know, e.g. that the CPU stood in
 
@@ -89,22 +89,22 @@ class ProviderReport(NamedTuple):
 class Target(NamedTuple):
     """A provider as a session is opened with it."""
 
-    name: str  # ours
+    name: str  # 'cpu', 'cuda' or 'cann'
     options: dict[str, str]
 
     @property
     def runtime_name(self) -> str:
-        """ONNX Runtime's name of it."""
+        """ONNX Runtime's name of the provider."""
         return RUNTIME_NAMES[self.name]
 
     @property
     def om_cache(self) -> Path | None:
-        """The folder of the compiled graphs, where one was given."""
+        """The folder of CANN's compiled graphs, where one was given."""
         return Path(self.options[OM_CACHE]) if OM_CACHE in self.options else None
 
     @property
     def runtime_options(self) -> dict[str, str]:
-        """The options that ONNX Runtime is to get."""
+        """The options that ONNX Runtime gets."""
         others = {name: value for name, value in self.options.items() if name != OM_CACHE}
         return {"dump_om_model": "1", **others} if OM_CACHE in self.options else others
 
@@ -112,8 +112,8 @@ class Target(NamedTuple):
 CPU = Target("cpu", {})
 
 
-class Nodes(NamedTuple):
-    """What a profiled run says of its nodes."""
+class NodeCounts(NamedTuple):
+    """How many nodes of a graph each provider ran, by ONNX Runtime's names."""
 
     by_provider: dict[str, int]
     convolutions_by_provider: dict[str, int]
@@ -131,8 +131,8 @@ def targets(choice: ProviderChoice, listed: Sequence[str]) -> list[Target]:
     ]
 
 
-def read_profile(path: Path) -> Nodes:
-    """Count the nodes of a run in ONNX Runtime's profile of it."""
+def read_profile(path: Path) -> NodeCounts:
+    """Count the nodes in ONNX Runtime's profile of a run."""
     events = json.loads(path.read_text(encoding="utf-8"))
     ran = [
         (event["args"]["provider"], event["args"].get("op_name", ""))
@@ -140,16 +140,16 @@ def read_profile(path: Path) -> Nodes:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
     ]
     # Conv, FusedConv, QLinearConv, ConvInteger, NhwcFusedConv: all have it in their names.
-    return Nodes(
+    return NodeCounts(
         dict(Counter(provider for provider, _ in ran)),
         dict(Counter(provider for provider, operator in ran if "Conv" in operator)),
     )
 
 
-def refusal(name: str, nodes: Nodes) -> str | None:
-    """Why a run does not count as the provider's own, in a clause; None where it does.
+def refusal(name: str, nodes: NodeCounts) -> str | None:
+    """Why a provider cannot be said to have run the graph, as a clause; None where it can.
 
-    A provider may leave small work to the CPU, but it must have run something and every convolution.
+    It may leave small nodes to the CPU, but must have run every convolution, and at least one node.
     """
     runtime_name = RUNTIME_NAMES[name]
     total = sum(nodes.by_provider.values())
@@ -162,16 +162,16 @@ def refusal(name: str, nodes: Nodes) -> str | None:
     return None
 
 
-def spread(nodes_by_provider: Mapping[str, int]) -> str:
+def node_counts_text(nodes_by_provider: Mapping[str, int]) -> str:
     """'308 nodes ran on CUDAExecutionProvider, 4 nodes ran on CPUExecutionProvider'."""
     counts = sorted(nodes_by_provider.items(), key=lambda entry: -entry[1])
     return ", ".join(f"{count} nodes ran on {provider}" for provider, count in counts)
 
 
 def _unknown(kind: str, got: str, known: Sequence[str]) -> str:
-    near = [DEVICE_WORDS[got]] if got in DEVICE_WORDS else difflib.get_close_matches(got, known, n=1)
+    near = [PROVIDER_OF_DEVICE[got]] if got in PROVIDER_OF_DEVICE else difflib.get_close_matches(got, known, n=1)
     expected = f"expected one of {', '.join(known)}" if known else "expected none"
-    mend = f"did you mean {near[0]}?" if near else "leave it out or give another" if known else "leave it out"
+    mend = f"did you mean {near[0]}?" if near else "omit it or give another" if known else "omit it"
     return f"got the {kind} {got!r}, {expected}; {mend}"
 
 
@@ -182,4 +182,4 @@ def _check_value(option: str, value: str, allowed: tuple[str, ...]) -> None:
     elif allowed and value not in allowed:
         raise InputError(_unknown(f"value of {option}", value, allowed))
     elif not value:
-        raise InputError(f"got an empty {option}, expected a value; leave it out or give one")
+        raise InputError(f"got an empty {option}, expected a value; omit it or give one")

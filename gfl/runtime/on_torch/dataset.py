@@ -17,8 +17,10 @@ from gfl.runtime.on_torch.pt_file import Predict
 def detect_all(
     predict: Predict, loader: Iterable[LoadedBatch], category_ids: Sequence[int]
 ) -> tuple[list[CocoDetection], tuple[str, ...]]:
-    """COCO results, in original pixels, of every picture of a loader (on each rank its share); and why pictures could
-    not be read."""
+    """The detections of every picture of a loader (on each rank its share), in pixels of the original, by image id.
+
+    The second value says why pictures could not be read, a sentence each.
+    """
     results: list[CocoDetection] = []
     failed: list[str] = []
     for loaded in loader:
@@ -29,20 +31,21 @@ def detect_all(
             category_ids,
         )
         failed += loaded.failed
-    return in_order(results), tuple(failed)
+    return sorted_by_image(results), tuple(failed)
 
 
-def in_order(results: Iterable[CocoDetection]) -> list[CocoDetection]:
-    """By image id, whatever the canvases and the ranks; a picture's own stay in order of their scores."""
+def sorted_by_image(results: Iterable[CocoDetection]) -> list[CocoDetection]:
+    """The detections by image id, whichever canvas and rank they come from; those of a picture keep their order."""
     return sorted(results, key=lambda result: result["image_id"])
 
 
 def batch_detections(
     detections: Detections, image_ids: Sequence[int], scales: np.ndarray, category_ids: Sequence[int]
 ) -> list[CocoDetection]:
-    """Detections of a batch -> COCO results. scales float32 (B,2): resized / original, height then width.
+    """The detections of a batch as COCO results, in pixels of the original.
 
-    Blanks (image id -1) and the background channel's label are left out.
+    scales float32 (B,2): resized / original side, height then width. Blanks (image id -1) and detections of the
+    background channel are left out.
     """
     boxes = detections.boxes_xyxy.cpu().numpy() / scales[:, None, [1, 0, 1, 0]]
     scores, labels = detections.scores.cpu().numpy(), detections.labels.cpu().numpy()
@@ -58,6 +61,6 @@ def batch_detections(
 def evaluate(
     predict: Predict, data: CocoData, loader: Iterable[LoadedBatch]
 ) -> tuple[Metrics, list[CocoDetection], tuple[str, ...]]:
-    """Detect on a data set and count: the metrics, the detections, and why pictures could not be read."""
+    """Detect on a data set: COCO's metrics, the detections, and why pictures could not be read."""
     results, failed = detect_all(predict, loader, data.category_ids)
     return evaluate_detections(data.truth, results), results, failed

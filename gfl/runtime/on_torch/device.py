@@ -1,4 +1,4 @@
-"""What a checkpoint and an exported program share when PyTorch runs them."""
+"""PyTorch's device for a provider, and its outputs as arrays: what a checkpoint and an exported program share."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def to_arrays(outputs: Sequence[Tensor], names: Sequence[str] = DETECTION_NAMES)
 
 
 def torch_device_of(choice: ProviderChoice) -> tuple[torch.device, ProviderReport]:
-    """The device of a choice. PyTorch runs everything on it, and counts no nodes.
+    """The device for a choice of provider, and the report: PyTorch runs everything on that device and counts no nodes.
 
-    Raises InputError for options, which PyTorch would not read, and for a device that is not there unless the CPU may
-    stand in.
+    Raises InputError for options, which PyTorch would not read, and for a device that is not there unless the choice
+    allows the fallback to the CPU.
     """
     if choice.options:
         raise InputError(
             f"got the provider options {', '.join(choice.options)} for a model that PyTorch runs, expected none, since "
-            "they are ONNX Runtime's; leave them out, or export the model to .onnx"
+            "they are ONNX Runtime's; omit them, or export the model to .onnx"
         )
     notes: tuple[str, ...] = ()
     try:

@@ -1,4 +1,4 @@
-"""The .pt2: a torch.export program with its description, run by PyTorch without the project's model code."""
+"""A .pt2: a torch.export program with its description, run by PyTorch without the project's model code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ from gfl.runtime.providers import ProviderChoice, ProviderReport
 DESCRIPTION = "gfl_description.json"  # the archive's member with the metadata
 
 
-def save_program(program: ExportedProgram, about: Description, output_names: Sequence[str], stream: IO[bytes]) -> None:
+def save_program(
+    program: ExportedProgram, description: Description, output_names: Sequence[str], stream: IO[bytes]
+) -> None:
     """Write a program, its description and the names of its outputs."""
-    metadata = {**about.to_metadata(), "output_names": json.dumps(list(output_names))}
+    metadata = {**description.to_metadata(), "output_names": json.dumps(list(output_names))}
     torch.export.save(program, stream, extra_files={DESCRIPTION: json.dumps(metadata, ensure_ascii=False)})
 
 
@@ -43,8 +45,8 @@ def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, .
         ) from error
     text = extra[DESCRIPTION]
     metadata = json.loads(text) if text else {}
-    about = Description.from_metadata(metadata, path)
-    return program, about, tuple(json.loads(metadata["output_names"]))
+    description = Description.from_metadata(metadata, path)
+    return program, description, tuple(json.loads(metadata["output_names"]))
 
 
 @dataclass(frozen=True)
@@ -56,25 +58,25 @@ class Program:
     output_names: tuple[str, ...]
     module: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
     device: torch.device
-    placed: ProviderReport
+    report: ProviderReport
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """uint8 (B,3,H,W) RGB and int32 (B,2) height, width -> the file's outputs by name."""
+        """As `gfl.runtime.model.RunBatch`."""
         inputs = (torch.from_numpy(array).to(self.device) for array in (images, image_sizes))
         with torch.inference_mode():
             return to_arrays(self.module(*inputs), self.output_names)
 
     def provider_report(self) -> ProviderReport:
         """PyTorch's device."""
-        return self.placed
+        return self.report
 
 
 def open_program(path: Path, *, threads: int = 0, choice: ProviderChoice = ProviderChoice()) -> Program:  # noqa: B008
     """Open a .pt2; InputError as `load_program` and `torch_device_of`."""
-    device, placed = torch_device_of(choice)
+    device, report = torch_device_of(choice)
     if threads:
         torch.set_num_threads(threads)
-    program, about, output_names = load_program(path)
+    program, description, output_names = load_program(path)
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
-    return Program(path, about, output_names, program.module(), device, placed)
+    return Program(path, description, output_names, program.module(), device, report)

@@ -1,4 +1,4 @@
-"""A checkpoint run by PyTorch: the prepared tree, a grid a canvas, `detector.predict`."""
+"""A checkpoint, run by PyTorch: `detector.predict` with prepared weights and the grid of each canvas."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ Predict = Callable[[Tensor, Tensor], Detections]
 
 
 def predictor(variables: Variables, cfg: detector.DetectorConfig, device: torch.device) -> Predict:
-    """A function of (images uint8 (B,3,H,W), image_sizes int32 (B,2)); weights are folded once, grids made once."""
-    placed = map_leaves(lambda tensor: tensor.detach().to(device), variables)
-    prepared = detector.prepare(placed, detector.freeze(placed, cfg))
+    """A function of images uint8 (B,3,H,W) RGB and image_sizes int32 (B,2) height, width, which runs on a device.
+
+    The weights are prepared once, and the grid of a canvas is made when it is first met.
+    """
+    on_device = map_leaves(lambda tensor: tensor.detach().to(device), variables)
+    prepared = detector.prepare(on_device, detector.freeze(on_device, cfg))
     grids: dict[Canvas, Grid] = {}
 
     def predict(images: Tensor, image_sizes: Tensor) -> Detections:
@@ -46,7 +49,7 @@ def predictor(variables: Variables, cfg: detector.DetectorConfig, device: torch.
 def describe(
     model: TrainedModel, *, size: Canvas, batch: int, outputs: str = "detections", precision: str = "fp32"
 ) -> Description:
-    """What a model of this checkpoint says of itself at a canvas."""
+    """What a file says of itself that this model is exported to, on a canvas of this size."""
     cfg, data = model.run.detector, model.run.data
     return Description(
         version=VERSION,
@@ -84,5 +87,5 @@ def open_checkpoint(path: Path, *, batch: int, threads: int, choice: ProviderCho
 
     short, long = eval_short_side(trained.run.data), trained.run.data.long_side
     size = trained.canvases[0] if trained.canvases else own_canvas(min(short, long), long)
-    about = describe(trained, size=size, batch=batch)
-    return Model(path, about, trained.canvases, batch, run, lambda: report)
+    description = describe(trained, size=size, batch=batch)
+    return Model(path, description, trained.canvases, batch, run, lambda: report)
