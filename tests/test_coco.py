@@ -142,7 +142,7 @@ def with_rows(key: str, *rows: dict[str, object]) -> Content:
 
 BAD_FILES: list[tuple[str, Content, list[str]]] = [
     ("no images", {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}, ["list of images"]),
-    ("nothing left", content(box(1, [0, 0, 0, 0])), ["none of its 1 pictures", "1 boxes were dropped", "keep_empty"]),
+    ("nothing left", content(box(1, [0, 0, 0, 0])), ["none of its 1 pictures", "1 boxes were dropped", "KEEP_EMPTY"]),
     ("right of the picture", content(box(5, [200, 5, 9, 9])), ["annotation 5", "[200, 5, 9, 9] wholly outside"]),
     ("above", content(box(4, [0, 0, 9, 9]), box(5, [5, -9, 9, 9])), ["annotation 5", "(1 annotations of 2 are so)"]),
     ("crowd outside", content(box(5, [300, 300, 9, 9], iscrowd=1)), ["annotation 5", "wholly outside its picture"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -55,8 +56,8 @@ def test_category_ids_have_gaps_so_that_a_demo_exercises_the_mapping(shapes: Pat
 
 def test_files_have_the_sizes_that_the_annotations_say_and_every_fourth_is_upright(shapes: Path) -> None:
     pictures = read(shapes, "train2017").pictures
-    for place, picture in enumerate(pictures):
-        expected = (256, 192) if place % 4 == 3 else (192, 256)
+    for index, picture in enumerate(pictures):
+        expected = (256, 192) if index % 4 == 3 else (192, 256)
         assert (picture.height, picture.width) == expected
         assert read_rgb(picture.path).shape == (*expected, 3)
 
@@ -110,11 +111,11 @@ def test_scenes_have_two_to_eight_shapes_of_every_class_inside_the_picture() -> 
 
 def test_no_shape_is_hidden_more_than_seven_tenths() -> None:
     for index in range(40):
-        placed = synthetic._place_shapes(np.random.default_rng(index), 192, 256)
+        placed = synthetic.place_shapes(np.random.default_rng(index), 192, 256)
         covered = np.zeros((192, 256), dtype=np.float32)
         for shape in placed[::-1]:  # from the front
             mask = np.zeros_like(covered)
-            synthetic._crop(mask, shape)[:] = synthetic._inside(shape, 192, 256)
+            synthetic.under_patch(mask, shape)[:] = synthetic.mask_inside(shape, 192, 256)
             assert (mask * (1 - covered)).sum() >= 0.299 * shape.alpha.sum()
             covered = np.maximum(covered, mask)
 
@@ -122,13 +123,13 @@ def test_no_shape_is_hidden_more_than_seven_tenths() -> None:
 @pytest.mark.parametrize("label", range(len(synthetic.SHAPES)), ids=synthetic.SHAPES)
 def test_a_box_is_tight_around_the_pixels_of_its_shape(label: int) -> None:
     rng = np.random.default_rng(7)
-    shape = synthetic._random_shape(rng, 400, 400)
+    shape = synthetic.random_shape(rng, 400, 400)
     while shape.label != label or min(shape.left, shape.top) < 0:
-        shape = synthetic._random_shape(rng, 400, 400)
+        shape = synthetic.random_shape(rng, 400, 400)
     rows, columns = np.nonzero(shape.alpha)
     found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64)
     found += [shape.left, shape.top, shape.left, shape.top]
-    x, y, w, h = synthetic._box_xywh(shape, 1000, 1000)  # so large that nothing is clipped
+    x, y, w, h = synthetic.box_xywh(shape, 1000, 1000)  # so large that nothing is clipped
     # Whole pixels around an outline: less than a pixel off, and a sharp tip may leave its last pixel uncovered.
     np.testing.assert_allclose([x, y, x + w, y + h], found, atol=1.3)
 
@@ -162,7 +163,7 @@ def test_an_interrupted_writing_leaves_nothing_behind(tmp_path: Path, monkeypatc
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic, "_write_png", interrupt)
+    monkeypatch.setattr(cv2, "imencode", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path / "shapes", train=1, val=1)
     assert list(tmp_path.iterdir()) == []
@@ -171,15 +172,14 @@ def test_an_interrupted_writing_leaves_nothing_behind(tmp_path: Path, monkeypatc
 def test_of_two_writers_at_once_the_slower_takes_the_other_one_s_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = synthetic._write_split
+    rename = os.rename
 
-    def overtaken(draft: Path, split: str, count: int, seed: int, size_hw: tuple[int, int]) -> None:
-        original(draft, split, count, seed, size_hw)
-        if split == "val2017":
-            monkeypatch.setattr(synthetic, "_write_split", original)
-            write_synthetic(tmp_path / "shapes", train=1, val=1)
+    def overtaken(draft: Path, folder: Path) -> None:
+        monkeypatch.setattr(os, "rename", rename)
+        write_synthetic(folder, train=1, val=1)
+        rename(draft, folder)
 
-    monkeypatch.setattr(synthetic, "_write_split", overtaken)
+    monkeypatch.setattr(os, "rename", overtaken)
     write_synthetic(tmp_path / "shapes", train=1, val=1)
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 

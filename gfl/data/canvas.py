@@ -87,15 +87,9 @@ def choose_canvases(
 ) -> tuple[Canvas, ...]:
     """At most `most` canvases that hold every size with the fewest canvas pixels in all, by area.
 
-    A greedy start, then exchanges of one canvas, and of two where that is affordable, until none saves a pixel.
-
-    Args:
-        sizes_hw: (N,2) resized heights and widths, px.
-        most: at least 1.
-        counts: (N,) pictures of each size, one each by default.
-
-    Raises:
-        InputError: there is no size.
+    sizes_hw (N,2) resized heights and widths in px, counts (N,) pictures of each size (one each by default). A greedy
+    start, then exchanges of one canvas, and of two where that is affordable, until none saves a pixel.
+    Raises InputError without sizes.
     """
     if len(sizes_hw) == 0:
         raise InputError("got no picture sizes to choose canvases from, expected at least one picture; check the data")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +80,9 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
     picture_N = _positions(file.annotations, "image_id", truth.image_id, image_ids, "images")
     category_ids = np.array(list(truth.class_names), dtype=np.int64)
     labels_N = _positions(file.annotations, "category_id", truth.category_id, category_ids, "categories")
-    boxes = _clip_boxes(file.annotations, truth, sizes_hw[picture_N])
-    of_picture = _rows_by_picture(picture_N, boxes.kept & ~truth.crowd, len(image_ids))
-    crowds_of_picture = _rows_by_picture(picture_N, boxes.kept & truth.crowd, len(image_ids))
+    boxes_xyxy, kept, over_border = _clip_boxes(file.annotations, truth, sizes_hw[picture_N])
+    of_picture = _rows_by_picture(picture_N, kept & ~truth.crowd, len(image_ids))
+    crowds_of_picture = _rows_by_picture(picture_N, kept & truth.crowd, len(image_ids))
     file_names = file.images.texts("file_name")
     everything = tuple(
         Picture(
@@ -92,16 +91,22 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
             path=folder / file_names[row],
             height=int(sizes_hw[i, 0]),
             width=int(sizes_hw[i, 1]),
-            boxes_xyxy=boxes.xyxy[of_picture[i]],
+            boxes_xyxy=boxes_xyxy[of_picture[i]],
             labels=labels_N[of_picture[i]].astype(np.int32),
-            ignored_xyxy=boxes.xyxy[crowds_of_picture[i]],
+            ignored_xyxy=boxes_xyxy[crowds_of_picture[i]],
         )
         for i, row in enumerate(by_id)
     )
     with_boxes = tuple(picture for picture in everything if len(picture.boxes_xyxy))
     pictures = everything if keep_empty else with_boxes
-    dropped = int((~boxes.kept).sum())
-    _require_pictures(file.path, len(everything), len(pictures), dropped)
+    dropped = int((~kept).sum())
+    if not everything:
+        raise InputError(f"{file.path}: got an empty list of images, expected at least one picture; check the file")
+    if not pictures:
+        raise InputError(
+            f"{file.path}: none of its {len(everything)} pictures has a box to learn from ({dropped} boxes were "
+            "dropped as smaller than a pixel or without area, crowds do not count); add boxes or set KEEP_EMPTY"
+        )
     _require_files(file.path, folder, pictures)
     return CocoData(
         annotations=file.path,
@@ -111,21 +116,16 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
         category_ids=tuple(truth.class_names),
         without_boxes=len(everything) - len(with_boxes),
         dropped_boxes=dropped,
-        clipped_boxes=int((boxes.over_border & boxes.kept).sum()),
+        clipped_boxes=int((over_border & kept).sum()),
         truth=truth,
     )
 
 
-class _ClippedBoxes(NamedTuple):
-    """All boxes of the file, clipped to their pictures."""
+def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> tuple[npt.NDArray[np.float32], Mask, Mask]:
+    """(N,4) all boxes, clipped; (N,) those that the reference keeps; (N,) those that reached over the border.
 
-    xyxy: npt.NDArray[np.float32]  # (N,4)
-    kept: Mask  # (N,) those that the reference's loader keeps
-    over_border: Mask  # (N,)
-
-
-def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> _ClippedBoxes:
-    """sizes_hw: (N,2) of the picture of each box."""
+    sizes_hw: (N,2) of the picture of each box.
+    """
     xywh = truth.boxes_xywh
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     clipped = np.clip(xyxy, 0.0, sizes_hw[:, [1, 0, 1, 0]].astype(np.float64))
@@ -142,7 +142,7 @@ def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> _Clip
         )
     # Compared as float32: 19.7 + 620.3 ends a rounding error beyond 640 and is not over the border.
     clipped_xyxy = clipped.astype(np.float32)
-    return _ClippedBoxes(clipped_xyxy, kept, (xyxy.astype(np.float32) != clipped_xyxy).any(axis=1))
+    return clipped_xyxy, kept, (xyxy.astype(np.float32) != clipped_xyxy).any(axis=1)
 
 
 def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: str) -> Ints:
@@ -163,17 +163,6 @@ def _rows_by_picture(picture_N: Ints, chosen: Mask, count: int) -> list[Ints]:
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(picture_N[rows], kind="stable")]
     return np.split(rows, np.searchsorted(picture_N[rows], np.arange(1, count))) if count else []
-
-
-def _require_pictures(file: Path, in_file: int, left: int, dropped_boxes: int) -> None:
-    if left:
-        return
-    if not in_file:
-        raise InputError(f"{file}: got an empty list of images, expected at least one picture; check the file")
-    raise InputError(
-        f"{file}: none of its {in_file} pictures has a box to learn from ({dropped_boxes} boxes were dropped as "
-        "smaller than a pixel or without area, crowds do not count); add boxes or set keep_empty"
-    )
 
 
 def _require_files(file: Path, folder: Path, pictures: Sequence[Picture]) -> None:

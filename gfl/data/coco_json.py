@@ -143,14 +143,11 @@ def read_coco_file(path: str | Path, needed: Sequence[str] = LISTS) -> CocoFile:
     path = Path(path)
     content = _read_json(path)
     wanted = f"expected COCO annotations (an object with {', '.join(needed or LISTS)})"
-    if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
-        raise InputError(
-            f"{path}: got detection results (a list whose entries have a 'score'), expected COCO annotations; "
-            "pass the ground truth, e.g. annotations/instances_val2017.json"
-        )
     if not isinstance(content, dict):
         got = f"a list of {len(content)} entries" if isinstance(content, list) else shown(content)
-        raise InputError(f"{path}: got {got}, {wanted}; check the path or convert the file to COCO")
+        if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
+            got = "detection results (a list whose entries have a 'score')"
+        raise InputError(f"{path}: got {got}, {wanted}; give the ground truth, e.g. annotations/instances_val2017.json")
     missing = [key for key in needed if not isinstance(content.get(key), list)]
     if missing:
         raise InputError(

@@ -162,16 +162,8 @@ def keep_item(item: Item) -> Item:
 class PlannedLoader:
     """Runs plans through worker processes that live as long as it does; one pass at a time."""
 
-    def __init__(
-        self,
-        data: CocoData,
-        boxes_padded: int,
-        *,
-        workers: int,
-        pin_memory: bool = False,
-        start_method: str | None = None,
-    ) -> None:
-        """boxes_padded: boxes of each picture. start_method: of the processes; None is the system's default."""
+    def __init__(self, data: CocoData, boxes_padded: int, *, workers: int, pin_memory: bool = False) -> None:
+        """boxes_padded: how many boxes each picture is padded to. workers: how many processes; 0 reads in this one."""
         if workers < 0:
             raise InputError(f"got WORKERS = {workers}, expected 0 (read in the program itself) or more; raise it")
         self.data, self.box_slots = data, boxes_padded
@@ -184,7 +176,6 @@ class PlannedLoader:
             collate_fn=keep_item,
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
-            multiprocessing_context=start_method if workers else None,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # its own: each pass draws from it, and must not move the run's random numbers
         )
@@ -209,7 +200,6 @@ class TrainLoader(PlannedLoader):
         rank: int = 0,
         world: int = 1,
         pin_memory: bool = False,
-        start_method: str | None = None,
     ) -> None:
         """Arguments as of `train_plan` and `PlannedLoader`.
 
@@ -218,8 +208,7 @@ class TrainLoader(PlannedLoader):
         self.cfg, self.canvases = cfg, None if canvases is None else tuple(canvases)
         self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
         check_fits(data.pictures, cfg, self.canvases)
-        slots = box_slots(data, cfg.max_boxes)
-        super().__init__(data, slots, workers=cfg.workers, pin_memory=pin_memory, start_method=start_method)
+        super().__init__(data, box_slots(data, cfg.max_boxes), workers=cfg.workers, pin_memory=pin_memory)
 
     def plan(self, epoch: int) -> tuple[BatchPlan, ...]:
         """This rank's batches of an epoch; their number may differ between epochs in multi-scale training."""

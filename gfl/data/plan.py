@@ -79,21 +79,9 @@ def train_plan(
 ) -> tuple[BatchPlan, ...]:
     """The batches of one rank in one epoch; every picture comes once over all ranks.
 
-    All ranks see the same number of batches and the same canvases in the same order; rank r has every world-th picture
-    of the global batch, so the blanks spread over the ranks.
-
-    Args:
-        pictures: the data set's.
-        cfg: how pictures are resized and changed.
-        canvases: those of the run; with None each picture is on its own canvas, beside those of the same.
-        batch_size: pictures a batch and rank.
-        seed: of the run; with the epoch and a picture's id it decides all that chance decides.
-        epoch: counted from 0.
-        rank: this process's number.
-        world: number of processes.
-
-    Raises:
-        InputError: there is no picture, or one at its largest short side fits no canvas.
+    batch_size is pictures a batch and rank. All ranks see the same number of batches and the same canvases in the same
+    order; rank r of `world` has every world-th picture of the global batch, so the blanks spread over the ranks.
+    Raises InputError without pictures and where a picture at its largest short side fits no canvas.
     """
     check_split(batch_size, rank, world)
     if not pictures:
@@ -148,11 +136,8 @@ def epoch_settings(
 ) -> dict[str, str]:
     """What decides which pictures are in which batch of an epoch, by the names of the knobs.
 
-    What changes only the pictures themselves (FLIP, say) is not in it.
-
-    Args:
-        checksum: the `fingerprint` of the pictures.
-        batch_size: pictures a batch over all ranks.
+    checksum is the `fingerprint` of the pictures, batch_size pictures a batch over all ranks. What changes only the
+    pictures themselves (FLIP, say) is not in it.
     """
     return {
         "SEED": str(seed),

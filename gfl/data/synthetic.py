@@ -1,10 +1,10 @@
-"""A generated detection data set in COCO's layout: five kinds of textured shapes on textured backgrounds.
+"""A generated detection data set in COCO's layout: textured shapes of five classes on textured backgrounds.
 
     python -m gfl.data.synthetic --output data/shapes --train 400 --val 80 --seed 0
 
 Picture i of a split depends on (seed, split, i, size) alone, so a smaller set is the beginning of a larger one.
-Legend: H, W of the picture; h, w of a patch; V corners of an outline. Points are (x, y), and pixel (row y, column x)
-covers x..x+1, y..y+1, so a box ends where the last pixel ends, as in COCO.
+Letters: H, W of the picture; h, w of a patch, the rectangle around a shape; V corners of an outline. Points are (x, y),
+and pixel (row y, column x) covers x..x+1, y..y+1, so a box ends where the last pixel ends, as in COCO.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHAPES = ("circle", "square", "triangle", "star", "ring")
 CATEGORY_IDS = (1, 2, 3, 5, 8)  # with gaps, as COCO's own
 SPLITS = ("train2017", "val2017")
 MANIFEST = "synthetic.json"
-VERSION = 1  # raise it when the pictures change, so that an older folder is not taken for the same data
+VERSION = 1  # of the pictures: raised when they change, so that an older folder is not taken for the same data
 
 SMALLEST_SIDE = 16.0  # px; no annotated side is shorter
 LEAST_VISIBLE = 0.3  # share of a shape that must be seen; a shape hidden more than that is not drawn at all
@@ -63,7 +63,7 @@ class Scene:
 
 
 def write_synthetic(folder: str | Path, *, train: int, val: int, seed: int = 0, size_hw: Size = (192, 256)) -> None:
-    """Write the data set, or return at once when the folder holds just this one.
+    """Write the data set, or return at once where the folder holds it already.
 
     Every fourth picture is upright (W,H instead of H,W), so that a data set has two canvases.
     The folder appears under its name only when it is complete.
@@ -101,15 +101,15 @@ def draw_scene(seed: int, split: str, index: int, size_hw: Size = (192, 256)) ->
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     height, width = size_hw if index % 4 != 3 else size_hw[::-1]
     image = _background(rng, height, width)
-    shapes = _place_shapes(rng, height, width)
+    shapes = place_shapes(rng, height, width)
     for shape in shapes:
         _paint(rng, image, shape)
     image += rng.normal(0, 2, image.shape).astype(np.float32)  # a camera's grain
     return Scene(
         image=np.clip(np.rint(image), 0, 255).astype(np.uint8),
-        boxes_xywh=tuple(_box_xywh(shape, height, width) for shape in shapes),
+        boxes_xywh=tuple(box_xywh(shape, height, width) for shape in shapes),
         labels=tuple(shape.label for shape in shapes),
-        areas=tuple(round(float(_inside(shape, height, width).sum()), 2) for shape in shapes),
+        areas=tuple(round(float(mask_inside(shape, height, width).sum()), 2) for shape in shapes),
     )
 
 
@@ -130,24 +130,20 @@ def _check_request(train: int, val: int, seed: int, size_hw: Size) -> None:
 
 
 def _holds(folder: Path, manifest: dict[str, object]) -> bool:
-    """Whether the folder is this data set; false when it is still to be written.
-
-    Raises:
-        InputError: it is something else.
-    """
+    """Whether the folder is this data set; False where it is to be written. Raises InputError where it is another's."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found: object = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        written: object = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(
             f"{folder}: already there and not a generated data set (no {MANIFEST}), expected a new or empty folder; "
             "choose another or remove it"
         ) from None
-    if found != manifest:
+    if written != manifest:
         raise InputError(
-            f"{folder}: holds generated data of other settings ({json.dumps(found)}), expected {json.dumps(manifest)}; "
-            "choose another folder or remove it"
+            f"{folder}: holds generated data of other settings ({json.dumps(written)}), expected "
+            f"{json.dumps(manifest)}; choose another folder or remove it"
         )
     return True
 
@@ -192,16 +188,16 @@ def _write_png(path: Path, image: Image) -> None:
 # ---- the shapes ----
 
 
-def _place_shapes(rng: Rng, height: int, width: int) -> list[Shape]:
-    """2 to 8 shapes, hindmost first; whatever would be too hidden or too small at the border is not there at all."""
+def place_shapes(rng: Rng, height: int, width: int) -> list[Shape]:
+    """2 to 8 shapes, hindmost first; none is hidden by more than LEAST_VISIBLE allows, or too small at the border."""
     wanted = int(rng.integers(2, 9))
     covered = np.zeros((height, width), dtype=np.float32)
     shapes: list[Shape] = []
     for _ in range(4 * wanted):  # from the front to the back; more tries than shapes, for those that do not fit
-        shape = _random_shape(rng, height, width)
-        inside, hidden = _inside(shape, height, width), _crop(covered, shape)
+        shape = random_shape(rng, height, width)
+        inside, hidden = mask_inside(shape, height, width), under_patch(covered, shape)
         seen = float((inside * (1 - hidden)).sum())
-        if min(_box_xywh(shape, height, width)[2:]) < SMALLEST_SIDE or seen < LEAST_VISIBLE * float(shape.alpha.sum()):
+        if min(box_xywh(shape, height, width)[2:]) < SMALLEST_SIDE or seen < LEAST_VISIBLE * float(shape.alpha.sum()):
             continue
         np.maximum(hidden, inside, out=hidden)
         shapes.append(shape)
@@ -210,7 +206,7 @@ def _place_shapes(rng: Rng, height: int, width: int) -> list[Shape]:
     return shapes[::-1]
 
 
-def _random_shape(rng: Rng, height: int, width: int) -> Shape:
+def random_shape(rng: Rng, height: int, width: int) -> Shape:
     label = int(rng.integers(len(SHAPES)))
     largest = 0.3 * min(height, width)
     radius = float(np.exp(rng.uniform(np.log(11.0), np.log(largest))))  # as many small ones as large ones
@@ -254,7 +250,7 @@ def _soft_mask(outlines: tuple[Floats, ...], left: int, top: int, height: int, w
     return np.asarray(share, dtype=np.float32)
 
 
-def _box_xywh(shape: Shape, height: int, width: int) -> tuple[float, float, float, float]:
+def box_xywh(shape: Shape, height: int, width: int) -> tuple[float, float, float, float]:
     """The box of the whole shape, clipped to the picture, to a hundredth of a pixel as COCO's."""
     limits = np.array([width, height], dtype=np.float64)
     top_left = np.clip(shape.outlines[0].min(axis=0), 0, limits)
@@ -272,8 +268,8 @@ def _window(shape: Shape, height: int, width: int) -> tuple[slice, slice]:
     )
 
 
-def _crop(plane: Floats, shape: Shape) -> Floats:
-    """The part of an (H,W) or (H,W,3) array under the patch, as a view."""
+def under_patch(plane: Floats, shape: Shape) -> Floats:
+    """The part of an (H,W) or (H,W,3) array that a shape's patch covers, as a view."""
     return plane[_window(shape, plane.shape[0], plane.shape[1])]
 
 
@@ -283,7 +279,7 @@ def _trim(patch: Floats, shape: Shape, height: int, width: int) -> Floats:
     return patch[rows.start - shape.top : rows.stop - shape.top, columns.start - shape.left : columns.stop - shape.left]
 
 
-def _inside(shape: Shape, height: int, width: int) -> Floats:
+def mask_inside(shape: Shape, height: int, width: int) -> Floats:
     """The part of the shape's mask that lies inside the picture."""
     return _trim(shape.alpha, shape, height, width)
 
@@ -295,12 +291,12 @@ def _paint(rng: Rng, image: Floats, shape: Shape) -> None:
     """Lay the shape with its soft shadow over the picture, in place."""
     height, width = image.shape[:2]
     shade = _shadow(shape)
-    under = _crop(image, shade)
-    under *= 1 - 0.45 * _inside(shade, height, width)[:, :, None]
+    under = under_patch(image, shade)
+    under *= 1 - 0.45 * mask_inside(shade, height, width)[:, :, None]
     first, second = _vivid_colours(rng)
     over = _trim(_texture(rng, shape.alpha.shape[0], shape.alpha.shape[1], first, second), shape, height, width)
-    patch = _crop(image, shape)
-    patch += (over - patch) * _inside(shape, height, width)[:, :, None]
+    patch = under_patch(image, shape)
+    patch += (over - patch) * mask_inside(shape, height, width)[:, :, None]
 
 
 def _shadow(shape: Shape) -> Shape:
@@ -372,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         write_synthetic(args.output, train=args.train, val=args.val, seed=args.seed)
     except InputError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{args.output}: {args.train} training and {args.val} validation pictures of {', '.join(SHAPES)}")
     return 0
