@@ -84,7 +84,7 @@ setup(
     packages=PACKAGES,
     # The run files lie in gin/ and ship as gfl/configs.
     package_dir={"gfl.configs": "gin"},
-    package_data={"gfl.configs": ["*.gin"], "gfl.operators": ["npu_operators.txt"]},
+    package_data={"gfl.configs": ["*.gin"], "gfl.operators": ["npu_operators.txt"], "export": ["cann_operators.txt"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

@@ -1,8 +1,11 @@
-"""What a written .onnx must be, so that ONNX Runtime and CANN take it: read from the file, not from the exporter."""
+"""The rules of a static graph, which ONNX Runtime and CANN take, and what in a written .onnx breaks them.
+
+Everything is read from the file: what the exporter was asked for proves nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 import onnx.checker
@@ -16,33 +19,22 @@ DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
     TensorProto.FLOAT16: "float16",
     TensorProto.INT32: "int32",
-    TensorProto.INT64: "int64",  # constants, shapes and indices: see INT64_OPERATORS
+    TensorProto.INT64: "int64",  # of constants, shapes and indices only: see INT64_OPERATORS
     TensorProto.UINT8: "uint8",
     TensorProto.BOOL: "bool",
 }
 
-# An int8 file is for ONNX Runtime on CPU and CUDA, and holds what CANN's list lacks.
+# Allowed on top in an int8 file, which is for ONNX Runtime on CPU and CUDA: CANN's table has no such operators.
 INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 INT8_DTYPES: dict[int, str] = {TensorProto.INT8: "int8"}
 
-SHOWN = 5  # findings that a message holds
-
-
-class CheckError(Exception):
-    """An export that must not be used: what is wrong with it, in a sentence and up to five examples."""
-
-    def __init__(self, sentence: str, findings: Sequence[str]) -> None:
-        more = [f"... and {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
-        super().__init__("\n  ".join([f"{sentence}:", *findings[:SHOWN], *more]))
-        self.findings = tuple(findings)
-
 
 def violations(model: onnx.ModelProto, precision: str = "fp32") -> tuple[str, ...]:
-    """Every way in which a model breaks the rules of a static graph; empty when there is none.
+    """Every way in which a model breaks the rules of a static graph, a sentence each; empty when there is none.
 
     The rules: opset and IR version, operators, no control flow, every tensor with a fixed shape, no float64, nothing
-    computed in int64, all weights inside the file. For precision 'int8' the two operators of quantisation and int8
-    are allowed on top.
+    computed in int64, all weights inside the file. precision 'int8' also allows the two operators of quantisation and
+    tensors of int8.
     """
     operators, dtypes = CANN_OPERATORS, DTYPES
     if precision == "int8":
@@ -74,7 +66,7 @@ def _operators(model: onnx.ModelProto, allowed: Collection[str]) -> Iterator[str
 
 
 def _tensors(inferred: onnx.ModelProto, allowed: Mapping[int, str]) -> Iterator[str]:
-    """Shapes and dtypes of everything that a node takes or makes."""
+    """Shapes and dtypes of everything that a node takes or makes, in a model after shape inference."""
     graph = inferred.graph
     dtypes = {tensor.name: tensor.data_type for tensor in graph.initializer}
     fixed = set(dtypes)

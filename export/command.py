@@ -1,104 +1,71 @@
-"""The command line that the exports share. Nothing heavy is imported here: --help answers at once."""
+"""The command line that the programs of this folder share: flags, and how a program ends.
+
+Nothing heavy is imported here, so that --help answers at once.
+"""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from export.errors import CheckError
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
 
-if TYPE_CHECKING:
-    from export.request import Request
-    from gfl.shapes import Canvas
+# What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or SIGTERM.
+FAILURES = (InputError, CheckError, KeyboardInterrupt)
 
 
 def parser(program: str, description: str | None, suffix: str, precisions: Sequence[str]) -> argparse.ArgumentParser:
-    """The flags of a program that writes files of this suffix."""
+    """The flags of a program that exports a checkpoint into files of this suffix, in one of these precisions."""
     flags = argparse.ArgumentParser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     flags.set_defaults(suffix=suffix)
     add = flags.add_argument
     add("--checkpoint", type=Path, help="a .pt of this project, or a .pth with --gin_file (default: the newest run's)")
-    add(
-        "--output",
-        type=Path,
-        help=f"the {suffix}, or a folder; for several sizes a folder (default: beside the checkpoint)",
-    )
-    add(
-        "--size",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="HxW",
-        help="canvas in pixels, multiples of 32; may repeat",
-    )
-    add("--batch", type=int, default=1, metavar="N", help="pictures a run of the graph (default 1)")
+    add("--output", type=Path, help=f"the {suffix}, or a folder, as for several sizes (default: beside the checkpoint)")
+    add("--size", action="extend", nargs="+", default=[], metavar="HxW", help="px, multiples of 32; may repeat")
+    add("--batch", type=int, default=1, metavar="N", help="pictures that the graph takes at a time (default 1)")
     add("--outputs", default="detections", choices=("detections", "decoded", "raw"), help="default: detections")
-    add(
-        "--precision",
-        default="fp32",
-        choices=precisions,
-        help="of the convolutions; the distribution, the boxes and the NMS stay float32 (default fp32)",
-    )
-    add(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="pictures to compare with PyTorch on (default: generated ones); int8 also takes its ranges from them",
-    )
-    add("--samples", type=int, metavar="N", help="how many of them (default 4; 64 of --images for fp16 and int8)")
-    add("--max_ap_drop", type=float, metavar="X", help="the most that fp16 or int8 may lose, as a share of 1")
+    scope = "of the convolutions; the distribution, the boxes and the NMS stay float32 (default fp32)"
+    add("--precision", default="fp32", choices=precisions, help=scope)
+    pictures = "pictures to compare with PyTorch on (default: generated ones); int8 also takes its ranges from them"
+    add("--images", type=Path, metavar="DIR", help=pictures)
+    count = "how many of these pictures (default 4; 64 of --images for fp16 and int8)"
+    add("--samples", type=int, metavar="N", help=count)
+    add("--max_ap_drop", type=float, metavar="X", help="the most AP that fp16 or int8 may lose, from 0 to 1")
     add("--skip_parity", action="store_true", help="write the file without comparing it with PyTorch")
     add("--gin_file", action="append", default=[], help="settings of a model whose file has none")
     add("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
-    add(
-        "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="COCO JSON whose class names and category ids to write; fp16 and int8 count their AP on its boxes",
-    )
+    classes = "COCO JSON whose class names and category ids to write; fp16 and int8 count their AP on its boxes"
+    add("--annotations", type=Path, metavar="FILE", help=classes)
     return flags
 
 
-def export_sizes(arguments: argparse.Namespace, write: Callable[[Request, Canvas], Iterator[str]]) -> None:
-    """Write each size that the command line asks for, print what `write` says of it, and at the end what to do next."""
-    from export.request import read_request  # late, as in `main`
-    from export.summary import next_command
+def read_arguments(flags: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line `argv`; None stands for that of this process, which SIGTERM then stops as Ctrl-C does.
 
-    request = read_request(arguments)
-    for note in request.notes:
-        print(note)
-    for size in request.files:
-        print(*write(request, size), sep="\n", flush=True)
-    print(f"next: {next_command(request)}")
-
-
-def main(flags: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> int:
-    """Run a program as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
+    Raises InputError for a program that was started inside this folder.
+    """
     if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
         # This folder stands before the installed packages: `import onnx` would find export/onnx.py.
-        print(f"error: got started from inside export/, expected `{flags.prog}` from elsewhere", file=sys.stderr)
-        return 2
+        raise InputError(f"got started from inside export/, expected `{flags.prog}` from elsewhere")
     arguments = flags.parse_args(argv)
-    if argv is None:  # a program of its own
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # of a batch system; leave nothing half-written
-    # The project's imports come late, so that the sentence above comes before `import onnx`, and --help at once.
-    from export.check import CheckError
+    if argv is None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems send it; leave nothing half-written
+    return arguments
 
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+
+def report_failure(failure: BaseException) -> int:
+    """Print one of FAILURES to stderr; the exit code for it."""
+    if isinstance(failure, InputError):
+        print(f"error: {failure}", file=sys.stderr)
         return 2
-    except CheckError as failure:
+    if isinstance(failure, CheckError):
         print(f"failed: {failure}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nstopped; files that were finished stay, the one that was not is gone", file=sys.stderr)
-        return 130
-    return 0
+    print("\nstopped; files that were finished stay, the one that was not is gone", file=sys.stderr)
+    return 130

@@ -1,146 +1,107 @@
-"""A written file compared with PyTorch on sample pictures: by number in float32, by AP in smaller types."""
+"""What both formats share of the comparison with PyTorch: the pictures, the outputs of both sides, the report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
-import onnx
 import torch
 
 from export import parity
-from export.accuracy import Comparison
-from export.check import CheckError
-from export.divergence import TOLERANCE, SideBySide
+from export.errors import CheckError
 from export.graph import Exported
 from export.parity import Parity
-from export.precision import PARTING_TOLERANCES, REMARKS
+from export.precision import REMARKS
 from export.request import Request
 from export.samples import Sample, SampleBatch, batches, draw_samples, read_samples
-from export.translate import Translation, translate
 from gfl.files import to_json, write_atomic
 from gfl.model.prepare import Prepared
 from gfl.runtime.description import Arrays, Description
-from gfl.runtime.onnx_file import open_onnx
+from gfl.runtime.model import StaticFile
 
 
-def conclude(
-    request: Request, path: Path, about: Description, outcome: Parity | None, report: Path, other: str
-) -> None:
-    """Write the report on a comparison with `other`; raises CheckError where it failed."""
-    if outcome is None:
-        report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
-        return
-    write_atomic(report, to_json(report_of(request, path, about, outcome), indent=2) + "\n")
-    if outcome.failures:
-        raise CheckError(f"{path} would not agree with {other} ({report} has all)", outcome.failures)
+class Compared(NamedTuple):
+    """A batch of sample pictures, and what the file and PyTorch make of it."""
+
+    batch: SampleBatch
+    of_file: Arrays  # (B,...)
+    of_pytorch: Arrays  # (B,...) without the blanks that fill the last batch
 
 
-def read_batches(request: Request, about: Description) -> Iterator[SampleBatch]:
-    """The pictures to compare on, as the file takes them."""
+def read_batches(request: Request, description: Description) -> Iterator[SampleBatch]:
+    """The pictures to compare on, as a file of this description takes them."""
+    size = description.size
     if request.pictures:
-        samples: Iterable[Sample] = read_samples(request.pictures, about.size, about.short_side, about.long_side)
+        samples: Iterable[Sample] = read_samples(request.pictures, size, description.short_side, description.long_side)
     else:
-        samples = draw_samples(about.size, request.samples)
-    return batches(samples, about.size, about.batch)
+        samples = draw_samples(size, request.samples)
+    return batches(samples, size, description.batch)
 
 
-def compare(request: Request, graph: Exported, reference: Prepared, draft: Path, written: Translation) -> Parity:
-    """Run sample pictures through the file and, one at a time, through PyTorch in float32.
-
-    A float32 file is compared number by number, up to where they differ; of others the AP is counted.
-    """
-    session = open_onnx(draft, threads=torch.get_num_threads())
-    about = session.description
-    found = (
-        (batch, session.run(batch.images, batch.image_sizes), run_torch(graph, reference, batch))
-        for batch in read_batches(request, about)
-    )
-    if about.precision == "fp32":
-        return compare_values(found, about, written)
-    comparison = Comparison(about, request.truth)
-    for batch, ours, theirs in found:
-        comparison.add(batch, ours, theirs)
-    outcome = Parity(comparison.pictures, accuracy=comparison.outcome(request.max_ap_drop))
-    if outcome.accuracy is not None and not outcome.accuracy.passed:
-        outcome.failures.append(str(outcome.accuracy))
-        program = translate(graph, reference, about).program
-        first = next(read_batches(request, about))
-        parting = SideBySide(written.model, program, first.inputs, PARTING_TOLERANCES[about.precision]).first_parting()
-        outcome.failures.insert(0, str(parting) if parting else "no tensor inside is far from PyTorch's")
-    return outcome
+def run_both(file: StaticFile, graph: Exported, reference: Prepared, request: Request) -> Iterator[Compared]:
+    """Run the sample pictures through an open file and, one at a time, through PyTorch in float32."""
+    for batch in read_batches(request, file.description):
+        yield Compared(batch, file.run(batch.images, batch.image_sizes), run_pytorch(graph, reference, batch))
 
 
-def compare_values(
-    found: Iterable[tuple[SampleBatch, Arrays, Arrays]], about: Description, written: Translation
-) -> Parity:
-    """Compare batches of the file's and PyTorch's outputs number by number; stop where they differ."""
-    outcome = Parity()
-    for batch, ours, theirs in found:
-        outcome.pictures += batch.names
-        compare_outputs(outcome, batch, ours, theirs, about)
-        compare_inside(outcome, batch, written)
-        if outcome.failures:
-            break
-    parity.check_rivals(outcome)
-    return outcome
-
-
-def compare_outputs(outcome: Parity, batch: SampleBatch, ours: Arrays, theirs: Arrays, about: Description) -> None:
-    """Compare a file's outputs with PyTorch's: detections matched by box, anything else element by element."""
-    if about.outputs == "detections":
-        parity.compare_detections(outcome, batch.names, ours, theirs, about.thresholds)
-    else:
-        parity.compare_tensors(outcome, batch.names, ours, theirs)
-
-
-def compare_inside(outcome: Parity, batch: SampleBatch, written: Translation) -> None:
-    """Compare tensors inside the graphs on the first batch; on a failing one, find where the graphs part."""
-    if outcome.intermediates and not outcome.failures:
-        return
-    inside = SideBySide(*written, batch.inputs)
-    if not outcome.intermediates:
-        outcome.intermediates = inside.overview()
-    if outcome.failures or not max(outcome.intermediates.values()) <= TOLERANCE:
-        parting = inside.first_parting()
-        outcome.failures.insert(0, str(parting) if parting else "up to the choice of candidates the graphs agree")
-
-
-def run_torch(graph: Exported, prepared: Prepared, batch: SampleBatch) -> Arrays:
+def run_pytorch(graph: Exported, prepared: Prepared, batch: SampleBatch) -> Arrays:
     """The exported function in PyTorch, a picture at a time: the file's batch must not change what it finds."""
-    found = []
+    outputs = []
     for index in range(len(batch.names)):
         images, sizes = (torch.from_numpy(array[index : index + 1]) for array in (batch.images, batch.image_sizes))
         with torch.inference_mode():
-            found.append(graph.function(prepared.tree, images, sizes))
+            outputs.append(graph.function(prepared.tree, images, sizes))
     return {
-        name: torch.cat(parts).numpy() for name, parts in zip(graph.output_names, zip(*found, strict=True), strict=True)
+        name: torch.cat(parts).numpy()
+        for name, parts in zip(graph.output_names, zip(*outputs, strict=True), strict=True)
     }
 
 
-def report_of(request: Request, path: Path, about: Description, outcome: Parity) -> dict[str, object]:
+def compare_outputs(outcome: Parity, compared: Compared, description: Description) -> None:
+    """Add a batch to a comparison by number: detections matched by box, anything else element by element."""
+    batch, of_file, of_pytorch = compared
+    outcome.pictures += batch.names
+    if description.outputs == "detections":
+        parity.compare_detections(outcome, batch.names, of_file, of_pytorch, description.thresholds)
+    else:
+        parity.compare_tensors(outcome, batch.names, of_file, of_pytorch)
+
+
+def conclude(outcome: Parity | None, request: Request, description: Description, path: Path, report: Path) -> None:
+    """Write the report on the comparison of a file, which will be `path`, with its checkpoint.
+
+    outcome: None where nothing was compared. Raises CheckError where the comparison failed.
+    """
+    if outcome is None:
+        report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
+        return
+    write_atomic(report, to_json(report_of(outcome, request, description, path), indent=2) + "\n")
+    if outcome.failures:
+        raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", outcome.failures)
+
+
+def report_of(outcome: Parity, request: Request, description: Description, path: Path) -> dict[str, object]:
     """The content of the .parity.json beside the file."""
+    versions = {"gfl": description.version, "torch": torch.__version__}
+    if path.suffix == ".onnx":
+        versions["onnx"] = metadata.version("onnx")  # without importing it: a .pt2 does without
     content: dict[str, object] = {
         "file": path.name,
         "checkpoint": str(request.checkpoint),
         "passed": not outcome.failures,
-        "outputs": about.outputs,
-        "precision": about.precision,
-        "size": about.size,
-        "batch": about.batch,
+        "outputs": description.outputs,
+        "precision": description.precision,
+        "size": description.size,
+        "batch": description.batch,
         "pictures": outcome.pictures,
         "failures": outcome.failures,
-        "versions": {"gfl": about.version, "torch": torch.__version__, "onnx": onnx.__version__},
+        "versions": versions,
     }
     if outcome.accuracy is not None:
-        return {**content, "accuracy": asdict(outcome.accuracy), "remarks": REMARKS[about.precision]}
-    tolerances = {
-        "scores": parity.SCORE_TOLERANCE,
-        "boxes": parity.BOX_TOLERANCE,
-        "edge_logits": parity.LOGIT_TOLERANCE,
-        "intermediates": TOLERANCE,
-        "margin": parity.MARGIN,
-    }
-    found = {name: getattr(outcome, name) for name in ("largest", "matched", "excused", "intermediates")}
-    return {**content, "tolerances": tolerances, **found}
+        return {**content, "accuracy": asdict(outcome.accuracy), "remarks": REMARKS[description.precision]}
+    tolerances = {**parity.TOLERANCES, "margin": parity.MARGIN}
+    counts = {name: getattr(outcome, name) for name in ("largest", "matched", "excused", "intermediates")}
+    return {**content, "tolerances": tolerances, **counts}

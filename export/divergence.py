@@ -1,8 +1,7 @@
-"""Where an exported file and PyTorch part: intermediate tensors that both graphs name.
+"""Where the graphs of an exported .onnx and of PyTorch part: tensors inside that both name, run side by side.
 
-The exporter keeps the names of a torch.export program for the values of the ONNX graph, so the two can be run side by
-side. Compared is what comes before the first choice by order (top-k): from there on two equally good candidates may
-stand in either order.
+The exporter keeps the names of a torch.export program for the values of the ONNX graph. Only what comes before the
+first choice by order (top-k) is compared: from there on two equally good candidates may stand in either order.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
+from export.parity import TOLERANCES
 from gfl.runtime.onnx_session import Session, open_session
 
-TOLERANCE = 1e-3  # of a tensor's largest value; float32 and other kernels were seen to differ by 1e-4
 OVERVIEW = 16  # tensors that are compared where all is well
-DEQUANTISED = "_DequantizeLinear_Output"  # behind the name of a tensor: its int8 form, read back
-STRETCH_BYTES = 256 << 20  # of tensors kept at a time: all of an R50's would take gigabytes
+DEQUANTISED = "_DequantizeLinear_Output"  # after the name of a tensor: what is left of it after rounding to int8
+STRETCH_BYTES = 256 << 20  # of tensors that are kept at a time: all of an R50's would take gigabytes
 
 
 class Parting(NamedTuple):
@@ -32,7 +31,7 @@ class Parting(NamedTuple):
 
     name: str
     weight: str  # the weight that enters there; empty where none does
-    difference: float  # of its largest value
+    difference: float  # as a share of its largest value
     before: str  # the last compared tensor that agrees; empty where none does
 
     def __str__(self) -> str:
@@ -49,7 +48,7 @@ class SideBySide:
         model: onnx.ModelProto,
         program: ExportedProgram,
         inputs: Mapping[str, NDArray[np.generic]],
-        tolerance: float = TOLERANCE,
+        tolerance: float = TOLERANCES["intermediates"],
     ) -> None:
         self.model, self.inputs, self.tolerance = model, inputs, tolerance
         module = program.module()
@@ -57,9 +56,9 @@ class SideBySide:
             raise TypeError(f"the program's module is a {type(module).__name__}, expected a GraphModule")
         self.module = module
         produced = {name: node for node in model.graph.node for name in node.output}
-        # Casts are numbered otherwise where the weights are of another dtype.
+        # Casts get other numbers in their names where the weights are of another dtype.
         self.names = [name for name in before_choice(module) if name in produced and not name.startswith("_to_copy")]
-        # What follows a quantised tensor sees it rounded, and clipped where the rounding stands in for a ReLU.
+        # A quantised tensor is compared as the next operator reads it: rounded, and clipped where that replaces a ReLU.
         self.seen = {name: name + DEQUANTISED if name + DEQUANTISED in produced else name for name in self.names}
         self.sizes = {node.name: size_of(node) for node in module.graph.nodes if node.name in self.names}
         self.weights = {name: next(weights_of(produced[name]), "") for name in self.names}
@@ -69,13 +68,13 @@ class SideBySide:
         recorded = Recorder(self.module, names)
         with torch.no_grad():
             recorded.run(*(torch.from_numpy(array) for array in self.inputs.values()))
-        ours = self._run([self.seen[name] for name in recorded.values])
+        of_file = self._run([self.seen[name] for name in recorded.values])
         differences = {}
         for name, value in recorded.values.items():
-            theirs = value.numpy().astype(np.float64)
-            scale = max(float(np.abs(theirs).max()), 1e-6)
-            found = float(np.abs(ours[self.seen[name]].astype(np.float64) - theirs).max()) / scale
-            differences[name] = found if found == found else float("inf")
+            expected = value.numpy().astype(np.float64)
+            scale = max(float(np.abs(expected).max()), 1e-6)
+            largest = float(np.abs(of_file[self.seen[name]].astype(np.float64) - expected).max()) / scale
+            differences[name] = largest if largest == largest else float("inf")  # NaN
         return differences
 
     def overview(self) -> dict[str, float]:
@@ -132,7 +131,7 @@ class Recorder(Interpreter):
 
 
 def weights_of(node: onnx.NodeProto) -> Iterator[str]:
-    """Paths of the weights that enter a node; quantisation adds words behind a weight's name."""
+    """Paths of the weights that enter a node, without what quantisation adds to their names."""
     for name in node.input:
         path, dot, _ = name.partition(".weight")
         if dot:

@@ -16,14 +16,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python export/om.py`
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that the sentence about it can be said
 
 from export import command
-from export.atc import PRECISION_MODE, PRECISION_MODES, atc_command, read_source
+from export.atc import PRECISION_MODE, PRECISION_MODES, Source, atc_command, read_source
+from export.errors import CheckError
+from gfl.errors import InputError
+from gfl.files import make_folder, write_atomic, write_errors
+from gfl.runtime.om_file import description_path, description_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,18 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add("--output", type=Path, metavar="FILE.om", help="default: beside the .onnx, under its name")
     add("--print_only", action="store_true", help="print the command of ATC, write and run nothing")
-    return command.main(flags, run, argv)
+    try:
+        run(command.read_arguments(flags, argv))
+    except command.FAILURES as failure:
+        return command.report_failure(failure)
+    return 0
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the command, run it where it can be, write the description."""
-    from gfl.errors import InputError  # late, as in `command.main`
-
     model, output = arguments.model, arguments.output or arguments.model.with_suffix(".om")
     if output.suffix != ".om":
         raise InputError(f"got --output {output}, expected a file that ends in .om; rename it")
-    atc = atc_command(model, arguments.soc_version, arguments.precision_mode, output)
-    print(shlex.join(atc), flush=True)
+    source = read_source(model)
+    target = {"soc_version": arguments.soc_version, "precision_mode": arguments.precision_mode}
+    print(shlex.join(atc_command(model, source.inputs, output, **target)), flush=True)
     if arguments.print_only:
         return
     if shutil.which("atc") is None:
@@ -61,35 +68,30 @@ def run(arguments: argparse.Namespace) -> None:
             "got no `atc` on the PATH, expected that of the CANN toolkit; source its set_env.sh, or give the same "
             "command where it is installed"
         )
-    compile_om(model, output, arguments.soc_version, arguments.precision_mode)
+    compile_om(model, source, output, target)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB for {arguments.soc_version}, never run on hardware by us")
     infer = ["python", "infer/run.py", "--model", str(output), "--input", "PICTURES", "--output", "found"]
     print(f"next, on the machine with the NPU: {shlex.join(infer)}")
 
 
-def compile_om(model: Path, output: Path, soc_version: str, precision_mode: str) -> None:
-    """Run ATC and put the .om and its description into place, both or none. Raises CheckError where ATC fails."""
-    from export.check import CheckError
-    from gfl.files import make_folder, write_atomic, write_errors
-    from gfl.runtime.description import Description
-    from gfl.runtime.om_file import description_path, description_text
+def compile_om(model: Path, source: Source, output: Path, target: Mapping[str, str]) -> None:
+    """Run ATC and put the .om and its description into place, both or none; CheckError where ATC fails.
 
+    target: the NPU and the precision mode, as keywords of `atc_command`.
+    """
     make_folder(output.absolute().parent)
     with write_errors(output), tempfile.TemporaryDirectory(prefix=".atc_", dir=output.absolute().parent) as name:
         folder = Path(name)  # ATC also leaves its kernels and reports in the working directory
-        unfinished = folder / output.name
-        done = subprocess.run(atc_command(model.absolute(), soc_version, precision_mode, unfinished), cwd=folder)
-        # It adds the host's system and machine to the name where parts of the model run on the host.
-        found = [path for path in sorted(folder.glob(f"{output.stem}*.om")) if path.stat().st_size]
-        if done.returncode or len(found) != 1:
-            reason = f"it ended with {done.returncode} and wrote {len(found)} .om; its own words are above"
-            raise CheckError(f"atc did not compile {model}", [reason])
-        source = read_source(model)
-        write_atomic(
-            description_path(output),
-            description_text(Description.from_metadata(source.metadata, model), source.output_names),
+        done = subprocess.run(
+            atc_command(model.absolute(), source.inputs, folder / output.name, **target), cwd=folder, check=False
         )
-        os.replace(found[0], output)
+        # It adds the host's system and machine to the name where parts of the model run on the host.
+        compiled = [path for path in sorted(folder.glob(f"{output.stem}*.om")) if path.stat().st_size]
+        if done.returncode or len(compiled) != 1:
+            reason = f"it ended with {done.returncode} and wrote {len(compiled)} .om; its own words are above"
+            raise CheckError(f"atc did not compile {model}", [reason])
+        write_atomic(description_path(output), description_text(source.description, source.output_names))
+        os.replace(compiled[0], output)
 
 
 if __name__ == "__main__":

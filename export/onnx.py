@@ -22,15 +22,25 @@ from export import command
 def main(argv: Sequence[str] | None = None) -> int:
     """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
     flags = command.parser("python -m export.onnx", __doc__, ".onnx", ("fp32", "fp16", "int8"))
-    return command.main(flags, run, argv)
+    try:
+        run(command.read_arguments(flags, argv))
+    except command.FAILURES as failure:
+        return command.report_failure(failure)
+    return 0
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Export each size and say what was written."""
-    from export.summary import summary  # late, as in `command.main`
-    from export.write_onnx import write_export
+    from export.request import read_request  # late: PyTorch and ONNX take seconds to import, and --help needs neither
+    from export.summary import next_command, summary
+    from export.write_onnx import write_onnx
 
-    command.export_sizes(arguments, lambda request, size: summary(write_export(request, size), request.precision))
+    request = read_request(arguments)
+    for note in request.notes:
+        print(note)
+    for size in request.files:
+        print(*summary(write_onnx(request, size)), sep="\n", flush=True)
+    print(f"next: {next_command(request)}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""An exported file against PyTorch: outputs by tensor, detections matched by box.
+"""An exported file against PyTorch, by number: outputs by tensor, detections matched by box.
 
-Shapes: D detection slot of one picture.
+Two programs that compute the same in another order differ by rounding, and where a detector chooses (a threshold, the
+best hundred, NMS) rounding may decide. A detection that one side alone has is excused only where its choice was so
+close: see the four excuses below. Shapes: D detection of one picture, on one side or on both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,17 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.accuracy import Accuracy
+from gfl.data.boxes import pairwise_iou
 from gfl.runtime.description import Arrays, Thresholds
 
-# The most that a score, a box or a spread (px) may differ: ten times what float32 and other kernels were seen to do.
-SCORE_TOLERANCE = 1e-4
-BOX_TOLERANCE = 0.05  # px
-LOGIT_TOLERANCE = 1e-2  # of raw edge logits
+# The most that the two may differ: ten times what float32 and other kernels were seen to do.
+TOLERANCES = {
+    "scores": 1e-4,
+    "boxes": 0.05,  # px; for the spreads of their edges, too
+    "edge_logits": 1e-2,
+    "intermediates": 1e-3,  # tensors inside, as a share of their largest value
+}
 MARGIN = 1e-4  # a choice made on values nearer than this to its limit may go either way
 FAR = 1.0  # px: a box whose nearest counterpart is further away has none
 
+Mask = NDArray[np.bool_]
 
-class Found(NamedTuple):
+
+class PictureDetections(NamedTuple):
     """The detections of one picture, best first, without empty slots."""
 
     boxes: NDArray[np.float64]  # (D,4) canvas px
@@ -32,16 +40,25 @@ class Found(NamedTuple):
     edge_std: NDArray[np.float64]  # (D,4) px
 
 
+class BothSides(NamedTuple):
+    """The detections of one picture on both sides: the file's, then PyTorch's."""
+
+    detections: PictureDetections
+    of_file: Mask  # (D,) the others are PyTorch's
+    unmatched: Mask  # (D,) without a counterpart on the other side
+    iou: NDArray[np.float64]  # (D,D) 0 between different classes, which NMS never compares
+
+
 @dataclass
 class Parity:
-    """What the comparison found; `failures` is empty when the file agrees with PyTorch."""
+    """The outcome of a comparison; `failures` is empty when the file agrees with PyTorch."""
 
     pictures: list[str] = field(default_factory=list)
     largest: dict[str, float] = field(default_factory=dict)  # largest difference by output
-    matched: int = 0  # detections found by both
+    matched: int = 0  # detections that both sides have
     intermediates: dict[str, float] = field(default_factory=dict)  # of tensors inside, as shares of their largest value
-    excused: list[str] = field(default_factory=list)  # found by one only, where the choice was within MARGIN
-    rivals: int = 0  # those of them that stand against an equally good one of the other side
+    excused: list[str] = field(default_factory=list)  # detections of one side alone, where the choice was within MARGIN
+    rivals: int = 0  # those of them that an equally good one of the other side replaces
     failures: list[str] = field(default_factory=list)
     accuracy: Accuracy | None = None  # of a precision that is not compared number by number
 
@@ -51,116 +68,138 @@ class Parity:
         self.largest[name] = max(self.largest.get(name, 0.0), difference)
 
 
-def compare_tensors(parity: Parity, pictures: Sequence[str], ours: Arrays, theirs: Arrays) -> None:
-    """Compare outputs element by element; `ours` is the file's, `theirs` PyTorch's, both (B,...)."""
-    for name, array in ours.items():
+def compare_tensors(parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays) -> None:
+    """Compare the outputs of both sides, each (B,...), element by element."""
+    for name, array in of_file.items():
         for index, picture in enumerate(pictures):
-            difference = np.abs(array[index].astype(np.float64) - theirs[name][index].astype(np.float64))
+            difference = np.abs(array[index].astype(np.float64) - of_pytorch[name][index].astype(np.float64))
             worst = np.unravel_index(int(difference.argmax()), difference.shape)
             parity.note(name, float(difference[worst]))
             if not difference[worst] <= tolerance_of(name):
-                place = ", ".join(str(i) for i in worst)
-                value, expected = array[index][worst], theirs[name][index][worst]
-                parity.failures.append(f"{picture}: {name}[{place}] is {value:.6g}, PyTorch has {expected:.6g}")
+                position = ", ".join(str(i) for i in worst)
+                value, expected = array[index][worst], of_pytorch[name][index][worst]
+                parity.failures.append(f"{picture}: {name}[{position}] is {value:.6g}, PyTorch has {expected:.6g}")
 
 
-def tolerance_of(name: str) -> float:
-    """The tolerance of an output, by the first word of its name."""
-    if name.startswith("scores"):
-        return SCORE_TOLERANCE
-    return LOGIT_TOLERANCE if name.startswith("edge_logits") else BOX_TOLERANCE
+def tolerance_of(output: str) -> float:
+    """The tolerance of an output; those of one level are named like 'scores_p3'."""
+    return TOLERANCES.get(output.partition("_p")[0], TOLERANCES["boxes"])
 
 
 def compare_detections(
-    parity: Parity, pictures: Sequence[str], ours: Arrays, theirs: Arrays, limits: Thresholds
+    parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays, limits: Thresholds
 ) -> None:
-    """Match the detections of each picture by class and box, and compare the pairs."""
+    """Match the detections of each picture by class and box, compare the pairs, judge what has no counterpart."""
     for index, picture in enumerate(pictures):
-        a, b = detections_of(ours, index), detections_of(theirs, index)
-        pairs = match(a, b)
+        file, pytorch = detections_of(of_file, index), detections_of(of_pytorch, index)
+        pairs = match(file, pytorch)
         parity.matched += len(pairs)
-        for name, tolerance in (("scores", SCORE_TOLERANCE), ("boxes", BOX_TOLERANCE), ("edge_std", BOX_TOLERANCE)):
+        for name in ("scores", "boxes", "edge_std"):
             for i, j in pairs:
-                values, expected = getattr(a, name)[i], getattr(b, name)[j]
-                difference = float(np.abs(values - expected).max())
+                difference = float(np.abs(getattr(file, name)[i] - getattr(pytorch, name)[j]).max())
                 parity.note(name, difference)
-                if not difference <= tolerance:
+                if not difference <= tolerance_of(name):
                     parity.failures.append(
-                        f"{picture}: {name} of {spell(b, j)} differ by {difference:.3g}, expected at most {tolerance:g}"
+                        f"{picture}: {name} of {spell(pytorch, j)} differ by {difference:.3g}, "
+                        f"expected at most {tolerance_of(name):g}"
                     )
-        alone_a = [i for i in range(len(a.scores)) if i not in {pair[0] for pair in pairs}]
-        alone_b = [j for j in range(len(b.scores)) if j not in {pair[1] for pair in pairs}]
-        judge(parity, picture, a, b, alone_a, alone_b, limits)
-        if not (alone_a or alone_b) and ours["complete"][index] != theirs["complete"][index]:
-            parity.failures.append(f"{picture}: complete is {ours['complete'][index]}, PyTorch has the other")
+        both = both_sides(file, pytorch, pairs)
+        judge_unmatched(parity, picture, both, limits)
+        if not both.unmatched.any() and of_file["complete"][index] != of_pytorch["complete"][index]:
+            parity.failures.append(f"{picture}: complete is {of_file['complete'][index]}, PyTorch has the other")
 
 
-def detections_of(outputs: Mapping[str, NDArray[np.generic]], index: int) -> Found:
-    """One picture's filled slots."""
+def detections_of(outputs: Arrays, index: int) -> PictureDetections:
+    """The filled slots of one picture of a batch."""
     count = int(outputs["count"][index])
-    boxes, scores, labels, edge_std = (
-        outputs[name][index][:count] for name in ("boxes", "scores", "labels", "edge_std")
-    )
-    return Found(
+    boxes, scores, labels, edge_std = (outputs[name][index][:count] for name in PictureDetections._fields)
+    return PictureDetections(
         boxes.astype(np.float64), scores.astype(np.float64), labels.astype(np.int64), edge_std.astype(np.float64)
     )
 
 
-def match(a: Found, b: Found) -> list[tuple[int, int]]:
-    """Pairs of one class with the nearest boxes, each detection in at most one, best scores first."""
-    distance = np.abs(a.boxes[:, None] - b.boxes[None]).max(axis=2, initial=0.0)
-    distance[a.labels[:, None] != b.labels[None]] = np.inf
+def match(file: PictureDetections, pytorch: PictureDetections) -> list[tuple[int, int]]:
+    """Pairs (of the file, of PyTorch) of one class with the nearest boxes, each in at most one, best scores first."""
+    distance = np.abs(file.boxes[:, None] - pytorch.boxes[None]).max(axis=2, initial=0.0)
+    distance[file.labels[:, None] != pytorch.labels[None]] = np.inf
     pairs = []
-    for j in range(len(b.scores)):
-        i = int(distance[:, j].argmin()) if len(a.scores) else -1
+    for j in range(len(pytorch.scores)):
+        i = int(distance[:, j].argmin()) if len(file.scores) else -1
         if i >= 0 and distance[i, j] <= FAR:
             pairs.append((i, j))
             distance[i, :] = np.inf
     return pairs
 
 
-def judge(
-    parity: Parity,
-    picture: str,
-    a: Found,
-    b: Found,
-    alone_a: Sequence[int],
-    alone_b: Sequence[int],
-    limits: Thresholds,
-) -> None:
-    """Sort detections that one side alone has into excused ones and failures.
+def both_sides(file: PictureDetections, pytorch: PictureDetections, pairs: Sequence[tuple[int, int]]) -> BothSides:
+    """The detections of both sides of one picture, and which of them have no counterpart by `pairs`."""
+    detections = PictureDetections(*(np.concatenate(parts) for parts in zip(file, pytorch, strict=True)))
+    count = len(detections.scores)
+    unmatched = np.ones(count, np.bool_)
+    for i, j in pairs:
+        unmatched[[i, len(file.scores) + j]] = False
+    overlap = pairwise_iou(detections.boxes, detections.boxes)
+    overlap[detections.labels[:, None] != detections.labels[None]] = 0.0
+    return BothSides(detections, np.arange(count) < len(file.scores), unmatched, overlap)
 
-    Excused is what lies within MARGIN of the threshold, of the last score kept or of the NMS's IoU; what overlaps one
-    of the other side whose score is as good within MARGIN, since NMS keeps the first of two and neither is; and what
-    overlaps an excused one of its class.
+
+def judge_unmatched(parity: Parity, picture: str, both: BothSides, limits: Thresholds) -> None:
+    """Sort the detections that one side alone has into excused ones and failures."""
+    rivals = has_equal_rival(both, limits)
+    excused = near_score_limit(both, limits) | near_nms_limit(both, limits) | rivals
+    excused = with_followers(both, excused & both.unmatched, limits)
+    parity.rivals += int((rivals & both.unmatched).sum())
+    for index in np.flatnonzero(both.unmatched).tolist():
+        side = "only the file has" if both.of_file[index] else "only PyTorch has"
+        (parity.excused if excused[index] else parity.failures).append(
+            f"{picture}: {side} {spell(both.detections, index)}"
+        )
+
+
+# ---- the four excuses ----
+
+
+def near_score_limit(both: BothSides, limits: Thresholds) -> Mask:
+    """(D,) Which scores lie within MARGIN of the threshold, or of the last score kept where all slots are full.
+
+    Sound because such a score passes on one side and fails on the other by rounding alone.
     """
-    everything = Found(*(np.concatenate(parts) for parts in zip(a, b, strict=True)))
-    alone = [*alone_a, *(len(a.scores) + j for j in alone_b)]
-    last = [found.scores[-1] for found in (a, b) if len(found.scores) == limits.max_detections]
-    iou = iou_of(everything, everything)
-    iou[everything.labels[:, None] != everything.labels[None]] = 0.0
-    of_file = np.arange(len(everything.scores)) < len(a.scores)
-    rivals = (
-        (iou > limits.nms_iou - MARGIN)
-        & (np.abs(everything.scores[:, None] - everything.scores[None]) <= MARGIN)
-        & (of_file[:, None] != of_file[None])
-    )
-    excused = {
-        k
-        for k in alone
-        if rivals[k].any()
-        or np.abs(iou[k] - limits.nms_iou).min() <= MARGIN
-        or min(abs(everything.scores[k] - limit) for limit in (limits.score, *last)) <= MARGIN
-    }
-    parity.rivals += sum(bool(rivals[k].any()) for k in alone)
-    grown = True
-    while grown:
-        more = {k for k in alone if k not in excused and any(iou[k, e] > limits.nms_iou - MARGIN for e in excused)}
-        excused |= more
-        grown = bool(more)
-    for k in alone:
-        side = "only the file has" if k < len(a.scores) else "only PyTorch has"
-        (parity.excused if k in excused else parity.failures).append(f"{picture}: {side} {spell(everything, k)}")
+    scores = both.detections.scores
+    sides = (scores[both.of_file], scores[~both.of_file])
+    kept = [side[-1] for side in sides if len(side) == limits.max_detections]
+    return np.asarray((np.abs(scores[:, None] - np.array([limits.score, *kept])) <= MARGIN).any(axis=1), np.bool_)
+
+
+def near_nms_limit(both: BothSides, limits: Thresholds) -> Mask:
+    """(D,) Which overlap another of their class by the IoU of NMS, within MARGIN.
+
+    Sound because NMS compares that very IoU with its limit: one side suppresses, the other keeps.
+    """
+    return np.asarray(np.abs(both.iou - limits.nms_iou).min(axis=1, initial=np.inf) <= MARGIN, np.bool_)
+
+
+def has_equal_rival(both: BothSides, limits: Thresholds) -> Mask:
+    """(D,) Which overlap one of the other side, of their class, whose score is the same within MARGIN.
+
+    Sound because NMS keeps the better of two that overlap, and rounding says which that is; see also `check_rivals`.
+    """
+    scores, of_file = both.detections.scores, both.of_file
+    equal = np.abs(scores[:, None] - scores[None]) <= MARGIN
+    other_side = of_file[:, None] != of_file[None]
+    return np.asarray(((both.iou > limits.nms_iou - MARGIN) & equal & other_side).any(axis=1), np.bool_)
+
+
+def with_followers(both: BothSides, excused: Mask, limits: Thresholds) -> Mask:
+    """(D,) The excused, and the unmatched that overlap one of them, and those that overlap these, and so on.
+
+    Sound because NMS suppresses on the side that has a detection what it keeps on the side that lacks it.
+    """
+    suppressing = both.iou > limits.nms_iou - MARGIN
+    while True:
+        more = excused | (both.unmatched & suppressing[:, excused].any(axis=1))
+        if (more == excused).all():
+            return excused
+        excused = more
 
 
 def check_rivals(parity: Parity) -> None:
@@ -175,17 +214,7 @@ def check_rivals(parity: Parity) -> None:
         )
 
 
-def iou_of(a: Found, b: Found) -> NDArray[np.float64]:
-    """Intersection over union of all pairs of boxes."""
-    top_left = np.maximum(a.boxes[:, None, :2], b.boxes[None, :, :2])
-    bottom_right = np.minimum(a.boxes[:, None, 2:], b.boxes[None, :, 2:])
-    shared = np.clip(bottom_right - top_left, 0.0, None).prod(axis=2)
-    area_a, area_b = ((found.boxes[:, 2:] - found.boxes[:, :2]).prod(axis=1) for found in (a, b))
-    union = area_a[:, None] + area_b[None] - shared
-    return np.asarray(shared / np.maximum(union, 1e-6), dtype=np.float64)
-
-
-def spell(found: Found, index: int) -> str:
-    """A detection in words: 'class 2 0.731 at [10.2, 20.0, 64.1, 80.9]'."""
-    box = ", ".join(f"{value:.1f}" for value in found.boxes[index])
-    return f"class {found.labels[index]} {found.scores[index]:.4f} at [{box}]"
+def spell(detections: PictureDetections, index: int) -> str:
+    """A detection in words: 'class 2 0.7310 at [10.2, 20.0, 64.1, 80.9]'."""
+    box = ", ".join(f"{value:.1f}" for value in detections.boxes[index])
+    return f"class {detections.labels[index]} {detections.scores[index]:.4f} at [{box}]"

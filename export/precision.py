@@ -15,19 +15,22 @@ COUNTED_SAMPLES = 64  # pictures that an AP is counted on, and that int8 takes i
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossLimits:
     """The most that a precision may lose."""
 
-    ap: float  # against true boxes
-    agreement: float  # of the AP where PyTorch's own detections are the truth
-    score: float  # largest difference of a score, where no AP can be counted
+    ap: float  # of the AP on true boxes
+    agreement: float  # of the AP where PyTorch's own detections stand in for true boxes
+    score: float  # of a score, where no AP can be counted
 
 
 # The trained blood cell model lost 0.0001 AP and 0.0003 of a score in fp16; in int8 no AP, 0.007 of the agreement and
 # 0.04 of a score.
-LARGEST_LOSS = {"fp16": Loss(ap=0.005, agreement=0.02, score=0.02), "int8": Loss(ap=0.02, agreement=0.1, score=0.1)}
+LARGEST_LOSS = {
+    "fp16": LossLimits(ap=0.005, agreement=0.02, score=0.02),
+    "int8": LossLimits(ap=0.02, agreement=0.1, score=0.1),
+}
 
-# Of a tensor's largest value: where a graph that lost too much first differs from PyTorch by more than rounding does.
+# As shares of a tensor's largest value: the first tensor beyond names where a graph that lost too much parts.
 PARTING_TOLERANCES = {"fp16": 0.05, "int8": 0.5}
 
 REMARKS = {

@@ -21,10 +21,10 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 Feed = Mapping[str, NDArray[np.generic]]  # inputs of one run, by name
 
 FLOAT_CONVOLUTIONS = ("bbox_head.gfl_cls.", "bbox_head.gfl_reg.")  # paths of their weights begin so
-BETWEEN = ("Relu", "MaxPool", "Add")  # quantised where all that they take is: it need not leave uint8 then
+BETWEEN = ("Relu", "MaxPool", "Add")  # quantised where all their inputs are, so that these can stay uint8
 CALIBRATION = "MinMax"
 
-# The graph is static, its constants are folded and its shapes known: what ONNX Runtime asks to be done beforehand.
+# Tells ONNX Runtime that its own preparation was run: ours has done the same (constants folded, all shapes known).
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 
@@ -57,7 +57,7 @@ def quantise(model: onnx.ModelProto, feeds: Iterable[Feed]) -> onnx.ModelProto:
 
 def quantised_nodes(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes to quantise: convolutions, and what lies between them."""
-    chosen: dict[str, str] = {}  # what a quantised node makes -> the node
+    chosen: dict[str, str] = {}  # output of a quantised node -> name of the node
     for node in model.graph.node:
         if node.op_type == "Conv":
             wanted = not node.input[1].startswith(FLOAT_CONVOLUTIONS)
@@ -69,7 +69,7 @@ def quantised_nodes(model: onnx.ModelProto) -> list[str]:
 
 
 class Reader:
-    """Feeds as ONNX Runtime's calibration takes them: one at a time, None at the end."""
+    """A CalibrationDataReader of ONNX Runtime: feeds one at a time, None at the end."""
 
     def __init__(self, feeds: Iterable[Feed]) -> None:
         self.feeds = iter(feeds)

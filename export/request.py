@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from export.precision import COUNTED_SAMPLES, SAMPLES
 from export.samples import Truth, annotated_pictures, picture_files
 from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas
+from gfl.data.coco_json import CocoFile, class_names, read_coco_file
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
@@ -31,20 +31,21 @@ class Request:
     batch: int
     outputs: str
     precision: str
-    pictures: tuple[Path, ...]  # to compare with PyTorch on, and to take int8's ranges from; none: generated ones
-    truth: Truth | None  # their true boxes
-    samples: int  # how many of these
-    parity: bool
-    max_ap_drop: float | None  # instead of the precision's own
+    pictures: tuple[Path, ...]  # to compare with PyTorch on, and to take int8's ranges from; empty: generated ones
+    truth: Truth | None  # the true boxes of `pictures`
+    samples: int  # how many pictures
+    parity: bool  # whether to compare with PyTorch
+    max_ap_drop: float | None  # the most AP that fp16 or int8 may lose; None: the precision's own limit
     notes: tuple[str, ...]  # what was chosen where the command line says nothing
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
-    """Check the flags and load the model. Raises InputError for what cannot be."""
+    """Check the flags and load the model; InputError for what cannot be exported."""
     check_numbers(arguments)
     samples = arguments.samples or (COUNTED_SAMPLES if arguments.images and arguments.precision != "fp32" else SAMPLES)
     notes: list[str] = []
-    pictures, truth = read_pictures(arguments, samples)
+    annotated = read_coco_file(arguments.annotations, needed=("categories",)) if arguments.annotations else None
+    pictures, truth = read_pictures(arguments, annotated, samples)
     if arguments.precision == "int8":
         notes.append(f"taking the ranges of the activations from {len(pictures)} pictures of {arguments.images}")
     sizes = parse_sizes(arguments.size)
@@ -52,29 +53,28 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if checkpoint is None:
         checkpoint = newest_checkpoint(Path())
         notes.append(f"no --checkpoint given: taking the newest, {checkpoint}")
-    model = read_model(arguments, checkpoint)
+    model = read_model(arguments, checkpoint, annotated)
     if not sizes:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")
     names = (arguments.outputs, arguments.precision)
     files = name_files(checkpoint, arguments.output, sizes, names, arguments.suffix)
     if arguments.output is None:
-        notes.append(
-            f"no --output given: writing to {next(iter(files.values())) if len(files) == 1 else folder(files)}"
-        )
+        first = next(iter(files.values()))
+        notes.append(f"no --output given: writing to {first if len(files) == 1 else first.parent}")
     return Request(
-        checkpoint,
-        model,
-        files,
-        arguments.batch,
-        arguments.outputs,
-        arguments.precision,
-        pictures,
-        truth,
-        samples,
-        not arguments.skip_parity,
-        arguments.max_ap_drop,
-        tuple(notes),
+        checkpoint=checkpoint,
+        model=model,
+        files=files,
+        batch=arguments.batch,
+        outputs=arguments.outputs,
+        precision=arguments.precision,
+        pictures=pictures,
+        truth=truth,
+        samples=samples,
+        parity=not arguments.skip_parity,
+        max_ap_drop=arguments.max_ap_drop,
+        notes=tuple(notes),
     )
 
 
@@ -83,23 +83,26 @@ def check_numbers(arguments: argparse.Namespace) -> None:
     for name in ("batch", "samples"):
         number = getattr(arguments, name)
         if number is not None and number < 1:
-            raise InputError(f"got --{name} {number}, expected 1 or more; leave it out for the usual")
+            raise InputError(f"got --{name} {number}, expected 1 or more; omit it for the default")
     drop = arguments.max_ap_drop
     if drop is not None and not 0.0 <= drop <= 1.0:
-        raise InputError(f"got --max_ap_drop {drop:g}, expected a share from 0 to 1; leave it out for the usual")
+        raise InputError(f"got --max_ap_drop {drop:g}, expected a share from 0 to 1; omit it for the precision's own")
     if drop is not None and arguments.precision == "fp32":
         raise InputError(
             f"got --max_ap_drop {drop:g} with --precision fp32, which is compared number by number; "
-            "leave it out, or give --precision fp16 or int8"
+            "omit it, or give --precision fp16 or int8"
         )
 
 
-def read_pictures(arguments: argparse.Namespace, count: int) -> tuple[tuple[Path, ...], Truth | None]:
+def read_pictures(
+    arguments: argparse.Namespace, annotated: CocoFile | None, count: int
+) -> tuple[tuple[Path, ...], Truth | None]:
     """The pictures of --images and, for a precision whose AP is counted, their boxes in --annotations.
 
-    Raises InputError where there are none, and for int8 without --images.
+    annotated: the file of --annotations, which may name the classes alone. Raises InputError where there are no
+    pictures, and for int8 without --images.
     """
-    folder, annotations = arguments.images, arguments.annotations
+    folder = arguments.images
     if folder is None:
         if arguments.precision == "int8":
             raise InputError(
@@ -107,34 +110,26 @@ def read_pictures(arguments: argparse.Namespace, count: int) -> tuple[tuple[Path
                 "give --images DIR with pictures like those that the model is for"
             )
         return (), None
-    if arguments.precision == "fp32" or annotations is None or not lists_pictures(annotations):
+    if arguments.precision == "fp32" or annotated is None or not annotated.images.rows:
         return picture_files(folder, count), None
-    return annotated_pictures(annotations, folder, count)
-
-
-def lists_pictures(annotations: Path) -> bool:
-    """False for a file of class names alone; one that cannot be read is left to its reader, which says so."""
-    try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return True
-    return not isinstance(content, dict) or bool(content.get("images"))
+    return annotated_pictures(annotated.path, folder, count)
 
 
 def newest_checkpoint(root: Path) -> Path:
     """The newest runs/*/*/best.pt below a folder; InputError where there is none."""
-    found = sorted(root.glob(RUNS), key=lambda path: path.stat().st_mtime)
-    if not found:
+    checkpoints = sorted(root.glob(RUNS), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
         raise InputError(
             f"got no --checkpoint, and {root.resolve()} has no {RUNS}; give --checkpoint FILE.pt, "
             "or train a model first: python -m gfl.train --gin_file demo.gin"
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
-def read_model(arguments: argparse.Namespace, checkpoint: Path) -> TrainedModel:
+def read_model(arguments: argparse.Namespace, checkpoint: Path, annotated: CocoFile | None) -> TrainedModel:
     """The model, with the settings of --gin_file and the classes of --annotations where these are given."""
-    names, category_ids = read_classes(arguments.annotations) if arguments.annotations else (None, ())
+    classes = {} if annotated is None else class_names(annotated)
+    names = tuple(classes.values()) or None
     if arguments.gin_file:
         parsed = read_run(arguments.gin_file, arguments.gin_bindings)
         model = load_trained(checkpoint, parsed.run, names)
@@ -148,29 +143,17 @@ def read_model(arguments: argparse.Namespace, checkpoint: Path) -> TrainedModel:
             f"{arguments.annotations} has {len(names)} classes, the model was trained on {len(model.names)}; "
             "give annotations of the same classes"
         )
-    return replace(model, names=names, category_ids=category_ids)
-
-
-def read_classes(annotations: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and category ids of a COCO file, by id; InputError for a file without them."""
-    try:
-        rows = json.loads(annotations.read_text(encoding="utf-8"))["categories"]
-        pairs = sorted((int(row["id"]), str(row["name"])) for row in rows)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{annotations} gave no categories ({error!r}), expected COCO annotations; check --annotations"
-        ) from error
-    return tuple(name for _, name in pairs), tuple(key for key, _ in pairs)
+    return replace(model, names=names, category_ids=tuple(classes))
 
 
 def parse_sizes(texts: Sequence[str]) -> tuple[Canvas, ...]:
     """'800x1216' -> (800, 1216); InputError for anything else and for sides that are no multiple of 32."""
     sizes = []
     for text in texts:
-        found = re.fullmatch(r"(\d+)[xX](\d+)", text)
-        if found is None:
+        parts = re.fullmatch(r"(\d+)[xX](\d+)", text)
+        if parts is None:
             raise InputError(f"got --size {text!r}, expected HEIGHTxWIDTH in pixels, e.g. --size 800x1216")
-        sizes.append((int(found[1]), int(found[2])))
+        sizes.append((int(parts[1]), int(parts[2])))
     return check_canvases(sizes) if sizes else ()
 
 
@@ -198,10 +181,9 @@ def name_files(
     """The file of each size: --output itself, or files in the folder that it names.
 
     Without --output one file goes beside the checkpoint, several into a folder there. kinds: outputs and precision,
-    which the name says where they are not the usual ones.
+    which become part of a file's name where they are not the defaults.
     """
-    unusual = [kind for kind in kinds if kind not in ("detections", "fp32")]
-    stem = "_".join([checkpoint.stem, *unusual])
+    stem = "_".join([checkpoint.stem, *(kind for kind in kinds if kind not in ("detections", "fp32"))])
     if len(sizes) == 1 and (output is None or output.suffix == suffix):
         return {sizes[0]: output or checkpoint.with_name(f"{stem}{suffix}")}
     if output is None:
@@ -209,11 +191,6 @@ def name_files(
     elif output.suffix == suffix:
         raise InputError(f"got --output {output} for {len(sizes)} sizes, expected a folder for several files")
     return {size: output / f"{stem}_{spell(size)}{suffix}" for size in sizes}
-
-
-def folder(files: dict[Canvas, Path]) -> Path:
-    """The folder that all files are in."""
-    return next(iter(files.values())).parent
 
 
 def spell(size: Canvas) -> str:

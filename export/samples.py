@@ -21,7 +21,7 @@ from gfl.runtime.description import INPUT_NAMES
 from gfl.runtime.inputs import stack
 from gfl.shapes import Canvas
 
-GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas, so that padding occurs
+GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas: some leave room for padding
 SMALLEST_DRAWN = 64  # px, the least that the generator draws
 
 
@@ -34,12 +34,12 @@ class Sample(NamedTuple):
 
 
 class SampleBatch(NamedTuple):
-    """Samples on one canvas; places without a picture are blank, with size (0,0) and no name."""
+    """Samples on one canvas; slots without a picture are blank, with size (0,0) and no name."""
 
     names: tuple[str, ...]
     images: NDArray[np.uint8]  # (B,3,H,W)
     image_sizes: NDArray[np.int32]  # (B,2) height, width
-    originals_hw: tuple[tuple[int, int], ...]  # px, of those with a name
+    originals_hw: tuple[tuple[int, int], ...]  # px, of the slots with a picture
 
     @property
     def inputs(self) -> dict[str, NDArray[np.generic]]:
@@ -51,7 +51,7 @@ class Truth(NamedTuple):
     """The true boxes of the samples."""
 
     boxes: GroundTruth  # of all pictures of the annotation file
-    image_ids: tuple[int, ...]  # of the samples, in their order
+    image_ids: tuple[int, ...]  # of the samples, in their order: what of `boxes` counts
 
 
 def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
@@ -67,14 +67,14 @@ def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
 def annotated_pictures(annotations: Path, folder: Path, count: int) -> tuple[tuple[Path, ...], Truth]:
     """As `picture_files`, of the pictures that a COCO file lists, with their true boxes. Raises as `read_coco`."""
     data = read_coco(annotations, folder, keep_empty=True)
-    found = [picture for picture in data.pictures if picture.path.is_file()]
-    chosen = [found[i] for i in spread(len(found), count)]
+    present = [picture for picture in data.pictures if picture.path.is_file()]
+    chosen = [present[i] for i in spread(len(present), count)]
     return tuple(picture.path for picture in chosen), Truth(data.truth, tuple(picture.id for picture in chosen))
 
 
 def spread(length: int, count: int) -> list[int]:
-    """At most `count` of the places 0..length-1, evenly spread."""
-    return [int(place) for place in np.linspace(0, length - 1, min(count, length)).round()]
+    """At most `count` of the indices 0..length-1, evenly spread."""
+    return [int(index) for index in np.linspace(0, length - 1, min(count, length)).round()]
 
 
 def read_samples(files: Sequence[Path], canvas: Canvas, short_side: int, long_side: int) -> Iterator[Sample]:

@@ -23,14 +23,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
     # Of PyTorch's own runtimes only float32 gives the same numbers on every device; smaller types are for ONNX.
     flags = command.parser("python -m export.torch", __doc__, ".pt2", ("fp32",))
-    return command.main(flags, run, argv)
+    try:
+        run(command.read_arguments(flags, argv))
+    except command.FAILURES as failure:
+        return command.report_failure(failure)
+    return 0
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Export each size and say what was written."""
-    from export.write_pt2 import program_summary, write_program  # late, as in `command.main`
+    from export.request import read_request  # late: PyTorch takes seconds to import, and --help does not need it
+    from export.summary import next_command, summary
+    from export.write_pt2 import write_program
 
-    command.export_sizes(arguments, lambda request, size: program_summary(write_program(request, size)))
+    request = read_request(arguments)
+    for note in request.notes:
+        print(note)
+    for size in request.files:
+        print(*summary(write_program(request, size)), sep="\n", flush=True)
+    print(f"next: {next_command(request)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""A torch.export program -> an ONNX model that CANN's parser takes: opset 17, IR 10, one file."""
+"""From a function of PyTorch to an ONNX model that CANN's parser takes: opset 17, IR 10, one file."""
 
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch.export import ExportedProgram
 
-from export.graph import Exported, example_inputs, trace
+from export.graph import Exported, example_inputs, trace, tree_spec_warnings_ignored
 from gfl.model.prepare import Prepared
 from gfl.runtime.description import INPUT_NAMES, Description
 
@@ -31,10 +30,16 @@ NEW_ATTRIBUTES: dict[str, dict[str, int | bytes]] = {
 
 
 class Translation(NamedTuple):
-    """A model, and the program whose names its values bear."""
+    """A model, and the program that it was translated from: its values bear the names of the program's."""
 
     model: onnx.ModelProto
     program: ExportedProgram  # with composite operations taken apart as in the model
+
+
+def translate(graph: Exported, prepared: Prepared, description: Description) -> Translation:
+    """Trace an exported function with its weights, at the batch and canvas of the description, and translate it."""
+    program = trace(graph.function, prepared.tree, example_inputs(description.batch, description.size))
+    return to_onnx(program, INPUT_NAMES, graph.output_names)
 
 
 def to_onnx(program: ExportedProgram, input_names: Sequence[str], output_names: Sequence[str]) -> Translation:
@@ -84,7 +89,7 @@ def lower(model: onnx.ModelProto) -> None:
 
 
 def _tidy(model: onnx.ModelProto) -> None:
-    """In place: without the exporter's notes, which name files of this machine, and at an IR version of old readers."""
+    """Remove the exporter's notes, which name files of this machine, and lower the IR version; in place."""
     model.ir_version = min(model.ir_version, IR_VERSION)
     graph = model.graph
     graph.name, graph.doc_string = "gfl", ""
@@ -95,20 +100,12 @@ def _tidy(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not installed."""
+    """Silence the exporter's remarks on packages that are not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            # torch.export deep-copies its own tree specs by way of copyreg: PyTorch's use of its own deprecated class.
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+        with tree_spec_warnings_ignored():
             yield
     finally:
         logger.setLevel(level)
-
-
-def translate(graph: Exported, prepared: Prepared, about: Description) -> Translation:
-    """Trace a function with its weights and translate it."""
-    program = trace(graph.function, prepared.tree, example_inputs(about.batch, about.size))
-    return to_onnx(program, INPUT_NAMES, graph.output_names)

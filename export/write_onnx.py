@@ -1,19 +1,22 @@
-"""One exported file: traced, translated, described, checked and compared; it gets its name only when all is well."""
+"""One exported .onnx: translated, described, checked and compared; it gets its name only when all is well."""
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx
 
-from export.check import CheckError, violations
-from export.compare import compare, conclude, read_batches
+from export.atc import atc_command, input_shapes
+from export.check import DTYPES, violations
+from export.compare import conclude, read_batches
+from export.compare_onnx import compare
+from export.errors import CheckError
 from export.graph import graph_of
-from export.parity import Parity
-from export.precision import POLICIES
+from export.precision import POLICIES, REMARKS
 from export.request import Request
+from export.summary import Written
 from export.translate import Translation, translate
 from gfl.files import atomic_file, make_folder
 from gfl.model import detector
@@ -22,23 +25,12 @@ from gfl.runtime.on_torch.pt_file import describe
 from gfl.shapes import Canvas
 
 
-class Written(NamedTuple):
-    """An exported file, and what is to be said of it."""
-
-    path: Path
-    model: onnx.ModelProto
-    parity: Parity | None  # None when it was not asked for
-    report: Path
-    seconds: float
-
-
-def write_export(request: Request, size: Canvas) -> Written:
+def write_onnx(request: Request, size: Canvas) -> Written:
     """Export one size. Raises CheckError, leaving no file but the report, when a check fails."""
     started, path = time.perf_counter(), request.files[size]
     variables, cfg = request.model.variables, request.model.run.detector
     constants = detector.freeze(variables, cfg)
-    reference = detector.prepare(variables, constants)
-    about = describe(
+    description = describe(
         request.model, size=size, batch=request.batch, outputs=request.outputs, precision=request.precision
     )
     graph = graph_of(request.outputs, size, cfg)
@@ -46,19 +38,35 @@ def write_export(request: Request, size: Canvas) -> Written:
     make_folder(path.parent)
     with atomic_file(path) as stream:
         prepared = detector.prepare(variables, constants, POLICIES[request.precision])
-        translation = translate(graph, prepared, about)
-        model = quantised(request, translation.model, about) if request.precision == "int8" else translation.model
-        attach(model, about)
+        model, program = translate(graph, prepared, description)
+        if request.precision == "int8":
+            model = quantised(model, request, description)
+        attach(model, description)
         stream.write(model.SerializeToString())
         stream.flush()
         draft = Path(stream.name)
-        written = onnx.load(draft)
-        if found := violations(written, request.precision):
-            raise CheckError(f"{path} would break the rules of a static graph", found)
-        told = Translation(written, translation.program)
-        outcome = compare(request, graph, reference, draft, told) if request.parity else None
-        conclude(request, path, about, outcome, report, "PyTorch")
-    return Written(path, written, outcome, report, time.perf_counter() - started)
+        model = onnx.load(draft)
+        if broken := violations(model, request.precision):
+            raise CheckError(f"{path} would break the rules of a static graph", broken)
+        outcome = None
+        if request.parity:
+            reference = detector.prepare(variables, constants)
+            outcome = compare(draft, Translation(model, program), graph, reference, request)
+        conclude(outcome, request, description, path, report)
+    form = f"opset {model.opset_import[0].version}, IR {model.ir_version}, {len(model.graph.node)} nodes"
+    ends = (("in ", model.graph.input), ("out", model.graph.output))
+    values = tuple(f"{end} {value.name:<14} {spell_type(value)}" for end, values in ends for value in values)
+    remarks = [f"{request.precision}: {remark}" for remark in REMARKS[request.precision]]
+    if request.precision != "int8":
+        remarks.append(f"for an NPU (never run on one by us): {shlex.join(atc_command(path, input_shapes(model)))}")
+    return Written(path, form, values, outcome, report, time.perf_counter() - started, tuple(remarks))
+
+
+def quantised(model: onnx.ModelProto, request: Request, description: Description) -> onnx.ModelProto:
+    """The int8 form of a float32 graph, with ranges from the request's pictures."""
+    from export.quantise import quantise  # late: it takes a second to import, and int8 alone needs it
+
+    return quantise(model, (batch.inputs for batch in read_batches(request, description)))
 
 
 def attach(model: onnx.ModelProto, description: Description) -> None:
@@ -67,8 +75,7 @@ def attach(model: onnx.ModelProto, description: Description) -> None:
     onnx.helper.set_model_props(model, description.to_metadata())
 
 
-def quantised(request: Request, model: onnx.ModelProto, about: Description) -> onnx.ModelProto:
-    """The int8 form of a float32 graph, with ranges from the request's pictures."""
-    from export.quantise import quantise  # late: it takes a second to import, and int8 alone needs it
-
-    return quantise(model, (batch.inputs for batch in read_batches(request, about)))
+def spell_type(value: onnx.ValueInfoProto) -> str:
+    """The dtype and shape of an input or output: 'float32  1x100x4'."""
+    kind = value.type.tensor_type
+    return f"{DTYPES[kind.elem_type]:<8} {'x'.join(str(size.dim_value) for size in kind.shape.dim)}"

@@ -15,19 +15,19 @@ import tiny
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from tiny_export import CATEGORY_IDS, NAMES, SMALL_BINDINGS, export, flags_of, translations, write_model
+from tiny_export import CANN_TABLE, CATEGORY_IDS, NAMES, SMALL_BINDINGS, export, operators_of, translations, write_model
 
+from export import compare_onnx, write_onnx
 from export import onnx as program
-from export import translate
 from export.accuracy import Accuracy, Comparison
 from export.check import violations
 from export.divergence import SideBySide
 from export.precision import HALF, LARGEST_LOSS
 from export.quantise import FLOAT_CONVOLUTIONS
-from export.request import Request, name_files, read_request
 from export.samples import SampleBatch, Truth, batches, draw_samples
 from export.translate import Translation
 from gfl import evaluate
+from gfl.data.coco_json import ground_truth, read_coco_file
 from gfl.model import detector
 from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.onnx_file import open_onnx
@@ -156,6 +156,7 @@ def made_by(made: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> str:
 
 def test_fp16_file_keeps_the_rules_and_says_what_it_is(half: Export) -> None:
     assert violations(half.model) == ()
+    assert operators_of(half.path) <= CANN_TABLE
     about = open_onnx(half.path).description
     assert (about.precision, about.names, about.size) == ("fp16", NAMES, (H, W))
     assert "on a CPU" in half.said
@@ -310,7 +311,7 @@ def write_truth(folder: Path, *boxes: tuple[float, float, float, float]) -> Trut
     ]
     categories = [{"id": key, "name": name} for key, name in zip(CATEGORY_IDS, NAMES, strict=True)]
     file.write_text(json.dumps({"images": [{"id": 7}, {"id": 8}], "annotations": rows, "categories": categories}))
-    return Truth(file, (7,))
+    return Truth(ground_truth(read_coco_file(file), strict=False), (7,))
 
 
 def test_a_file_that_finds_the_same_loses_nothing() -> None:
@@ -374,8 +375,8 @@ def test_a_file_that_loses_too_much_is_not_left_behind(
     broken.CopyFrom(half.translation.model)
     tensor = next(tensor for tensor in broken.graph.initializer if tensor.name == weight)
     tensor.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(tensor), weight))
-    monkeypatch.setattr(translate, "trace", lambda *arguments: None)
-    monkeypatch.setattr(translate, "to_onnx", lambda *arguments: Translation(broken, half.translation.program))
+    for module in (write_onnx, compare_onnx):
+        monkeypatch.setattr(module, "translate", lambda *arguments: Translation(broken, half.translation.program))
     path = tmp_path / "model.onnx"
     flags = ["--checkpoint", str(checkpoint), "--size", f"{H}x{W}", "--batch", "2", "--output", str(path)]
     assert program.main([*flags, "--precision", "fp16"]) == 1
@@ -384,59 +385,6 @@ def test_a_file_that_loses_too_much_is_not_left_behind(
     assert weight in said
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.parity.json"]
     assert not json.loads(path.with_suffix(".parity.json").read_text())["passed"]
-
-
-# ---- the command line ----
-
-
-@pytest.mark.parametrize(
-    ("flags", "part"),
-    [
-        (["--precision", "int8"], "--precision int8 without --images"),
-        (["--precision", "int8", "--skip_parity"], "--images DIR"),
-        (["--precision", "int8", "--images", "nowhere"], "no such folder"),
-        (["--precision", "fp16", "--max_ap_drop", "2"], "--max_ap_drop 2"),
-        (["--max_ap_drop", "0.1"], "--precision fp32"),
-    ],
-)
-def test_a_wrong_flag_is_told_in_one_sentence(
-    flags: list[str],
-    part: str,
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    usual = ["--checkpoint", str(checkpoint), "--size", f"{H}x{W}"]
-    assert part in tiny.refusal(program.main, [*usual, *flags], capsys)
-    assert list(tmp_path.iterdir()) == []
-
-
-def requested(flags: Sequence[str]) -> Request:
-    return read_request(flags_of(flags))
-
-
-def test_pictures_are_those_that_the_annotations_list(data: Path, checkpoint: Path, tmp_path: Path) -> None:
-    listed = tiny.annotations(data, "val")
-    content = json.loads(listed.read_text())
-    fewer = tmp_path / "fewer.json"
-    fewer.write_text(json.dumps({**content, "images": content["images"][1:], "annotations": []}))
-    classes = tmp_path / "classes.json"
-    classes.write_text(json.dumps({"categories": content["categories"]}))
-    usual = ["--checkpoint", str(checkpoint), "--precision", "int8", "--images", str(data / "val2017")]
-    for file, count in ((listed, 3), (fewer, 2)):
-        request = requested([*usual, "--annotations", str(file)])
-        assert len(request.pictures) == count
-        assert request.truth == Truth(file, tuple(row["id"] for row in content["images"][3 - count :]))
-    request = requested([*usual, "--annotations", str(classes)])
-    assert (len(request.pictures), request.truth, request.samples) == (3, None, 64)
-
-
-def test_a_precision_is_part_of_the_usual_name() -> None:
-    best = Path("runs/best.pt")
-    assert name_files(best, None, [(64, 96)], ("detections", "int8")) == {(64, 96): Path("runs/best_int8.onnx")}
-    assert name_files(best, None, [(64, 96)], ("raw", "fp16")) == {(64, 96): Path("runs/best_raw_fp16.onnx")}
 
 
 # ---- trained weights on real pictures ----

@@ -5,28 +5,41 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import golden_cases
+import numpy as np
 import onnx
 import pytest
 import tiny
 from onnx import TensorProto, helper
 
-from export import command, translate
+from export import command, operators, write_onnx
 from export import onnx as program
-from export.translate import Translation, to_onnx
+from export.graph import Exported
+from export.translate import Translation, translate
 from gfl.config import read_run
 from gfl.engine.checkpoints import write_checkpoint
 from gfl.model import detector
+from gfl.model.prepare import Prepared
+from gfl.runtime.description import Description
 from gfl.tensors.variables import flatten
 
 H, W = tiny.CANVAS
 NAMES = ("circle", "square", "triangle", "star", "ring")  # those of the generated data set
 CATEGORY_IDS = (1, 2, 3, 5, 8)
 BINDINGS = (*tiny.BINDINGS, "postprocess.PredictConfig.rounds = 4")  # fewer, for a smaller graph
+
+# What an Ascend NPU takes, by the lists of CANN's provider and of its compiler.
+CANN_TABLE = frozenset(
+    name
+    for line in Path(operators.__file__).with_name("cann_operators.txt").read_text().splitlines()
+    if not line.startswith("#")
+    for name in line.split()
+)
 
 # The settings of the trained blood cell model under GFL_TEST_DATA, whose .pth has none.
 SMALL_BINDINGS = (
@@ -72,16 +85,32 @@ def export(*arguments: object) -> str:
 
 @contextlib.contextmanager
 def translations() -> Iterator[list[Translation]]:
-    """What is translated within it, in order."""
+    """What is translated for the files written within it, in order."""
     seen: list[Translation] = []
 
-    def remember(*arguments: object) -> Translation:
-        seen.append(to_onnx(*arguments))  # type: ignore[arg-type]  # handed on as they are
+    def remember(graph: Exported, prepared: Prepared, description: Description) -> Translation:
+        seen.append(translate(graph, prepared, description))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(translate, "to_onnx", remember)
+        patch.setattr(write_onnx, "translate", remember)
         yield seen
+
+
+def operators_of(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def assert_same_detections(one: Path, other: Path) -> None:
+    """The evaluations that wrote these folders found the same, but for the rounding of another runtime."""
+    sides = []
+    for folder in (one, other):
+        rows = json.loads((folder / "val_detections.json").read_text())
+        sides.append(sorted(rows, key=lambda row: (row["image_id"], -row["score"])))
+    assert len(sides[0]) > 20
+    for key, tolerance in (("image_id", 0.0), ("category_id", 0.0), ("score", 1e-5), ("bbox", 5e-3)):
+        left, right = (np.array([row[key] for row in rows], np.float64) for rows in sides)
+        np.testing.assert_allclose(left, right, rtol=0, atol=tolerance)
 
 
 def flags_of(arguments: Sequence[str]) -> argparse.Namespace:

@@ -1,0 +1,114 @@
+"""The gate that compares an exported file with PyTorch by number: what it matches, excuses and lets fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from export.parity import Parity, PictureDetections, check_rivals, compare_detections, match
+from gfl.runtime.description import Arrays, Thresholds
+
+LIMITS = Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16)
+BOX = (10.0, 10.0, 50.0, 50.0)
+NEAR = (12.0, 10.0, 52.0, 50.0)  # overlaps BOX so far that NMS keeps one of the two
+ELSEWHERE = (60.0, 10.0, 90.0, 50.0)
+
+Row = tuple[float, int, tuple[float, float, float, float]]  # score, label, box
+
+
+def detections(*rows: Row) -> PictureDetections:
+    """Of one picture, best first."""
+    boxes = np.array([row[2] for row in rows], np.float64).reshape(-1, 4)
+    scores, labels = np.array([row[0] for row in rows], np.float64), np.array([row[1] for row in rows], np.int64)
+    return PictureDetections(boxes, scores, labels, np.ones_like(boxes))
+
+
+def outputs(*rows: Row, complete: int = 1) -> Arrays:
+    """What a file gives that finds these."""
+    fields = {name: array[None] for name, array in detections(*rows)._asdict().items()}
+    return {**fields, "count": np.array([len(rows)]), "complete": np.array([complete])}
+
+
+def compared(of_file: Arrays, of_pytorch: Arrays, limits: Thresholds = LIMITS) -> Parity:
+    parity = Parity()
+    compare_detections(parity, ("picture",), of_file, of_pytorch, limits)
+    return parity
+
+
+@pytest.mark.parametrize(
+    ("extra", "limits", "excused"),
+    [
+        ((0.05005, 0, ELSEWHERE), LIMITS, True),  # near the threshold
+        ((0.3, 0, ELSEWHERE), LIMITS, False),
+        ((0.3, 0, (10.0, 10.0, 50.0, 34.0)), LIMITS, True),  # IoU 0.6 with BOX
+        ((0.3, 0, (10.0, 10.0, 50.0, 35.0)), LIMITS, False),  # 0.625
+        ((0.3, 1, (10.0, 10.0, 50.0, 34.0)), LIMITS, False),  # of another class
+        ((0.89995, 0, ELSEWHERE), replace(LIMITS, max_detections=1), True),  # near the last score kept
+    ],
+)
+def test_a_detection_of_one_side_is_excused_near_a_limit_only(extra: Row, limits: Thresholds, excused: bool) -> None:
+    plain, more = outputs((0.9, 0, BOX)), outputs((0.9, 0, BOX), extra)
+    for of_file, of_pytorch in ((plain, more), (more, plain)):
+        parity = compared(of_file, of_pytorch, limits)
+        assert (len(parity.excused), len(parity.failures)) == ((1, 0) if excused else (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "excused"),
+    [
+        ((0.89995, 0, NEAR), True),  # NMS may keep either of the two
+        ((0.895, 0, NEAR), False),  # the better one is known
+        ((0.89995, 1, NEAR), False),  # of another class
+        ((0.89995, 0, (30.0, 10.0, 70.0, 50.0)), False),  # NMS would keep both
+    ],
+)
+def test_two_that_are_equally_good_stand_for_each_other(other: Row, excused: bool) -> None:
+    parity = compared(outputs((0.9, 0, BOX)), outputs(other))
+    assert (len(parity.excused), len(parity.failures)) == ((2, 0) if excused else (0, 2))
+
+
+def test_what_an_excused_detection_suppresses_is_excused_too_and_what_that_does() -> None:
+    first, kept_without_it = (0.05 + 5e-5, 0, BOX), (0.4, 0, NEAR)
+    next_in_line = (0.2, 0, (19.0, 10.0, 59.0, 50.0))  # overlaps NEAR alone
+    parity = compared(outputs(first, next_in_line), outputs(kept_without_it))
+    assert (len(parity.excused), parity.failures) == (3, [])
+
+
+def test_matching_pairs_the_nearest_of_a_class() -> None:
+    a, b = detections((0.9, 0, BOX), (0.8, 1, BOX), (0.7, 0, ELSEWHERE)), detections((0.9, 1, BOX), (0.8, 0, BOX))
+    assert sorted(match(a, b)) == [(0, 1), (1, 0)]
+    assert match(detections(), b) == match(b, detections()) == []
+
+
+def test_boxes_that_all_lie_elsewhere_are_not_excused_as_equally_good() -> None:
+    there = outputs((0.9, 0, BOX), (0.8, 1, BOX))
+    moved, beside = outputs((0.9, 0, NEAR), (0.8, 1, BOX)), outputs((0.9, 0, NEAR), (0.8, 1, NEAR))
+    for of_file, passes in ((there, True), (moved, False), (beside, False)):
+        parity = compared(of_file, there)
+        assert parity.failures == []
+        check_rivals(parity)
+        assert (parity.failures == []) == passes
+
+
+@pytest.mark.parametrize(
+    ("row", "agrees"),
+    [
+        ((0.90005, 0, (10.0, 10.0, 50.04, 50.0)), True),
+        ((0.9002, 0, BOX), False),
+        ((0.9, 0, (10.0, 10.0, 50.06, 50.0)), False),
+        ((float("nan"), 0, BOX), False),
+        ((0.9, 1, BOX), False),
+    ],
+)
+def test_a_pair_beyond_tolerance_is_a_failure(row: Row, agrees: bool) -> None:
+    assert (compared(outputs(row), outputs((0.9, 0, BOX))).failures == []) == agrees
+
+
+def test_a_file_that_claims_to_be_complete_wrongly_is_a_failure() -> None:
+    assert len(compared(outputs((0.9, 0, BOX)), outputs((0.9, 0, BOX), complete=0)).failures) == 1
+
+
+def test_nothing_on_either_side_agrees() -> None:
+    assert compared(outputs(), outputs()) == Parity()
