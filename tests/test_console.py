@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gfl.record.console import EpochProgress, ProgressWriter, bar, epoch_line, remaining_s, validation_line
+from gfl.record.console import EpochProgress, ProgressWriter, bar, epoch_line, validation_line
 
 HIDE_CURSOR, SHOW_CURSOR, REDRAW = "\x1b[?25l", "\x1b[?25h", "\r\x1b[2K"
 LAST = EpochProgress(1, 12, 150, 150, {"qfl": 0.41, "dfl": 0.29, "giou": 0.52}, 27.3, 0.03, 9_771_050_598, 2470.0)
@@ -56,12 +56,6 @@ def test_a_bar_is_full_at_the_end_only_and_stays_in_its_cells() -> None:
     assert [bar(share, 4, full="#", empty=".") for share in (-1, 0, 0.5, 0.999, 1, 2)] == [
         *("....", "....", "##..", "###.", "####", "####")
     ]
-
-
-def test_the_time_to_go_follows_the_pace_so_far() -> None:
-    assert remaining_s(10, 40, 20.0) == 60.0
-    assert remaining_s(40, 40, 20.0) == 0.0
-    assert remaining_s(0, 40, 20.0) is None
 
 
 def test_the_epoch_line_reads_as_promised() -> None:

@@ -44,8 +44,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(variable)
 
 
-def with_npu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = npu_module(available=True, calls={})
+def with_npu(monkeypatch: pytest.MonkeyPatch, calls: dict[str, object] | None = None) -> ModuleType:
+    module = npu_module(available=True, calls={} if calls is None else calls)
     monkeypatch.setitem(sys.modules, "torch_npu", module)
     monkeypatch.setattr(device.torch, "device", lambda *names: names)  # torch knows 'npu' only with torch_npu
     return module
@@ -169,9 +169,7 @@ def test_float32_on_an_npu_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_npu_runs_fixed_shapes_without_run_time_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: dict[str, object] = {}
-    module = npu_module(available=True, calls=calls)
-    monkeypatch.setitem(sys.modules, "torch_npu", module)
-    monkeypatch.setattr(device.torch, "device", lambda *names: names)  # torch knows 'npu' only with torch_npu
+    module = with_npu(monkeypatch, calls)
     assert choose_device("npu") == ("npu",)
     assert calls == {"jit_compile": False}
     assert module.npu.config.allow_internal_format is False

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gfl.engine.optim import LossScale, learning_rate, make_optimiser, restore_optimiser, this_rank_only
+from gfl.engine.optim import LossScale, learning_rate, make_optimiser, restore_optimiser
 from gfl.errors import InputError
 from gfl.settings import OptimConfig, RunConfig
 
@@ -195,7 +195,3 @@ def test_ranks_are_told_of_the_own_overflow_as_zero_or_one(bad: float) -> None:
     scale = LossScale(4.0, CPU, reduce_overflow=lambda found_inf: (told.append(found_inf.item()), found_inf)[1])
     scale.unscale([torch.tensor([bad]), torch.tensor([bad, bad])])
     assert told == [0.0 if bad == 1.0 else 1.0]
-
-
-def test_without_other_ranks_found_inf_is_the_own_one() -> None:
-    assert this_rank_only(found := torch.ones(())) is found

@@ -75,8 +75,8 @@ def test_resume_needs_a_workdir_with_a_checkpoint(tmp_path: Path) -> None:
         open_run(tmp_path / "none", "r50", resume=True)
     (tmp_path / "last.pt").write_bytes(b"")
     (tmp_path / ".best.pt.17.tmp").write_bytes(b"half")
-    with open_run(tmp_path, "r50", resume=True) as run:
-        assert run.resumed
+    with open_run(tmp_path, "r50", resume=True):
+        pass
     assert names_in(tmp_path) == ["last.pt"]  # what a killed run was writing is gone
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import ModuleType
 
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfl.engine.optim import LossScale, this_rank_only
+from gfl.engine.optim import LossScale, Reduce, this_rank_only
 from gfl.errors import InputError, first_line
 
 REQUIRED = ("initialize", "scale_loss", "state_dict", "load_state_dict", "disable_casts")  # of apex.amp
@@ -40,7 +40,7 @@ class ApexLossScale(LossScale):
         optimiser: torch.optim.Optimizer,
         setting: float | str,
         device: torch.device,
-        reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only,
+        reduce_overflow: Reduce = this_rank_only,
         *,
         combines: bool = False,
     ) -> None:
@@ -104,10 +104,7 @@ class ApexLossScale(LossScale):
 
 
 def start_apex(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    setting: float | str,
-    reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only,
+    module: nn.Module, optimiser: torch.optim.Optimizer, setting: float | str, reduce_overflow: Reduce = this_rank_only
 ) -> ApexLossScale:
     """Let Apex patch torch for O1: once in a process, before the module is wrapped in DistributedDataParallel.
 

@@ -69,14 +69,10 @@ def load_trained(
 ) -> TrainedModel:
     """Load a trained model from its file: the averaged weights where there are some.
 
-    Args:
-        path: a checkpoint of any format of `read_checkpoint`.
-        run: the model's settings, for a file without them (the authors' .pth); for others, instead of theirs.
-        names: the classes, for a file that does not name them.
-        bindings: gin bindings that change the settings in the file; not used with `run`.
-
-    Raises:
-        InputError: settings or class names are missing, or the weights are of another model.
+    run: the model's settings, for a file without them (the authors' .pth) or instead of those in the file;
+    names: the classes, for a file that does not name them;
+    bindings: gin bindings that change the settings in the file; not used with `run`.
+    Raises InputError when settings or class names are missing, or the weights are of another model.
     """
     file = read_checkpoint(path)
     text, canvases = "", _canvases(file)

@@ -24,13 +24,7 @@ Loss: TypeAlias = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]  # of `Det
 class DetectorModule(nn.Module):
     """The detector's loss as a module: its variables on a device, with the constants and grids that never change.
 
-    Args:
-        variables: the tree of tensors; they are copied to the device.
-        cfg: the model's settings; they say which leaves are frozen, and so buffers.
-        canvases: (height, width) in px whose grids are made in advance.
-        device: where everything lives.
-        policy: dtypes of the computation.
-        reduce: mean over ranks of the loss's normalisers.
+    canvases: (height, width) in px whose grids are made in advance; reduce: mean over ranks of the loss's normalisers.
     """
 
     def __init__(

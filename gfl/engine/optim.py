@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from gfl.errors import InputError
 from gfl.settings import OptimConfig
+
+Reduce: TypeAlias = Callable[[Tensor], Tensor]  # a scalar of this rank -> the scalar over all ranks
 
 
 def make_optimiser(cfg: OptimConfig, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -71,8 +74,7 @@ def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, prog
     Returns:
         The rate of the schedule, multiplied by the warm-up's factor during the first `cfg.warmup_steps` steps.
 
-    References:
-        Goyal et al., Accurate, Large Minibatch SGD, 2017 (scaling and warm-up); Loshchilov and Hutter, SGDR, 2017.
+    Reference: Goyal et al., Accurate, Large Minibatch SGD, 2017 (scaling and warm-up); Loshchilov, Hutter, SGDR, 2017.
 
     >>> cfg = OptimConfig(lr=0.01, warmup_steps=0, decay_epochs=(8, 11))
     >>> [round(learning_rate(cfg, 8, step=1000, epoch=epoch, progress=0.5), 6) for epoch in (0, 8, 11)]
@@ -102,8 +104,7 @@ class LossScale:
         reduce_overflow: combines the overflow flag over ranks, so that all skip a step or none does. It is the
             maximum, not the sum: torch_npu's fused SGD skips where the flag `found_inf` is exactly 1.
 
-    References:
-        Micikevicius et al., Mixed Precision Training, 2018.
+    Reference: Micikevicius et al., Mixed Precision Training, 2018.
 
     >>> scale = LossScale(128.0, torch.device("cpu"))
     >>> gradients = [torch.tensor([256.0, 64.0])]  # of the scaled loss
@@ -115,12 +116,7 @@ class LossScale:
     # Of the dynamic scale, as in torch.amp and Apex: INTERVAL steps without overflow double it.
     START, GROWTH, BACKOFF, INTERVAL = 65536.0, 2.0, 0.5, 2000
 
-    def __init__(
-        self,
-        setting: float | str,
-        device: torch.device,
-        reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only,
-    ) -> None:
+    def __init__(self, setting: float | str, device: torch.device, reduce_overflow: Reduce = this_rank_only) -> None:
         self.setting, self.reduce_overflow = setting, reduce_overflow
         self.dynamic = setting == "dynamic"
         self.scale = torch.full((), self.START if self.dynamic else float(setting), device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gfl.engine.apex import start_apex
 from gfl.engine.module import DetectorModule, Loss, compiled
-from gfl.engine.optim import LossScale, make_optimiser, restore_optimiser, this_rank_only
+from gfl.engine.optim import LossScale, Reduce, make_optimiser, restore_optimiser, this_rank_only
 from gfl.engine.ranks import without_gradient_sync
 from gfl.errors import InputError
 from gfl.model.structures import Batch
@@ -40,14 +40,8 @@ class TrainState:
     cursor: Cursor
 
 
-def make_state(
-    module: DetectorModule, cfg: RunConfig, reduce_overflow: Callable[[Tensor], Tensor] = this_rank_only
-) -> TrainState:
-    """The state at step 0.
-
-    reduce_overflow: combines the loss scale's overflow flag over ranks, so that all skip a step or none does.
-    Raises InputError when APEX = True and the installed Apex, if any, cannot do it.
-    """
+def make_state(module: DetectorModule, cfg: RunConfig, reduce_overflow: Reduce = this_rank_only) -> TrainState:
+    """The state at step 0; reduce_overflow: as in `LossScale`. Raises InputError as `start_apex` does."""
     optimiser = make_optimiser(cfg.optim, module.parameters())
     scale: LossScale | None = None
     if cfg.apex:
@@ -59,18 +53,11 @@ def make_state(
 
 
 def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimConfig) -> dict[str, Tensor]:
-    """One optimiser step on the mean loss of the batches; changes `state` in place.
+    """One optimiser step on the mean loss of the batches, with the learning rate `rate`; changes `state` in place.
 
-    Args:
-        state: parameters, optimiser, averaged weights, loss scale and cursor.
-        batches: the accumulated batches of the step, each on one canvas.
-        rate: the learning rate.
-        cfg: clipping and the decay of the averaged weights.
-
-    Returns:
-        {name: scalar on the device}: loss and its parts, averaged over the batches, and `skipped`, the number of steps
-        that the loss scale has skipped so far. Under a loss scale, a step with gradients that are not finite changes
-        neither parameters, momentum nor averaged weights.
+    Returns {name: scalar on the device}: the loss and its parts, averaged over the batches, and `skipped`, the number
+    of steps that the loss scale has skipped so far. Under a loss scale, a step with gradients that are not finite
+    changes neither parameters, momentum nor averaged weights.
     """
     for group in state.optimiser.param_groups:
         group["lr"] = rate

@@ -64,19 +64,12 @@ def fit(
 ) -> tuple[Variables, LoadReport]:
     """Take the values of `state` wherever path and shape are those of a leaf of `variables`.
 
-    Args:
-        variables: the model's tree with its initial values; it is not changed.
-        state: {dotted path: tensor} of a file, under this project's names.
-        require_all: whether every leaf must be in the file and every tensor of the file in the model, as evaluation
-            and export need it: otherwise the model would be another one than was trained.
-        source: the file's name, for error messages.
+    require_all: whether every leaf must be in the file and every tensor of the file in the model, as evaluation and
+    export need it: otherwise the model would be another one than was trained. source: the file's name, for errors.
 
-    Returns:
-        A tree like `variables`, and what became of each weight. Taken values are copied into the dtype, device and
-        memory format of the leaf that they replace; leaves that are not replaced are the caller's own tensors.
-
-    Raises:
-        InputError: no weight fits; or, with `require_all`, not all do.
+    Returns a tree like `variables`, and what became of each weight. Taken values are copied into the dtype, device and
+    memory format of the leaf that they replace; leaves that are not replaced are the caller's own tensors.
+    Raises InputError where no weight fits; with `require_all`, where not all do.
     """
     leaves = flatten(variables)
     report = compare(leaves, state)

@@ -41,11 +41,6 @@ def bar(share: float, cells: int = _BAR_CELLS, *, full: str = "█", empty: str 
     return full * filled + empty * (cells - filled)
 
 
-def remaining_s(done: int, total: int, elapsed_s: float) -> float | None:
-    """Seconds to go where `done` of `total` steps took `elapsed_s`; None before the first step."""
-    return elapsed_s / done * (total - done) if done else None
-
-
 def epoch_line(progress: EpochProgress, drawn_bar: str = "") -> str:
     """epoch 1/12 ████████ 150/150 qfl .41 dfl .29 giou .52 | 27 img/s, data wait 3% | 9.1 GB | eta 41:10."""
     losses = " ".join(f"{name} {short_number(value)}" for name, value in progress.losses.items())

@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from filelock import BaseFileLock
 
@@ -81,26 +80,17 @@ def _cut(path: Path, keep: Callable[[str], bool], *, header_lines: int) -> int:
 
 
 class RunFolder:
-    """A run's open folder; its lock is held until `close`, or the end of the `with` block.
+    """A run's open folder, locked until the end of the `with` block; made: whether it was made for this run."""
 
-    resumed: whether the folder holds a run to go on with; made: whether the folder was made for this run.
-    """
-
-    def __init__(self, path: Path, lock: BaseFileLock, *, resumed: bool, made: bool) -> None:
+    def __init__(self, path: Path, lock: BaseFileLock, *, made: bool) -> None:
         self.path = path
-        self.resumed = resumed
         self._lock = lock
         self._made = made
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Release the lock; a folder that was made for this run, and in which nothing was written, is removed."""
         unlock_folder(self._lock)
         if self._made:
@@ -173,7 +163,7 @@ def open_run(
         workdir = last_checkpoint(workdir).parent
         lock = lock_folder(workdir)
         _remove_unfinished(workdir)
-        return RunFolder(workdir, lock, resumed=True, made=False)
+        return RunFolder(workdir, lock, made=False)
     made = workdir is None or not workdir.exists()
     if workdir is None:
         workdir = _make_default_workdir(runs / config_name, time.time() if now is None else now)
@@ -185,7 +175,7 @@ def open_run(
     except InputError:
         unlock_folder(lock)
         raise
-    return RunFolder(workdir, lock, resumed=False, made=made)
+    return RunFolder(workdir, lock, made=made)
 
 
 def last_checkpoint(workdir: Path | None) -> Path:

@@ -17,7 +17,7 @@ from gfl.engine.device import memory_bytes
 from gfl.engine.faults import StepNumbers
 from gfl.engine.ranks import Ranks
 from gfl.engine.state import TrainState
-from gfl.record.console import EpochProgress, ProgressWriter, remaining_s
+from gfl.record.console import EpochProgress, ProgressWriter
 from gfl.record.run_folder import RunFolder
 from gfl.settings import RunConfig
 
@@ -122,7 +122,7 @@ class StepLog:
                 img_per_s=speed["img_per_s"],
                 data_wait=speed["data_wait"],
                 memory_bytes=memory_bytes(self.state.module.device),
-                eta_s=remaining_s(self.done, self.done + left, self.seconds),
+                eta_s=self.seconds / self.done * left,
                 skipped=int(last["skipped"]),
             )
         )
