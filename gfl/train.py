@@ -11,17 +11,21 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from gfl.config import ParsedRun, read_run, read_text
-from gfl.data.coco import read_coco
-from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader, canvases_for
+from gfl.data.coco import CocoData, read_coco
+from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
+from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
-from gfl.engine.device import choose_device, describe, seed_generators
+from gfl.engine.device import choose_device, describe, seed_generators, to_device
 from gfl.engine.faults import Divergence
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
@@ -29,7 +33,7 @@ from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
 from gfl.errors import InputError
 from gfl.model import detector
-from gfl.record import console as progress
+from gfl.record.console import ProgressWriter, validation_line
 from gfl.record.run_folder import LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
@@ -38,123 +42,149 @@ from gfl.report.tables import evaluation_report
 from gfl.report.words import counted, headline
 from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
 from gfl.runtime.on_torch.pt_file import predictor
+from gfl.settings import RunConfig
+from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
-from gfl.tensors.variables import unflatten
+from gfl.tensors.variables import Variables, unflatten
 
+BEST = "best.pt"
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
 
 
-class Training:
-    """What a run holds on to between its phases; `train` below reads top to bottom."""
+class RunData(NamedTuple):
+    """The pictures of a run, the canvases that hold them, and their batches."""
 
-    def __init__(
-        self, parsed: ParsedRun, folder: RunFolder | None, saved: Mapping[str, object] | None, ranks: Ranks
-    ) -> None:
-        self.parsed, self.folder, self.ranks, cfg = parsed, folder, ranks, parsed.run
-        self.out = progress.ProgressWriter(sys.stdout if ranks.first else None)
-        self.batch = pictures_a_rank(cfg, ranks.world)
-        self.device = ranks.local_device(choose_device(cfg.device))
-        seed_generators(cfg.seed)
-        self.data = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
-        self.val = read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None
-        if self.val is not None and self.val.names != self.data.names:
-            raise InputError(
-                f"{self.val.annotations} names the classes {self.val.names[:5]}, {self.data.annotations} "
-                f"{self.data.names[:5]}; give training and validation the same categories"
-            )
-        self.cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(self.data.names)))
-        self.canvases = canvases_for(self.data, cfg.data, val=self.val)
-        if cfg.compile and (self.canvases is None or len(self.canvases) > MOST_GRAPHS):
-            raise InputError(
-                f"got COMPILE = True with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} canvases: "
-                "each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
-            )
-        self.loader = TrainLoader(
-            self.data,
-            cfg.data,
-            self.canvases,
-            batch_size=self.batch,
-            seed=cfg.seed,
-            rank=ranks.rank,
-            world=ranks.world,
-            pin_memory=self.device.type != "cpu",
+    train: CocoData
+    val: CocoData | None
+    canvases: tuple[Canvas, ...] | None  # None: each picture its own
+    loader: TrainLoader
+    val_loader: EvalLoader | None
+    epoch_settings: dict[str, str]  # what decides which pictures are in which batch of an epoch
+
+
+@dataclass
+class Run:
+    """What the phases of a run share."""
+
+    cfg: RunConfig  # of `parsed`, with the data set's number of classes
+    parsed: ParsedRun
+    folder: RunFolder | None  # None on every rank but the first
+    ranks: Ranks
+    console: ProgressWriter
+    data: RunData
+    state: TrainState
+    origin: Origin
+    best: float = -1.0  # the highest AP so far
+    evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
+
+
+def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFolder | None, ranks: Ranks) -> Run:
+    """A run before its next step: at step 0, or where the checkpoint `saved` left it."""
+    cfg = parsed.run
+    device = ranks.local_device(choose_device(cfg.device))
+    seed_generators(cfg.seed)
+    data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
+    cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(data.train.names)))
+    variables, origin = initial_weights(cfg, ranks, resumed=saved is not None)
+    state = initial_state(variables, cfg, data.canvases, device, ranks)
+    console = ProgressWriter(sys.stdout if ranks.first else None)
+    run = Run(cfg, parsed, folder, ranks, console, data, state, origin)
+    if saved is not None:
+        resume(run, saved)
+    return run
+
+
+def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
+    """Read the annotations, choose the canvases and make the loaders; no picture is read yet.
+
+    Raises InputError where training and validation name other classes, where CANVASES are too many to be compiled,
+    and where a rank reads other annotations than the first.
+    """
+    train = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
+    val = read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None
+    if val is not None and val.names != train.names:
+        raise InputError(
+            f"{val.annotations} names the classes {val.names[:5]}, {train.annotations} {train.names[:5]}; give "
+            "training and validation the same categories"
         )
-        checksum = fingerprint(self.data.pictures)
-        if ranks.world > 1:
-            checksums = [(self.data, checksum)]
-            if self.val is not None:
-                checksums.append((self.val, fingerprint(self.val.pictures)))
-            for data, found in checksums:
-                ranks.check_same(f"{len(data.pictures)} pictures (checksum {found:08x})", data.annotations)
-        together = cfg.batch_size // cfg.accumulate  # pictures of a batch, over all ranks
-        self.epoch_settings = epoch_settings(checksum, cfg.data, self.canvases, together, cfg.seed)
-        self.state, self.origin = self._initial_state(resumed=saved is not None)
-        self.best, self.evaluation_due = -1.0, False
-        if saved is not None:
-            restore(self.state, saved)
-            self._check_same_epoch(saved)
-            self.best, self.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
-            self.origin = Origin(f"resumed at step {self.state.cursor.step:,}")
-        self.val_loader = self._val_loader()
-
-    def _initial_state(self, *, resumed: bool) -> tuple[TrainState, Origin]:
-        """The state at step 0, the same on every rank, and where its weights come from."""
-        cfg, ranks = self.cfg, self.ranks
-        if resumed:
-            variables, origin = detector.init(cfg.detector), Origin("")
-        else:
-            variables, origin = ranks.broadcast_from_first(lambda: initial_variables(cfg))
-        policy = policy_of(cfg.precision, apex=cfg.apex)
-        module = DetectorModule(variables, cfg.detector, self.canvases or (), self.device, policy=policy, reduce=ranks.mean)
-        state = make_state(module, cfg, ranks.maximum)
-        state.forward = ranks.synchronised(state.forward)
-        return state, origin
-
-    def _check_same_epoch(self, saved: Mapping[str, object]) -> None:
-        """Raise InputError where a run goes on in the middle of an epoch whose batches are other ones now."""
-        cursor, before = self.state.cursor, saved.get("epoch_settings")
-        if cursor.batch == 0 or not isinstance(before, dict):
-            return
-        for name, now in self.epoch_settings.items():
-            if before[name] != now:
-                raise InputError(
-                    f"got {name} = {now} where the run stopped with {before[name]} in the middle of epoch "
-                    f"{cursor.epoch + 1}, expected the same until that epoch's end: some of its pictures would come "
-                    "twice, others never; take the change back, or start a run of its own with --checkpoint"
-                )
-
-    def _val_loader(self) -> EvalLoader | None:
-        if self.val is None:
-            return None
-        rank, world = self.ranks.rank, self.ranks.world
-        return EvalLoader(self.val, self.cfg.data, self.canvases, batch_size=self.batch, rank=rank, world=world)
+    canvases = canvases_for(train, cfg.data, val=val)
+    if cfg.compile and (canvases is None or len(canvases) > MOST_GRAPHS):
+        raise InputError(
+            f"got COMPILE = True with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} canvases: "
+            "each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
+        )
+    batch, rank, world = pictures_a_rank(cfg, ranks.world), ranks.rank, ranks.world
+    loader = TrainLoader(
+        train, cfg.data, canvases, batch_size=batch, seed=cfg.seed, rank=rank, world=world, pin_memory=pin_memory
+    )
+    val_loader = None
+    if val is not None:
+        val_loader = EvalLoader(val, cfg.data, canvases, batch_size=batch, rank=rank, world=world)
+    checksum = fingerprint(train.pictures)
+    if ranks.world > 1:
+        for data in (train, val):
+            if data is not None:
+                content = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
+                ranks.check_same(content, data.annotations)
+    settings = epoch_settings(checksum, cfg.data, canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
+    return RunData(train, val, canvases, loader, val_loader, settings)
 
 
-def train(run: Training) -> None:
+def initial_weights(cfg: RunConfig, ranks: Ranks, *, resumed: bool) -> tuple[Variables, Origin]:
+    """The weights of step 0, the same on every rank, and where they come from; a checkpoint replaces them later."""
+    if resumed:
+        return detector.init(cfg.detector), Origin("")
+    return ranks.broadcast_from_first(lambda: initial_variables(cfg))
+
+
+def initial_state(
+    variables: Variables,
+    cfg: RunConfig,
+    canvases: tuple[Canvas, ...] | None,
+    device: torch.device,
+    ranks: Ranks,
+) -> TrainState:
+    """The state at step 0: weights on the device, optimiser, loss scale, and the step wrapped for several ranks."""
+    policy = policy_of(cfg.precision, apex=cfg.apex)
+    module = DetectorModule(variables, cfg.detector, canvases or (), device, policy=policy, reduce=ranks.mean)
+    state = make_state(module, cfg, ranks.maximum)
+    state.forward = ranks.synchronised(state.forward)
+    return state
+
+
+def resume(run: Run, saved: Mapping[str, object]) -> None:
+    """Put a checkpoint's state back. InputError where the epoch that it stopped in would go on with other batches."""
+    restore(run.state, saved)
+    run.best, run.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
+    run.origin = Origin(f"resumed at step {run.state.cursor.step:,}")
+    cursor, before = run.state.cursor, saved.get("epoch_settings")
+    if cursor.batch == 0 or not isinstance(before, dict):
+        return
+    for name, now in run.data.epoch_settings.items():
+        if before[name] != now:
+            raise InputError(
+                f"got {name} = {now} where the run stopped with {before[name]} in the middle of epoch "
+                f"{cursor.epoch + 1}, expected the same until that epoch's end: some of its pictures would come "
+                "twice, others never; take the change back, or start a run of its own with --checkpoint"
+            )
+
+
+def train(run: Run) -> None:
     """The whole run: epochs of steps, a log line a step, an evaluation and a checkpoint an epoch."""
-    cfg, cursor = run.cfg, run.state.cursor
-    log = StepLog(cfg, run.state, run.folder, run.out, run.ranks)
-    divergence = Divergence(loss_scale=run.state.loss_scale is not None)
-    started = cursor.step
+    cfg, state, cursor = run.cfg, run.state, run.state.cursor
+    log = StepLog(cfg, state, run.folder, run.console, run.ranks)
+    divergence = Divergence(loss_scale=state.loss_scale is not None)
     if run.evaluation_due:  # the run was stopped before it was done
         validate(run)
+    operative_written = False
     while not ended(run):
-        batches_in_epoch = len(run.loader.plan(cursor.epoch))
-        log.begin_epoch(-(-batches_in_epoch // cfg.accumulate))
-        for group in grouped(run.loader.epoch(cursor.epoch, cursor.batch), cfg.accumulate, log):
-            share = (cursor.epoch + cursor.batch / batches_in_epoch) / cfg.epochs
-            rate = learning_rate(
-                cfg.optim,
-                cfg.batch_size,
-                cursor.step,
-                cursor.epoch,
-                cursor.step / cfg.max_steps if cfg.max_steps else share,
-            )
-            batches = [
-                type(loaded.batch)(*(part.to(run.device, non_blocking=True) for part in loaded.batch))
-                for loaded in group
-            ]
-            metrics = step(run.state, batches, rate, cfg.optim)
+        plan = run.data.loader.plan(cursor.epoch)
+        log.begin_epoch(-(-len(plan) // cfg.accumulate))
+        for group in grouped(run.data.loader.batches(plan[cursor.batch :]), cfg.accumulate, log):
+            epochs_done = cursor.epoch + cursor.batch / len(plan)
+            progress = cursor.step / cfg.max_steps if cfg.max_steps else epochs_done / cfg.epochs
+            rate = learning_rate(cfg.optim, cfg.batch_size, cursor.step, cursor.epoch, progress)
+            metrics = step(state, [to_device(loaded.batch, state.module.device) for loaded in group], rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
             written = log.add(
@@ -164,18 +194,19 @@ def train(run: Training) -> None:
                 (reason for loaded in group for reason in loaded.failed),
             )
             divergence.check(written)
-            if cursor.step == started + 1 and run.folder is not None:
+            if run.folder is not None and not operative_written:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
+                operative_written = True
             if enough_steps(run):
                 break
             # Not after the epoch's last batch: that is saved below, as the beginning of the next epoch.
-            if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < batches_in_epoch:
+            if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < len(plan):
                 divergence.check(log.flush())
                 save(run, LAST)
         divergence.check(log.flush())
-        if cursor.batch >= batches_in_epoch:
+        if cursor.batch >= len(plan):
             cursor.epoch, cursor.batch = cursor.epoch + 1, 0
-        run.evaluation_due = run.val_loader is not None and (
+        run.evaluation_due = run.data.val is not None and (
             ended(run) or (cursor.batch == 0 and cursor.epoch % cfg.eval_every == 0)
         )
         save(run, LAST)  # before an evaluation, which takes its time and may fail
@@ -183,30 +214,31 @@ def train(run: Training) -> None:
             validate(run)
 
 
-def enough_steps(run: Training) -> bool:
+def enough_steps(run: Run) -> bool:
     """Whether MAX_STEPS ends the run here."""
     return 0 < run.cfg.max_steps <= run.state.cursor.step
 
 
-def ended(run: Training) -> bool:
+def ended(run: Run) -> bool:
     """Whether there is no step left to do."""
     return run.state.cursor.epoch >= run.cfg.epochs or enough_steps(run)
 
 
-def validate(run: Training) -> None:
+def validate(run: Run) -> None:
     """Evaluate the averaged weights, each rank its share; the first counts, records, keeps the best, and saves."""
-    if run.val is None or run.val_loader is None:
+    val, val_loader = run.data.val, run.data.val_loader
+    if val is None or val_loader is None:
         return
     with without_casts(run.state):
-        predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.device)
-        shares = run.ranks.gather_at_first(detect_all(predict, run.val_loader, run.val.category_ids))
+        predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.state.module.device)
+        shares = run.ranks.gather_at_first(detect_all(predict, val_loader, val.category_ids))
     run.evaluation_due = False
     if run.folder is None:
         return
     results = sorted_by_image(chain.from_iterable(results for results, _ in shares))
     for reason in chain.from_iterable(failed for _, failed in shares):
-        run.out.line(f"without detections: {reason}")
-    metrics = evaluate_detections(run.val.annotations, results)
+        run.console.line(f"without detections: {reason}")
+    metrics = evaluate_detections(val.truth, results)
     better = run.best < metrics.AP
     cursor = run.state.cursor
     row = {"step": cursor.step, "epoch": cursor.epoch, **metrics.summary()}
@@ -216,30 +248,30 @@ def validate(run: Training) -> None:
     run.folder.write_json("val_detections.json", results)
     if better:
         run.best = metrics.AP
-        save(run, "best.pt")
+        save(run, BEST)
     save(run, LAST)
-    summary = metrics.summary()
     epoch = max(cursor.epoch, 1)
-    run.out.line(progress.validation_line(epoch, run.cfg.epochs, summary, "best.pt" if better else None))
+    run.console.line(validation_line(epoch, run.cfg.epochs, metrics.summary(), BEST if better else None))
     if ended(run):
-        run.out.line("")
-        run.out.line(evaluation_report(metrics))
+        run.console.line("")
+        run.console.line(evaluation_report(metrics))
 
 
-def save(run: Training, name: str) -> None:
+def save(run: Run, name: str) -> None:
     """Write the state and what rebuilds the model from the file alone; every rank has the same, the first writes."""
     if run.folder is None:
         return
+    data = run.data
     tree = {
         **state_tree(run.state),
         "best": run.best,
         "evaluation_due": run.evaluation_due,
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
-        "names": list(run.data.names),
-        "category_ids": list(run.data.category_ids),
-        "epoch_settings": run.epoch_settings,
-        "canvases": None if run.canvases is None else [list(canvas) for canvas in run.canvases],
+        "names": list(data.train.names),
+        "category_ids": list(data.train.category_ids),
+        "epoch_settings": data.epoch_settings,
+        "canvases": None if data.canvases is None else [list(canvas) for canvas in data.canvases],
     }
     write_checkpoint(run.folder.path / name, tree)
 
@@ -291,28 +323,33 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) 
     parsed, saved = ranks.broadcast_from_first(lambda: read_settings(arguments))
     if arguments.print_config:
         if ranks.first:
-            print(parsed.config_text)
-            for unused in parsed.unused:
-                print(f"# note: nothing uses {unused}")
+            print_config(parsed)
         return
     name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
     with open_run(arguments.workdir, name, resume=arguments.resume) if ranks.first else nullcontext() as folder:
-        run = Training(parsed, folder, saved, ranks)
+        run = start(parsed, saved, folder, ranks)
         if folder is not None:
             folder.write_text("config.gin", parsed.config_text)
-            about = {"device": describe(run.device), "precision": run.cfg.precision, "ranks": ranks.world}
+            about = {"device": describe(run.state.module.device), "precision": run.cfg.precision, "ranks": ranks.world}
             folder.write_environment(command, about)
             if saved is not None:
                 folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
-            tell_head(run, folder)
+            print_head(run, folder)
         try:
             train(run)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(how_to_go_on(folder)) from None
         finally:
-            run.out.close()
+            run.console.close()
         if folder is not None:
-            run.out.line(f"\nthe run is in {folder.path}")
+            run.console.line(f"\nthe run is in {folder.path}")
+
+
+def print_config(parsed: ParsedRun) -> None:
+    """The settings that a run would use."""
+    print(parsed.config_text)
+    for unused in parsed.unused:
+        print(f"# note: nothing uses {unused}")
 
 
 def how_to_go_on(folder: RunFolder | None) -> str:
@@ -322,16 +359,16 @@ def how_to_go_on(folder: RunFolder | None) -> str:
     return " before its first checkpoint; start again in another folder (SAVE_EVERY = N saves every N steps)"
 
 
-def tell_head(run: Training, folder: RunFolder) -> None:
+def print_head(run: Run, folder: RunFolder) -> None:
     """What a run says before its first step."""
-    for text in head_lines(run.cfg, run.state.module, run.loader, run.val, run.origin):
-        run.out.line(text)
+    for text in head_lines(run.cfg, run.state.module, run.data.loader, run.data.val, run.origin):
+        run.console.line(text)
     if run.ranks.world > 1:
-        share = counted(run.batch, "image") + " each"
-        run.out.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
-    run.out.line(headline("run", str(folder.path)))
+        share = counted(run.data.loader.batch_size, "image") + " each"
+        run.console.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
+    run.console.line(headline("run", str(folder.path)))
     for unused in run.parsed.unused:
-        run.out.line(f"note: nothing uses {unused}")
+        run.console.line(f"note: nothing uses {unused}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
