@@ -206,7 +206,7 @@ def test_setting_that_cannot_be(refused: Callable[..., str], binding: str, said:
 
 
 def test_loss_scale_that_cannot_be(refused: Callable[..., str]) -> None:
-    assert "LOSS_SCALE = 'dynamik': expected 'dynamic'" in refused("LOSS_SCALE = 'dynamik'")
+    assert "LOSS_SCALE = 'dynamik': expected float | 'dynamic'" in refused("LOSS_SCALE = 'dynamik'")
 
 
 def test_apex_that_is_not_installed(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
