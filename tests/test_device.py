@@ -63,8 +63,10 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_cpu_is_the_cpu() -> None:
+def test_cpu_is_the_cpu_and_touches_nothing_of_an_npu() -> None:
     assert choose_device("cpu") == CPU
+    assert not set(NPU_ENVIRONMENT) & set(os.environ)
+    assert "torch_npu" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -156,11 +158,6 @@ def test_environment_that_a_person_has_set_stays(monkeypatch: pytest.MonkeyPatch
     assert os.environ["TASK_QUEUE_ENABLE"] == "0"
 
 
-def test_other_devices_leave_the_environment_alone() -> None:
-    choose_device("cpu")
-    assert not set(NPU_ENVIRONMENT) & set(os.environ)
-
-
 def test_float32_on_an_npu_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     module = with_npu(monkeypatch)
     choose_device("npu")
@@ -173,11 +170,6 @@ def test_npu_runs_fixed_shapes_without_run_time_compilation(monkeypatch: pytest.
     assert choose_device("npu") == ("npu",)
     assert calls == {"jit_compile": False}
     assert module.npu.config.allow_internal_format is False
-
-
-def test_torch_npu_is_not_imported_unless_asked_for() -> None:
-    choose_device("cpu")
-    assert "torch_npu" not in sys.modules
 
 
 def test_cpu_is_described_by_its_threads() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import CANVAS, detector_config, make_batch
 
-from gfl.engine.module import DetectorModule, compiled
+from gfl.engine.module import DetectorModule
 from gfl.model import detector
 from gfl.model.anchors import make_grid
 from gfl.model.detector import DetectorConfig
@@ -107,20 +107,3 @@ def test_constants_follow_the_weights_put_in_place_of_the_first() -> None:
     assert not torch.equal(module(make_batch())[0], other(make_batch())[0])
     module.freeze()
     assert torch.equal(module(make_batch())[0], other(make_batch())[0])
-
-
-@pytest.mark.slow  # tests/test_compile.py has the graph and the loss by default; this adds the gradients
-def test_compiled_forward_is_one_graph_with_the_same_loss_and_gradients() -> None:
-    cfg = detector_config("frozen_bn")
-    module, batch = module_of(cfg), make_batch()
-    expected, _ = module(batch)
-    expected.backward()
-    gradients = [parameter.grad for parameter in module.parameters()]
-    module.zero_grad()
-    torch._dynamo.reset()
-    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    total, _ = compiled(module, backend="aot_eager")(batch)  # a graph that breaks would raise
-    total.backward()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - before == 1
-    torch.testing.assert_close(total, expected)
-    torch.testing.assert_close([parameter.grad for parameter in module.parameters()], gradients)

@@ -401,17 +401,6 @@ def test_run_saved_after_an_overflow_goes_on_bit_for_bit(tmp_path: Path) -> None
     assert (scale.growth.item(), resumed.growth.item()) == (2, 2)
 
 
-def test_overflow_on_another_rank_leaves_every_bit_here() -> None:
-    """All ranks skip or none does: `reduce_overflow` stands for the maximum over ranks, of which one has an overflow."""
-    state = tiny.make(run_config(SGD, precision="o1"), policy=O1)
-    assert state.loss_scale is not None
-    step(state, [make_batch(1)], RATE, SGD)
-    before = bits(state_tree(state))
-    state.loss_scale.reduce_overflow = lambda found_inf: torch.maximum(found_inf, torch.ones(()))
-    assert step(state, [make_batch(2)], RATE, SGD)["skipped"].item() == 1
-    assert bits(state_tree(state)) == before
-
-
 def test_average_keeps_the_sign_of_a_zero_in_a_skipped_step() -> None:
     state = tiny.make(run_config(SGD, precision="o1"), policy=O1)
     assert state.loss_scale is not None

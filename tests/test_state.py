@@ -228,38 +228,6 @@ def test_averages_stand_in_for_the_trained_leaves_only() -> None:
 # ---- the loss scale ----
 
 
-@pytest.mark.parametrize("cfg", WITH_EMA.values(), ids=WITH_EMA)
-@pytest.mark.parametrize("good_steps", [0, 2])
-def test_overflow_leaves_parameters_momentum_and_average_bit_for_bit(cfg: OptimConfig, good_steps: int) -> None:
-    state = make(run_config(cfg, precision="o1"))
-    assert state.loss_scale is not None
-    for seed in range(good_steps):
-        step(state, [make_batch(seed)], RATE, cfg)
-    before = tiny.tensors_of(state_tree(state))
-    state.loss_scale.scale.fill_(OVERFLOWS)
-    metrics = step(state, [make_batch(5)], RATE, cfg)
-    after = tiny.tensors_of(state_tree(state))
-    assert metrics["loss"].isfinite()
-    assert metrics["skipped"].item() == 1
-    for path, tensor in after.items():
-        if path.startswith(("/variables", "/ema")):
-            assert torch.equal(tensor, before[path]), path
-        elif path.startswith("/optimiser"):  # AdamW makes its state at the first step: as if nothing had been seen
-            assert torch.equal(tensor, before.get(path, torch.zeros_like(tensor))), path
-
-
-@pytest.mark.parametrize("cfg", [SGD, ADAMW], ids=["sgd", "adamw"])
-def test_step_after_a_skipped_first_one_is_as_if_it_had_never_been(cfg: OptimConfig) -> None:
-    skipped, fresh = overflowing(cfg), make(run_config(cfg, precision="o1"))
-    step(skipped, [make_batch(1)], RATE, cfg)
-    assert skipped.loss_scale is not None
-    skipped.loss_scale.scale.fill_(128.0)
-    for state in (skipped, fresh):
-        step(state, [make_batch(2)], RATE, cfg)
-    assert_equal_bits(skipped.module.leaves(), fresh.module.leaves())
-    assert_equal_bits(skipped.optimiser.state_dict(), fresh.optimiser.state_dict())
-
-
 def test_overflow_in_one_of_the_accumulated_batches_skips_the_step() -> None:
     state = make(run_config(SGD, precision="o1"))
     before = tiny.tensors_of(state.module.leaves())

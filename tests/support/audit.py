@@ -1,7 +1,7 @@
-"""The auditor: what an operator must not do in a training step on an NPU, a rule each, and who called it.
+"""The auditor: finds the operators of a training step that an NPU cannot run well, and the line that called each.
 
-`with Auditor() as audit: step(...)`, then `audit.violations`: one sentence each, the line of our code in it. The rules
-are those that docs/ascend.md lists; which operators have a kernel says gfl/operators/npu_operators.txt.
+`with Auditor() as audit: step(...)`, then `audit.violations` has a sentence for each, with the project's line in it.
+The rules are those of docs/ascend.md; gfl/operators/npu_operators.txt says which operators have a kernel.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WITHOUT_BF16 = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "matmul", "linear", "
 
 
 class Call(NamedTuple):
-    """An operator that has been called, with what it was given; what came out is None while it runs."""
+    """A call of an operator: its arguments and its result, which is None while it runs."""
 
     func: OpOverload
     args: tuple[object, ...]
@@ -270,16 +270,16 @@ def described(arguments: object) -> str:
 
 
 def caller() -> str:
-    """'at gfl/model/assign.py:87, in assign' of the innermost line of ours; in backward, who asked for it."""
+    """'at gfl/model/assign.py:87, in assign': the project's innermost line; in backward, the node too."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not is_ours(frame.f_code.co_filename):
         frame = frame.f_back
-    place = "outside the project"
+    location = "outside the project"
     if frame is not None:
         path = Path(frame.f_code.co_filename).resolve().relative_to(ROOT).as_posix()
-        place = f"at {path}:{frame.f_lineno}, in {frame.f_code.co_name}"
+        location = f"at {path}:{frame.f_lineno}, in {frame.f_code.co_name}"
     node = torch._C._current_autograd_node()
-    return place if node is None else f"in backward of {node.name()}, called {place}"
+    return location if node is None else f"in backward of {node.name()}, called {location}"
 
 
 def is_ours(filename: str) -> bool:
@@ -288,9 +288,9 @@ def is_ours(filename: str) -> bool:
 
 
 def first_difference(trace: Sequence[Op], other: Sequence[Op]) -> str | None:
-    """Where two traces part, as a sentence; None when they are equal."""
+    """The first difference between two traces, as a sentence; None when they are equal."""
     for index, (one, two) in enumerate(zip(trace, other, strict=False)):
         if one != two:
-            told = (f"{op.name}({described(op.arguments)})" for op in (one, two))
-            return f"operator {index} is {' in one trace and '.join(told)} in the other"
+            calls = (f"{op.name}({described(op.arguments)})" for op in (one, two))
+            return f"operator {index} is {' in one trace and '.join(calls)} in the other"
     return None if len(trace) == len(other) else f"{len(trace)} operators in one trace and {len(other)} in the other"

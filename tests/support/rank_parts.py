@@ -75,14 +75,18 @@ def run_case(
 
 
 def run_overflow(ranks: Ranks, *, late: bool) -> dict[str, object]:
-    """A step in which the second rank alone overflows; late: after the gradients were averaged, so it alone sees it."""
+    """A step in which the second rank overflows; late: after the gradients were averaged, so that it alone sees it."""
     state = make(ranks, config("o1"))
     before = tiny.tensors_of(state_tree(state))
     scale = state.loss_scale
     if ranks.rank == 1 and scale is not None:
         if late:
             unscale = scale.unscale
-            scale.unscale = lambda gradients: unscale([gradients[0].fill_(torch.inf), *gradients[1:]])  # type: ignore[method-assign]
+
+            def overflow(gradients: list[Tensor]) -> None:
+                unscale([gradients[0].fill_(torch.inf), *gradients[1:]])
+
+            scale.unscale = overflow  # type: ignore[method-assign]  # for one step
         else:
             scale.scale.fill_(3e38)
     metrics = step(state, [tiny.make_batch(ranks.rank)], RATE, SGD)

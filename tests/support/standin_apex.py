@@ -69,7 +69,7 @@ class Amp(types.ModuleType):
         if isinstance(models, DistributedDataParallel):
             raise RuntimeError("Parallel wrappers should only be applied to the model AFTER amp.initialize.")
         self.dynamic = loss_scale in (None, "dynamic")
-        self.loss_scale = 2.0**16 if self.dynamic else float(loss_scale)  # type: ignore[arg-type]
+        self.loss_scale = 2.0**16 if self.dynamic else float(loss_scale)  # type: ignore[arg-type]  # not None here
         self.unskipped = 0
         self.active = self.casts
         self.parameters = [p for group in optimizers.param_groups for p in group["params"]]
@@ -81,7 +81,7 @@ class Amp(types.ModuleType):
             with self.disable_casts():
                 return usual(*args)
 
-        optimizers.step = types.MethodType(step, optimizers)  # type: ignore[method-assign]
+        optimizers.step = types.MethodType(step, optimizers)  # type: ignore[method-assign]  # as Apex does
         return models, optimizers
 
     @contextmanager
@@ -135,9 +135,9 @@ class Amp(types.ModuleType):
         usual = optimiser.step
 
         def skip_step(closure: None = None) -> None:
-            optimiser.step = usual  # type: ignore[method-assign]
+            optimiser.step = usual  # type: ignore[method-assign]  # as Apex does
 
-        optimiser.step = skip_step  # type: ignore[assignment,method-assign]
+        optimiser.step = skip_step  # type: ignore[assignment,method-assign]  # as Apex does
 
     # ---- casts ----
 
@@ -148,8 +148,8 @@ class Amp(types.ModuleType):
         if x in self.cache:
             kept = self.cache[x]
             if x.requires_grad and kept.requires_grad:
-                place = 1 if self.fault else 0
-                if kept.grad_fn.next_functions[place][0].variable is not x:  # type: ignore[union-attr]
+                index = 1 if self.fault else 0
+                if kept.grad_fn.next_functions[index][0].variable is not x:  # type: ignore[union-attr]  # a cast has one
                     raise RuntimeError("x and cache[x] both require grad, but x is not cache[x]'s parent.")
             if not torch.is_grad_enabled() or x.requires_grad == kept.requires_grad:
                 return kept
@@ -182,7 +182,7 @@ class Amp(types.ModuleType):
 class AscendAmp(Amp):
     """With Ascend's addition: all gradients lie in one tensor, which stays where it is from step to step."""
 
-    def initialize(  # type: ignore[override]
+    def initialize(  # type: ignore[override]  # with an argument more
         self,
         models: nn.Module,
         optimizers: torch.optim.Optimizer,
@@ -205,7 +205,7 @@ class AscendAmp(Amp):
             else:
                 self.combined.zero_()
 
-        optimizers.zero_grad = types.MethodType(zero_grad, optimizers)  # type: ignore[method-assign]
+        optimizers.zero_grad = types.MethodType(zero_grad, optimizers)  # type: ignore[method-assign]  # as Apex does
 
     def _set_aside(self) -> None:
         """They are zero: the run calls zero_grad after a step, and delays the unscaling within one."""
@@ -282,7 +282,7 @@ def install(monkeypatch: pytest.MonkeyPatch, amp: Amp) -> Amp:
     package = types.ModuleType("apex")
     package.__spec__ = ModuleSpec("apex", None, is_package=True)
     package.__path__ = []
-    package.amp = amp  # type: ignore[attr-defined]
+    package.amp = amp  # type: ignore[attr-defined]  # a module made here
     monkeypatch.setitem(sys.modules, "apex", package)
     monkeypatch.setitem(sys.modules, "apex.amp", amp)
     amp.patch(monkeypatch)
