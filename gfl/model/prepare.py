@@ -36,23 +36,31 @@ class Prepared:
 
 
 def freeze(variables: Variables, cfg: resnet.ResNetConfig) -> Constants:
-    """Fold the frozen norms, and read the statistics of the others."""
+    """Fold the frozen batch-norms, and read the statistics of the others."""
     folded: dict[str, Tensor] = {}
     pairs, inv_stds, means = [], [], []
     with torch.no_grad():
-        for conv_path, norm_path in resnet.folding_pairs(cfg):
-            conv, norm = child(variables, f"backbone.{conv_path}"), child(variables, f"backbone.{norm_path}")
+        norm_paths = [path.removesuffix(".running_var") for path in flatten(variables) if path.endswith(".running_var")]
+        for norm_path in norm_paths:
+            conv_path = _convolution_before(norm_path)
+            conv, norm = child(variables, conv_path), child(variables, norm_path)
             inv_std = torch.rsqrt(leaf(norm, "running_var") + NORM_EPS)
-            if resnet.is_frozen(norm_path, cfg):
+            if resnet.is_frozen(norm_path.removeprefix("backbone."), cfg):
                 scale = leaf(norm, "weight") * inv_std
-                folded[f"backbone.{conv_path}.weight"] = leaf(conv, "weight") * scale.view(-1, 1, 1, 1)
-                folded[f"backbone.{conv_path}.bias"] = leaf(norm, "bias") - leaf(norm, "running_mean") * scale
+                folded[f"{conv_path}.weight"] = leaf(conv, "weight") * scale.view(-1, 1, 1, 1)
+                folded[f"{conv_path}.bias"] = leaf(norm, "bias") - leaf(norm, "running_mean") * scale
             else:
-                pairs.append((f"backbone.{conv_path}", f"backbone.{norm_path}"))
+                pairs.append((conv_path, norm_path))
                 inv_stds.append(inv_std)
                 means.append(leaf(norm, "running_mean").clone())
     none = torch.zeros(0)
     return Constants(folded, tuple(pairs), torch.cat(inv_stds) if pairs else none, torch.cat(means) if pairs else none)
+
+
+def _convolution_before(norm: str) -> str:
+    """The path of the convolution before a batch-norm: conv2 for bn2, downsample.0 for downsample.1."""
+    parent, _, name = norm.rpartition(".")
+    return f"{parent}.{'0' if parent.endswith('downsample') else name.replace('bn', 'conv')}"
 
 
 def prepare(variables: Variables, constants: Constants, policy: Policy = FP32) -> Prepared:

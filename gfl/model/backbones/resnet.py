@@ -83,26 +83,6 @@ def apply(prepared: Variables, x: Tensor, cfg: ResNetConfig) -> tuple[Tensor, Te
     return outputs[1], outputs[2], outputs[3]
 
 
-def folding_pairs(cfg: ResNetConfig) -> list[tuple[str, str]]:
-    """Paths, below the backbone, of each convolution and the frozen batch-norm to fold into it; none with GroupNorm."""
-    if cfg.norm == "gn":
-        return []
-    pairs = [("conv1", _norm_after("conv1", cfg))]
-    for stage, blocks in enumerate(BLOCKS[cfg.depth], start=1):
-        for index in range(blocks):
-            convs = ["conv1", "conv2", *(["conv3"] if cfg.bottleneck else [])]
-            if index == 0 and (stage > 1 or cfg.bottleneck):
-                convs.append("downsample.0")
-            block = f"layer{stage}.{index}"
-            pairs += [(f"{block}.{conv}", f"{block}.{_norm_after(conv, cfg)}") for conv in convs]
-    return pairs
-
-
-def _norm_after(conv: str, cfg: ResNetConfig) -> str:
-    """The name of the norm that follows a convolution: 'bn2' or 'gn2' after conv2, downsample.1 after downsample.0."""
-    return "downsample.1" if conv == "downsample.0" else NORM_PREFIX[cfg.norm] + conv.removeprefix("conv")
-
-
 def is_frozen(path: str, cfg: ResNetConfig) -> bool:
     """Whether training leaves the variable at this path, below the backbone, as it is."""
     if path.rsplit(".", 1)[-1] in ("running_mean", "running_var", "num_batches_tracked"):
@@ -163,4 +143,5 @@ def _conv_norm(
     x = conv(child(block, name), x, stride=stride, padding=padding)
     if cfg.norm == "frozen_bn":
         return x
-    return group_norm(child(block, _norm_after(name, cfg)), x, cfg.gn_groups)
+    norm = "downsample.1" if name == "downsample.0" else name.replace("conv", "gn")
+    return group_norm(child(block, norm), x, cfg.gn_groups)
