@@ -20,17 +20,19 @@ import pytest
 import tiny
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from tiny_export import (
-    CANN_TABLE,
     CATEGORY_IDS,
     NAMES,
     SMALL_BINDINGS,
+    Export,
     assert_same_detections,
+    damaged,
+    evaluate_flags,
     export,
+    export_translated,
     operators_of,
     tiny_graph,
-    translations,
     write_model,
 )
 
@@ -39,10 +41,12 @@ from export import write_onnx
 from export.check import violations
 from export.divergence import SideBySide
 from export.graph import graph_of, trace
+from export.operators import TABLE
 from export.parity import Parity, compare_detections, detections_of
 from export.samples import draw_samples
-from export.translate import Translation, to_onnx
+from export.translate import to_onnx
 from gfl import evaluate
+from gfl.config import from_text
 from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained
 from gfl.errors import InputError
@@ -54,6 +58,7 @@ from gfl.model.prepare import Prepared
 from gfl.model.structures import Outputs
 from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.onnx_file import open_onnx
+from gfl.runtime.onnx_session import open_session
 from gfl.runtime.open import open_model
 from gfl.tensors.variables import Variables, flatten
 from gfl.version import VERSION
@@ -95,15 +100,6 @@ class Model(NamedTuple):
         return {name: tensor.numpy() for name, tensor in zip(graph.output_names, found, strict=True)}
 
 
-class Export(NamedTuple):
-    """A written file, what was printed, and what it was translated from."""
-
-    path: Path
-    said: str
-    translation: Translation
-    folder: tuple[str, ...]  # names of all that lay in its folder when it was done
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     checkpoint = write_model(tmp_path_factory.mktemp("run") / "best.pt")
@@ -115,10 +111,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def pair(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """The tiny model for two pictures at a time, detections out."""
-    path = tmp_path_factory.mktemp("pair") / "pair.onnx"
-    with translations() as seen:
-        said = export("--checkpoint", model.checkpoint, "--size", f"{H}x{W}", "--batch", 2, "--output", path)
-    return Export(path, said, seen[0], tuple(sorted(entry.name for entry in path.parent.iterdir())))
+    return export_translated(model.checkpoint, tmp_path_factory.mktemp("pair") / "pair.onnx", "--batch", 2)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +130,7 @@ def test_file_is_a_static_graph_of_operators_that_cann_takes(pair: Export) -> No
     file = onnx.load(pair.path)
     assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", 17)]
     assert file.ir_version <= 10
-    assert operators_of(pair.path) <= CANN_TABLE
+    assert operators_of(pair.path) <= TABLE
     assert {node.domain for node in file.graph.node} <= {"", "ai.onnx"}
     assert not file.functions
     inferred = onnx.shape_inference.infer_shapes(file, strict_mode=True, data_prop=True).graph
@@ -179,14 +172,8 @@ def test_file_describes_itself(pair: Export, model: Model) -> None:
     about = open_onnx(pair.path, threads=1).description
     assert (about.version, about.outputs, about.precision, about.batch) == (VERSION, "detections", "fp32", 2)
     assert (about.short_side, about.long_side) == (64, 96)
-    assert read_run_text(about.config) == model.cfg
+    assert replace(from_text(about.config).detector, num_classes=len(NAMES)) == model.cfg
     assert Description.from_metadata(about.to_metadata(), "here") == about
-
-
-def read_run_text(text: str) -> DetectorConfig:
-    from gfl.config import from_text
-
-    return replace(from_text(text).detector, num_classes=len(NAMES))
 
 
 def test_file_names_weights_by_their_paths_and_no_file_of_the_machine(pair: Export, model: Model) -> None:
@@ -199,7 +186,7 @@ def test_file_names_weights_by_their_paths_and_no_file_of_the_machine(pair: Expo
 
 
 def test_one_file_and_its_report_are_all_that_is_left(pair: Export) -> None:
-    assert pair.folder == ("pair.onnx", "pair.parity.json")
+    assert sorted(entry.name for entry in pair.path.parent.iterdir()) == ["pair.onnx", "pair.parity.json"]
     report = json.loads(pair.path.with_suffix(".parity.json").read_text())
     assert report["passed"]
     assert report["matched"] > 20
@@ -260,7 +247,7 @@ def test_a_blank_finds_nothing_and_changes_no_neighbour(pair: Export) -> None:
 def test_other_outputs_in_fp16_hold_only_operators_that_cann_takes(outputs: str, model: Model, tmp_path: Path) -> None:
     flags = ("--size", f"{H}x{W}", "--outputs", outputs, "--precision", "fp16", "--skip_parity")
     export("--checkpoint", model.checkpoint, *flags, "--output", tmp_path / "half.onnx")
-    assert operators_of(tmp_path / "half.onnx") <= CANN_TABLE
+    assert operators_of(tmp_path / "half.onnx") <= TABLE
 
 
 @pytest.mark.parametrize("outputs", ["decoded", "raw"])
@@ -269,7 +256,7 @@ def test_other_outputs_are_those_of_pytorch(outputs: str, model: Model, tmp_path
     export(
         "--checkpoint", model.checkpoint, "--size", f"{H}x{W}", "--outputs", outputs, "--output", path, "--samples", 1
     )
-    assert operators_of(path) <= CANN_TABLE
+    assert operators_of(path) <= TABLE
     images, sizes = pictures()
     ours = open_onnx(path, threads=1).run(images[1:], sizes[1:])
     theirs = model.run(outputs, images[1:], sizes[1:])
@@ -296,17 +283,6 @@ def test_decoded_scores_are_zero_outside_the_picture(model: Model) -> None:
 
 
 # ---- the gate ----
-
-
-def damaged(translation: Translation, weight: str) -> Translation:
-    """The same graph with the first filter of one weight turned around."""
-    model = onnx.ModelProto()
-    model.CopyFrom(translation.model)
-    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == weight)
-    values = numpy_helper.to_array(tensor).copy()
-    values[0] *= -2
-    tensor.CopyFrom(numpy_helper.from_array(values, weight))
-    return Translation(model, translation.program)
 
 
 @pytest.mark.parametrize(
@@ -418,12 +394,11 @@ def test_evaluation_of_what_was_exported_is_that_of_the_checkpoint(
     canvases: tuple[tuple[int, int], ...], pair: Export, sizes_folder: Path, model: Model, tmp_path: Path
 ) -> None:
     data = tiny.write_data(tmp_path / "data")
-    pictures = ["--annotations", str(tiny.annotations(data, "val")), "--images", str(data / "val2017")]
     exported = pair.path if len(canvases) == 1 else sizes_folder
     # On the same canvases: the model sees the padding, so on others the scores would differ a little.
     bound = ["--gin_bindings", f"CANVASES = {canvases!r}"]
     for name, source in (("onnx", ["--onnx", exported]), ("pt", ["--checkpoint", model.checkpoint, *bound])):
-        flags = [*map(str, source), *pictures, "--workers", "0", "--output", str(tmp_path / name)]
+        flags = [*map(str, source), *evaluate_flags(data), "--output", str(tmp_path / name)]
         assert evaluate.main(flags) == 0
     assert_same_detections(tmp_path / "onnx", tmp_path / "pt")
 
@@ -459,29 +434,14 @@ def test_a_file_that_is_no_export_is_told_in_one_sentence(
     data = tiny.write_data(tmp_path / "data")
     path = tmp_path / "model.onnx"
     make(path)
-    flags = [
-        "--onnx",
-        str(path),
-        "--annotations",
-        str(data / "annotations" / "instances_train2017.json"),
-        "--images",
-        str(data / "train2017"),
-    ]
-    assert part in tiny.refusal(evaluate.main, flags, capsys)
+    assert part in tiny.refusal(evaluate.main, ["--onnx", str(path), *evaluate_flags(data)], capsys)
 
 
 def test_flags_that_the_file_settles_are_refused(
     pair: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tiny.write_data(tmp_path / "data")
-    flags = [
-        "--annotations",
-        str(data / "annotations" / "instances_train2017.json"),
-        "--images",
-        str(data / "train2017"),
-        "--batch",
-        "3",
-    ]
+    flags = [*evaluate_flags(data), "--batch", "3"]
     assert "--batch" in tiny.refusal(evaluate.main, ["--onnx", str(pair.path), *flags], capsys)
 
 
@@ -542,8 +502,6 @@ def export_part(
     made = to_onnx(trace(function, tree, list(inputs.values())), list(inputs), names).model
     assert violations(made) == ()
     onnx.save(made, path)
-    from gfl.runtime.onnx_session import open_session
-
     session = open_session(str(path), threads=torch.get_num_threads())
     arrays = session.run(list(names), {name: tensor.numpy() for name, tensor in inputs.items()})
     return {name: np.asarray(array) for name, array in zip(names, arrays, strict=True)}

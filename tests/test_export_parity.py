@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from tiny_export import Row, detection_arrays
 
-from export.parity import Parity, PictureDetections, check_rivals, compare_detections, match
+from export.parity import Parity, check_rivals, compare_detections, detections_of, match
 from gfl.runtime.description import Arrays, Thresholds
 
 LIMITS = Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16)
 BOX = (10.0, 10.0, 50.0, 50.0)
 NEAR = (12.0, 10.0, 52.0, 50.0)  # overlaps BOX so far that NMS keeps one of the two
 ELSEWHERE = (60.0, 10.0, 90.0, 50.0)
-
-Row = tuple[float, int, tuple[float, float, float, float]]  # score, label, box
-
-
-def detections(*rows: Row) -> PictureDetections:
-    """Of one picture, best first."""
-    boxes = np.array([row[2] for row in rows], np.float64).reshape(-1, 4)
-    scores, labels = np.array([row[0] for row in rows], np.float64), np.array([row[1] for row in rows], np.int64)
-    return PictureDetections(boxes, scores, labels, np.ones_like(boxes))
-
-
-def outputs(*rows: Row, complete: int = 1) -> Arrays:
-    """What a file gives that finds these."""
-    fields = {name: array[None] for name, array in detections(*rows)._asdict().items()}
-    return {**fields, "count": np.array([len(rows)]), "complete": np.array([complete])}
 
 
 def compared(of_file: Arrays, of_pytorch: Arrays, limits: Thresholds = LIMITS) -> Parity:
@@ -49,7 +34,7 @@ def compared(of_file: Arrays, of_pytorch: Arrays, limits: Thresholds = LIMITS) -
     ],
 )
 def test_a_detection_of_one_side_is_excused_near_a_limit_only(extra: Row, limits: Thresholds, excused: bool) -> None:
-    plain, more = outputs((0.9, 0, BOX)), outputs((0.9, 0, BOX), extra)
+    plain, more = detection_arrays((0.9, 0, BOX)), detection_arrays((0.9, 0, BOX), extra)
     for of_file, of_pytorch in ((plain, more), (more, plain)):
         parity = compared(of_file, of_pytorch, limits)
         assert (len(parity.excused), len(parity.failures)) == ((1, 0) if excused else (0, 1))
@@ -65,26 +50,27 @@ def test_a_detection_of_one_side_is_excused_near_a_limit_only(extra: Row, limits
     ],
 )
 def test_two_that_are_equally_good_stand_for_each_other(other: Row, excused: bool) -> None:
-    parity = compared(outputs((0.9, 0, BOX)), outputs(other))
+    parity = compared(detection_arrays((0.9, 0, BOX)), detection_arrays(other))
     assert (len(parity.excused), len(parity.failures)) == ((2, 0) if excused else (0, 2))
 
 
 def test_what_an_excused_detection_suppresses_is_excused_too_and_what_that_does() -> None:
     first, kept_without_it = (0.05 + 5e-5, 0, BOX), (0.4, 0, NEAR)
     next_in_line = (0.2, 0, (19.0, 10.0, 59.0, 50.0))  # overlaps NEAR alone
-    parity = compared(outputs(first, next_in_line), outputs(kept_without_it))
+    parity = compared(detection_arrays(first, next_in_line), detection_arrays(kept_without_it))
     assert (len(parity.excused), parity.failures) == (3, [])
 
 
 def test_matching_pairs_the_nearest_of_a_class() -> None:
-    a, b = detections((0.9, 0, BOX), (0.8, 1, BOX), (0.7, 0, ELSEWHERE)), detections((0.9, 1, BOX), (0.8, 0, BOX))
+    rows: list[list[Row]] = [[(0.9, 0, BOX), (0.8, 1, BOX), (0.7, 0, ELSEWHERE)], [(0.9, 1, BOX), (0.8, 0, BOX)], []]
+    a, b, nothing = (detections_of(detection_arrays(*some), 0) for some in rows)
     assert sorted(match(a, b)) == [(0, 1), (1, 0)]
-    assert match(detections(), b) == match(b, detections()) == []
+    assert match(nothing, b) == match(b, nothing) == []
 
 
 def test_boxes_that_all_lie_elsewhere_are_not_excused_as_equally_good() -> None:
-    there = outputs((0.9, 0, BOX), (0.8, 1, BOX))
-    moved, beside = outputs((0.9, 0, NEAR), (0.8, 1, BOX)), outputs((0.9, 0, NEAR), (0.8, 1, NEAR))
+    there = detection_arrays((0.9, 0, BOX), (0.8, 1, BOX))
+    moved, beside = detection_arrays((0.9, 0, NEAR), (0.8, 1, BOX)), detection_arrays((0.9, 0, NEAR), (0.8, 1, NEAR))
     for of_file, passes in ((there, True), (moved, False), (beside, False)):
         parity = compared(of_file, there)
         assert parity.failures == []
@@ -103,12 +89,12 @@ def test_boxes_that_all_lie_elsewhere_are_not_excused_as_equally_good() -> None:
     ],
 )
 def test_a_pair_beyond_tolerance_is_a_failure(row: Row, agrees: bool) -> None:
-    assert (compared(outputs(row), outputs((0.9, 0, BOX))).failures == []) == agrees
+    assert (compared(detection_arrays(row), detection_arrays((0.9, 0, BOX))).failures == []) == agrees
 
 
 def test_a_file_that_claims_to_be_complete_wrongly_is_a_failure() -> None:
-    assert len(compared(outputs((0.9, 0, BOX)), outputs((0.9, 0, BOX), complete=0)).failures) == 1
+    assert len(compared(detection_arrays((0.9, 0, BOX)), detection_arrays((0.9, 0, BOX), complete=0)).failures) == 1
 
 
 def test_nothing_on_either_side_agrees() -> None:
-    assert compared(outputs(), outputs()) == Parity()
+    assert compared(detection_arrays(), detection_arrays()) == Parity()

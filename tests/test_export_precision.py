@@ -6,30 +6,40 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
 import pytest
 import tiny
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
-from tiny_export import CANN_TABLE, CATEGORY_IDS, NAMES, SMALL_BINDINGS, export, operators_of, translations, write_model
+from onnx import TensorProto
+from tiny_export import (
+    CATEGORY_IDS,
+    NAMES,
+    SMALL_BINDINGS,
+    Export,
+    Row,
+    damaged,
+    detection_arrays,
+    export,
+    export_translated,
+    operators_of,
+    write_model,
+)
 
 from export import compare_onnx, write_onnx
 from export import onnx as program
 from export.accuracy import Accuracy, Comparison
 from export.check import violations
 from export.divergence import SideBySide
+from export.operators import TABLE
 from export.precision import HALF, LARGEST_LOSS
 from export.quantise import FLOAT_CONVOLUTIONS
 from export.samples import SampleBatch, Truth, batches, draw_samples
-from export.translate import Translation
 from gfl import evaluate
 from gfl.data.coco_json import ground_truth, read_coco_file
 from gfl.model import detector
-from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.description import Description, Thresholds
 from gfl.runtime.onnx_file import open_onnx
 from gfl.tensors.precision import O1
 from gfl.tensors.variables import flatten
@@ -46,31 +56,6 @@ BINDINGS = (
 # ---- what the tests share ----
 
 
-class Export(NamedTuple):
-    """A written file, what was printed, and what it was translated from."""
-
-    path: Path
-    said: str
-    translation: Translation
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        return onnx.load(self.path)
-
-    @property
-    def report(self) -> dict[str, object]:
-        content: dict[str, object] = json.loads(self.path.with_suffix(".parity.json").read_text())
-        return content
-
-
-def export_tiny(checkpoint: Path, path: Path, *flags: object) -> Export:
-    with pytest.MonkeyPatch.context() as patch, translations() as seen:
-        # Of random weights an int8 form loses what it loses: here it is the files that are looked at.
-        patch.setitem(LARGEST_LOSS, "int8", replace(LARGEST_LOSS["int8"], agreement=1.0, score=1.0))
-        said = export("--checkpoint", checkpoint, "--size", f"{H}x{W}", "--output", path, *flags)
-    return Export(path, said, seen[0])
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("run") / "best.pt", BINDINGS, [(H, W)])
@@ -85,14 +70,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def half(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """The tiny model in fp16, two pictures at a time, compared on generated ones."""
     path = tmp_path_factory.mktemp("half") / "half.onnx"
-    return export_tiny(checkpoint, path, "--precision", "fp16", "--batch", 2)
+    return export_translated(checkpoint, path, "--precision", "fp16", "--batch", 2)
 
 
 @pytest.fixture(scope="module")
 def int8(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """The tiny model in int8, two pictures at a time, with ranges from three."""
     flags = ("--precision", "int8", "--images", data / "val2017", "--batch", 2)
-    return export_tiny(checkpoint, tmp_path_factory.mktemp("int8") / "int8.onnx", *flags)
+    with pytest.MonkeyPatch.context() as patch:
+        # Of random weights an int8 form loses what it loses: here it is the file that is looked at.
+        patch.setitem(LARGEST_LOSS, "int8", replace(LARGEST_LOSS["int8"], agreement=1.0, score=1.0))
+        return export_translated(checkpoint, tmp_path_factory.mktemp("int8") / "int8.onnx", *flags)
 
 
 def dtypes_of(model: onnx.ModelProto) -> dict[str, str]:
@@ -156,7 +144,7 @@ def made_by(made: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> str:
 
 def test_fp16_file_keeps_the_rules_and_says_what_it_is(half: Export) -> None:
     assert violations(half.model) == ()
-    assert operators_of(half.path) <= CANN_TABLE
+    assert operators_of(half.path) <= TABLE
     about = open_onnx(half.path).description
     assert (about.precision, about.names, about.size) == ("fp16", NAMES, (H, W))
     assert "on a CPU" in half.said
@@ -258,7 +246,6 @@ def test_tensors_inside_are_those_of_the_float32_program(
 
 BOX = (10.0, 10.0, 50.0, 40.0)
 ELSEWHERE = (60.0, 10.0, 90.0, 50.0)
-Row = tuple[float, int, tuple[float, float, float, float]]  # score, label, box in canvas pixels
 
 ABOUT = Description(
     version="0",
@@ -277,28 +264,13 @@ ABOUT = Description(
 )
 
 
-def arrays(rows: Sequence[Row], slots: int = 5) -> Arrays:
-    """The outputs of a file for one picture; the scores of empty slots are 0."""
-    found: dict[str, NDArray[np.generic]] = {
-        "boxes": np.zeros((1, slots, 4), np.float32),
-        "scores": np.zeros((1, slots), np.float32),
-        "labels": np.full((1, slots), -1, np.int32),
-        "count": np.array([len(rows)], np.int32),
-        "edge_std": np.zeros((1, slots, 4), np.float32),
-        "complete": np.ones(1, np.int32),
-    }
-    for place, (score, label, box) in enumerate(rows):
-        found["scores"][0, place], found["labels"][0, place], found["boxes"][0, place] = score, label, box
-    return found
-
-
 def counted(
     ours: Sequence[Row], theirs: Sequence[Row], truth: Truth | None = None, max_ap_drop: float | None = None
 ) -> Accuracy:
     """What the gate makes of two sides' detections on one picture of twice the canvas."""
     comparison = Comparison(ABOUT, truth)
     batch = SampleBatch(("picture",), np.zeros((1, 3, H, W), np.uint8), np.array([(H, W)], np.int32), ((2 * H, 2 * W),))
-    comparison.add(batch, arrays(ours), arrays(theirs))
+    comparison.add(batch, detection_arrays(*ours), detection_arrays(*theirs))
     return comparison.outcome(max_ap_drop)
 
 
@@ -371,12 +343,9 @@ def test_a_file_that_loses_too_much_is_not_left_behind(
     half: Export, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weight = "neck.fpn_convs.1.conv.weight"
-    broken = onnx.ModelProto()
-    broken.CopyFrom(half.translation.model)
-    tensor = next(tensor for tensor in broken.graph.initializer if tensor.name == weight)
-    tensor.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(tensor), weight))
+    broken = damaged(half.translation, weight, slice(None))
     for module in (write_onnx, compare_onnx):
-        monkeypatch.setattr(module, "translate", lambda *arguments: Translation(broken, half.translation.program))
+        monkeypatch.setattr(module, "translate", lambda *arguments: broken)
     path = tmp_path / "model.onnx"
     flags = ["--checkpoint", str(checkpoint), "--size", f"{H}x{W}", "--batch", "2", "--output", str(path)]
     assert program.main([*flags, "--precision", "fp16"]) == 1

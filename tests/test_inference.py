@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from tiny_export import assert_same_detections, export, write_model
+from tiny_export import assert_same_detections, evaluate_flags, export, write_model
 
 import gfl
 from export import torch as program_export
@@ -195,9 +195,8 @@ def test_the_provider_of_a_folder_is_that_of_a_file_that_ran() -> None:
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_evaluation_takes_every_form(form: str, forms: dict[str, Path], tmp_path: Path) -> None:
     data = tiny.write_data(tmp_path / "data")
-    place = ["--annotations", str(tiny.annotations(data, "val")), "--images", str(data / "val2017"), "--workers", "0"]
     for name in ("pt", form):
-        flags = ["--checkpoint", str(forms[name]), "--output", str(tmp_path / name), *place]
+        flags = ["--checkpoint", str(forms[name]), "--output", str(tmp_path / name), *evaluate_flags(data)]
         assert evaluate.main(flags) == 0
     assert_same_detections(tmp_path / form, tmp_path / "pt")
 

@@ -9,15 +9,17 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import golden_cases
 import numpy as np
 import onnx
 import pytest
 import tiny
-from onnx import TensorProto, helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
-from export import command, operators, write_onnx
+from export import command, write_onnx
 from export import onnx as program
 from export.graph import Exported
 from export.translate import Translation, translate
@@ -25,21 +27,14 @@ from gfl.config import read_run
 from gfl.engine.checkpoints import write_checkpoint
 from gfl.model import detector
 from gfl.model.prepare import Prepared
-from gfl.runtime.description import Description
+from gfl.runtime.description import Arrays, Description
 from gfl.tensors.variables import flatten
 
 H, W = tiny.CANVAS
 NAMES = ("circle", "square", "triangle", "star", "ring")  # those of the generated data set
 CATEGORY_IDS = (1, 2, 3, 5, 8)
+Row = tuple[float, int, tuple[float, float, float, float]]  # a detection: score, label, box in canvas px
 BINDINGS = (*tiny.BINDINGS, "postprocess.PredictConfig.rounds = 4")  # fewer, for a smaller graph
-
-# What an Ascend NPU takes, by the lists of CANN's provider and of its compiler.
-CANN_TABLE = frozenset(
-    name
-    for line in Path(operators.__file__).with_name("cann_operators.txt").read_text().splitlines()
-    if not line.startswith("#")
-    for name in line.split()
-)
 
 # The settings of the trained blood cell model under GFL_TEST_DATA, whose .pth has none.
 SMALL_BINDINGS = (
@@ -75,6 +70,30 @@ def write_model(
     return path
 
 
+class Export(NamedTuple):
+    """A written file, what was printed, and what it was translated from."""
+
+    path: Path
+    said: str
+    translation: Translation
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnx.load(self.path)
+
+    @property
+    def report(self) -> dict[str, object]:
+        content: dict[str, object] = json.loads(self.path.with_suffix(".parity.json").read_text())
+        return content
+
+
+def export_translated(checkpoint: Path, path: Path, *flags: object) -> Export:
+    """Export the tiny model at its canvas."""
+    with translations() as seen:
+        said = export("--checkpoint", checkpoint, "--size", f"{H}x{W}", "--output", path, *flags)
+    return Export(path, said, seen[0])
+
+
 def export(*arguments: object) -> str:
     """Run the program, which must end well; what it printed."""
     said = io.StringIO()
@@ -97,8 +116,40 @@ def translations() -> Iterator[list[Translation]]:
         yield seen
 
 
+def damaged(translation: Translation, weight: str, filters: slice = slice(1)) -> Translation:
+    """The same graph with some filters of one weight, by default the first, turned around."""
+    model = onnx.ModelProto()
+    model.CopyFrom(translation.model)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == weight)
+    values = numpy_helper.to_array(tensor).copy()
+    values[filters] *= -2
+    tensor.CopyFrom(numpy_helper.from_array(values, weight))
+    return Translation(model, translation.program)
+
+
 def operators_of(path: Path) -> set[str]:
     return {node.op_type for node in onnx.load(path).graph.node}
+
+
+def detection_arrays(*rows: Row, slots: int = 5, complete: int = 1) -> Arrays:
+    """The outputs of a file that finds these on one picture, best first; empty slots are zeros."""
+    arrays: dict[str, NDArray[np.generic]] = {
+        "boxes": np.zeros((1, slots, 4), np.float64),
+        "scores": np.zeros((1, slots), np.float64),
+        "labels": np.full((1, slots), -1, np.int32),
+        "count": np.array([len(rows)], np.int32),
+        "edge_std": np.zeros((1, slots, 4), np.float64),
+        "complete": np.array([complete], np.int32),
+    }
+    for slot, (score, label, box) in enumerate(rows):
+        arrays["scores"][0, slot], arrays["labels"][0, slot], arrays["boxes"][0, slot] = score, label, box
+    return arrays
+
+
+def evaluate_flags(data: Path, split: str = "val") -> list[str]:
+    """Flags of gfl.evaluate: the pictures of a split of a data set in COCO's layout."""
+    images = data / f"{split}2017"
+    return ["--annotations", str(tiny.annotations(data, split)), "--images", str(images), "--workers", "0"]
 
 
 def assert_same_detections(one: Path, other: Path) -> None:
