@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -35,16 +36,12 @@ def canvases_for(
     """The run's canvases by area, or None where each picture has its own (CANVASES = 'own').
 
     'auto' chooses at most `most` that hold every picture of `train` at every short side it may draw and of `val` at
-    evaluation's; a list is checked and returned. Raises InputError for anything else, and without pictures.
+    evaluation's; a list is checked and returned. Raises InputError for a list that cannot be, and without pictures.
     """
     if not isinstance(cfg.canvases, str):
         return check_canvases(cfg.canvases)
     if cfg.canvases == "own":
         return None
-    if cfg.canvases != "auto":
-        raise InputError(
-            f"got CANVASES = {cfg.canvases!r}, expected 'auto', 'own' or a list of (H, W) in multiples of 32"
-        )
     low, high = short_side_range(cfg)
     # Sides are rounded up to 32, so one short side stands for 32 of them; the highest makes the largest pictures.
     drawn = list(range(high, low - 1, -32))
@@ -77,20 +74,18 @@ def check_fits(pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[
         )
 
 
-def box_slots(data: CocoData, max_boxes: str | int) -> int:
+def box_slots(data: CocoData, max_boxes: Literal["auto"] | int) -> int:
     """Box slots a picture: 'auto' is the data set's maximum rounded up to a multiple of 8, at least 8.
 
     Raises InputError where a picture has more boxes than the number given: no box is ever cut.
     """
-    most = max(data.pictures, key=lambda picture: len(picture.boxes_xyxy), default=None)
-    needed = 0 if most is None else len(most.boxes_xyxy)
+    fullest = max(data.pictures, key=lambda picture: len(picture.boxes_xyxy), default=None)
+    needed = 0 if fullest is None else len(fullest.boxes_xyxy)
     if isinstance(max_boxes, str):
-        if max_boxes != "auto":
-            raise InputError(f"got MAX_BOXES = {max_boxes!r}, expected 'auto' or a number; use 'auto'")
         return max(8, -(-needed // 8) * 8)
-    if most is not None and needed > max_boxes:
+    if fullest is not None and needed > max_boxes:
         raise InputError(
-            f"got MAX_BOXES = {max_boxes}, expected at least {needed}, the boxes of {most.file_name}; "
+            f"got MAX_BOXES = {max_boxes}, expected at least {needed}, the boxes of {fullest.file_name}; "
             f"raise MAX_BOXES to {needed} or set it to 'auto'"
         )
     return max(1, max_boxes)
