@@ -134,7 +134,7 @@ def initial_weights(cfg: RunConfig, ranks: Ranks, *, resumed: bool) -> tuple[Var
     """The weights of step 0, the same on every rank, and where they come from; a checkpoint replaces them later."""
     if resumed:
         return detector.init(cfg.detector), Origin("")
-    return ranks.broadcast_from_first(lambda: initial_variables(cfg))
+    return ranks.broadcast_from_first(initial_variables(cfg) if ranks.first else None)
 
 
 def initial_state(
@@ -191,7 +191,7 @@ def train(run: Run) -> None:
                 StepNote(cursor.step, cursor.epoch, rate, f"{height}x{width}"),
                 metrics,
                 sum(image >= 0 for loaded in group for image in loaded.image_ids),
-                (reason for loaded in group for reason in loaded.failed),
+                [reason for loaded in group for reason in loaded.failed],
             )
             divergence.check(written)
             if run.folder is not None and not operative_written:
@@ -320,7 +320,7 @@ def parser() -> argparse.ArgumentParser:
 
 def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) -> None:
     """One run from its settings to its end; the first rank reads them and owns the folder."""
-    parsed, saved = ranks.broadcast_from_first(lambda: read_settings(arguments))
+    parsed, saved = ranks.broadcast_from_first(read_settings(arguments) if ranks.first else None)
     if arguments.print_config:
         if ranks.first:
             print_config(parsed)

@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -128,13 +127,12 @@ class Ranks:
 
     # ---- Python objects ----
 
-    def broadcast_from_first(self, make: Callable[[], Value]) -> Value:
-        """Call `make` on the first rank alone, and return what it gave on every rank."""
-        if self.world == 1:
-            return make()
-        value = [make() if self.first else None]
-        dist.broadcast_object_list(value, src=0)
-        return cast(Value, value[0])
+    def broadcast_from_first(self, value: Value | None) -> Value:
+        """The first rank's value on every rank; the others give None, and need not know it."""
+        values = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(values, src=0)
+        return cast(Value, values[0])
 
     def gather_at_first(self, value: Value) -> list[Value]:
         """Every rank's value, ordered by rank, on the first rank; an empty list on the others."""

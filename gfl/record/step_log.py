@@ -7,7 +7,7 @@ spent waiting, pictures that could not be read.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,7 +65,7 @@ class StepLog:
         self.steps = steps
         self._begin()
 
-    def add(self, note: StepNote, metrics: dict[str, Tensor], images: int, failed: Iterable[str]) -> list[StepNumbers]:
+    def add(self, note: StepNote, metrics: dict[str, Tensor], images: int, failed: Sequence[str]) -> list[StepNumbers]:
         """Collect a step; calls `flush` after every LOG_EVERY, and returns what that gives.
 
         metrics: scalars on the device, the same names every step. images: pictures of this rank in the step.

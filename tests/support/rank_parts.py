@@ -114,7 +114,7 @@ def main() -> None:
         parts["overflow"] = run_overflow(ranks, late=False)
         parts["late_overflow"] = run_overflow(ranks, late=True)
         parts["maximum"] = ranks.maximum(torch.tensor(float(ranks.rank))).item()
-        parts["broadcast"] = ranks.broadcast_from_first(lambda: f"made by {ranks.rank}")
+        parts["broadcast"] = ranks.broadcast_from_first(f"made by {ranks.rank}" if ranks.first else None)
         parts["gathered"] = ranks.gather_at_first(ranks.rank)
     torch.save(parts, Path(sys.argv[1]) / f"{ranks.rank}.pt")
     ranks.leave()
