@@ -229,8 +229,14 @@ def test_int8_file_detects(int8: Export) -> None:
     assert np.isfinite(found["boxes"]).all()
 
 
+CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+SATURATES = pytest.mark.skipif("avx2" in CPU and "vnni" not in CPU, reason="sums of int8 saturate without VNNI")
+
+
 # Of the random weights' backbone: the error of int8 grows from block to block.
-@pytest.mark.parametrize(("name", "layers", "most"), [("half", 20, 0.02), ("int8", 3, 0.1)])
+@pytest.mark.parametrize(
+    ("name", "layers", "most"), [("half", 20, 0.02), pytest.param("int8", 3, 0.1, marks=SATURATES)]
+)
 def test_tensors_inside_are_those_of_the_float32_program(
     name: str, layers: int, most: float, int8: Export, request: pytest.FixtureRequest
 ) -> None:
