@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 
 
 class Case(NamedTuple):
-    """One picture: what the case varies is its name."""
+    """The boxes of one picture, named after what is special about them."""
 
     name: str
     boxes: Sequence[Box]
@@ -209,9 +209,3 @@ def test_without_crowds_both_searches_give_the_same_assignment() -> None:
             if not expected.doubtful:
                 np.testing.assert_array_equal(golden_cases.owners_of(window), golden_cases.owners_of(everywhere))
             assert torch.equal(window.counted, everywhere.counted)
-
-
-def test_topk_beyond_the_window_is_refused() -> None:
-    for topk in (0, 10):
-        with pytest.raises(ValueError, match=f"topk={topk}"):
-            ATSSConfig(topk=topk)

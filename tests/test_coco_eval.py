@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from benchmarks.evaluate import pycocotools_example
 from gfl.data.coco_json import CocoDetection, ground_truth, read_coco_file
 from gfl.errors import InputError
 from gfl.report.coco_eval import SUMMARY_NAMES, Metrics, evaluate_detections
@@ -64,20 +62,6 @@ def some() -> list[CocoDetection]:
     ]
 
 
-def plain_pycocotools(path: Path, detections: list[CocoDetection]) -> list[float]:
-    """The twelve numbers as pycocotools' own demo computes them."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(path))
-        evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(detections)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return [float(value) for value in evaluation.stats]
-
-
 @pytest.fixture(params=["pycocotools", "faster"])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "faster":
@@ -105,7 +89,7 @@ def real(test_data: Path, checkpoint_goldens: Path) -> Real:
     stats = json.loads((checkpoint_goldens / "stats.json").read_text(encoding="utf-8"))
     backends = ["pycocotools", *(["faster"] if find_spec("faster_coco_eval") else [])]
     metrics = {name: evaluate_detections(annotations, detections, backend=name) for name in backends}
-    return Real(annotations, detections, stats, plain_pycocotools(annotations, detections), metrics)
+    return Real(annotations, detections, stats, pycocotools_example(annotations, detections), metrics)
 
 
 def test_real_detections_give_what_plain_pycocotools_gives(real: Real, backend: str) -> None:
@@ -144,7 +128,7 @@ def test_both_backends_agree(real: Real) -> None:
 def test_a_small_case_gives_what_plain_pycocotools_gives(tmp_path: Path, backend: str) -> None:
     path = write(tmp_path / "a.json")
     metrics = evaluate_detections(path, some(), backend=backend)
-    assert numbers(metrics) == pytest.approx(plain_pycocotools(path, some()), abs=1e-9)
+    assert numbers(metrics) == pytest.approx(pycocotools_example(path, some()), abs=1e-9)
 
 
 def test_perfect_detections_give_one_and_a_class_without_boxes_none(tmp_path: Path, backend: str) -> None:
@@ -180,7 +164,7 @@ def test_an_annotation_of_id_zero_counts_like_any_other(tmp_path: Path, backend:
     for index, annotation in enumerate(content["annotations"]):
         annotation["id"] = index
     path.write_text(json.dumps(content), encoding="utf-8")
-    assert plain_pycocotools(path, perfect())[0] < 1  # why the ids are renumbered
+    assert pycocotools_example(path, perfect())[0] < 1  # why the ids are renumbered
     assert pytest.approx(1) == evaluate_detections(path, perfect(), backend=backend).AP
 
 
@@ -221,7 +205,7 @@ def test_auto_takes_pycocotools_where_the_faster_one_is_missing(
 ) -> None:
     monkeypatch.setattr("gfl.report.coco_eval.find_spec", lambda name: None)
     path = write(tmp_path / "a.json")
-    assert numbers(evaluate_detections(path, some())) == plain_pycocotools(path, some())
+    assert numbers(evaluate_detections(path, some())) == pycocotools_example(path, some())
     with pytest.raises(InputError, match="pip install faster-coco-eval"):
         evaluate_detections(path, some(), backend="faster")
 

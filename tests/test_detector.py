@@ -10,6 +10,7 @@ from small_models import BY_KIND, CANVAS_HW, batch_of, lively, prepared_of, smal
 
 from gfl.model import detector
 from gfl.model.anchors import make_grid
+from gfl.model.assign import ATSSConfig
 from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig
 from gfl.model.head import HeadConfig
@@ -141,6 +142,10 @@ def test_predict_of_a_picture_in_a_batch_is_that_of_the_picture_alone() -> None:
         (lambda: HeadConfig(topk=18), "topk=18"),
         (lambda: HeadConfig(channels=100), "channels=100"),
         (lambda: PredictConfig(candidates=99), "candidates=99"),
+        (lambda: PredictConfig(rounds=0), "rounds=0"),
+        (lambda: PredictConfig(score_threshold=-0.1), r"score_threshold=-0\.1"),
+        (lambda: ATSSConfig(topk=0), "topk=0"),
+        (lambda: ATSSConfig(topk=10), "topk=10"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_with_its_value(make: Callable[[], object], named: str) -> None:

@@ -1,7 +1,7 @@
-"""What the papers and the authors' code compute, in loops: slow and obvious, to hold the fixed-shape code against.
+"""What the papers and the authors' code compute, in loops: slow and obvious, to compare the fixed-shape code with.
 
-One picture at a time, float64 where nothing else is said. A anchor, G box, I ignored box, K class channel, R bins.
-Sources: ATSS (1912.02424), GFL (2006.04388), GFLV2 (2011.12885) and reference.md.
+One picture at a time, in float64 unless stated otherwise. A anchor, G box, I ignored box, K class channel, R bins.
+Sources: ATSS (1912.02424), GFL (2006.04388), GFLV2 (2011.12885) and the authors' code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Box = Sequence[float]  # x1, y1, x2, y2
 Array = NDArray[np.float64]
 
 STRIDES = (8, 16, 32, 64, 128)
-NOBODY, IGNORED, OUTSIDE = 0, -1, -9  # what an anchor is that no box owns; the k-th box owns with k = 1, 2, ...
+NOBODY, IGNORED, OUTSIDE = 0, -1, -9  # owners of an anchor without a box; the k-th box is k = 1, 2, ...
 
 
 # ---- anchors and boxes ----
@@ -88,7 +88,7 @@ def giou(a: Box, b: Box) -> float:
 
 
 class Owners(NamedTuple):
-    """Who owns each anchor, and where rounding has a say in it."""
+    """The box of each anchor, and the boxes for which rounding may decide."""
 
     owner: NDArray[np.int64]  # (A,) k: the k-th box (from 1), or NOBODY, IGNORED, OUTSIDE
     doubtful: set[int]  # boxes (from 1) for which a comparison is closer than float32 can tell
@@ -154,7 +154,7 @@ def _nearest_as_torch(distances: dict[int, float], topk: int) -> list[int]:
     if not distances:
         return []
     chosen = torch.tensor(list(distances.values()), dtype=torch.float32).topk(min(topk, len(distances)), largest=False)
-    return [list(distances)[place] for place in chosen.indices.tolist()]
+    return [list(distances)[position] for position in chosen.indices.tolist()]
 
 
 def _distance(anchor: Anchor, box: Box) -> float:
