@@ -84,15 +84,10 @@ def read_run(gin_files: Sequence[str | Path], bindings: Sequence[str] = ()) -> P
 
 
 def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
-    """Read a `config_text` again, as stored in a checkpoint, with further bindings. Raises InputError as `read_run`."""
+    """Read a `config_text` or `operative_text` again, with further bindings. Raises InputError as `read_run`."""
     table, files_read = _base()
     _read_text(text, "stored config", Path(), table, files_read)
     return _build(table, files_read, bindings)
-
-
-def from_text(text: str) -> RunConfig:
-    """Rebuild the run of a `config_text` or `operative_text`."""
-    return read_text(text).run
 
 
 def run_files() -> tuple[str, ...]:

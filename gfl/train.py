@@ -45,7 +45,7 @@ from gfl.runtime.on_torch.pt_file import predictor
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
-from gfl.tensors.variables import Variables, unflatten
+from gfl.tensors.variables import unflatten
 
 BEST = "best.pt"
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
@@ -85,8 +85,7 @@ def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFold
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(data.train.names)))
-    variables, origin = initial_weights(cfg, ranks, resumed=saved is not None)
-    state = initial_state(variables, cfg, data.canvases, device, ranks)
+    state, origin = initial_state(cfg, data.canvases, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
     run = Run(cfg, parsed, folder, ranks, console, data, state, origin)
     if saved is not None:
@@ -130,26 +129,19 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     return RunData(train, val, canvases, loader, val_loader, settings)
 
 
-def initial_weights(cfg: RunConfig, ranks: Ranks, *, resumed: bool) -> tuple[Variables, Origin]:
-    """The weights of step 0, the same on every rank, and where they come from; a checkpoint replaces them later."""
-    if resumed:
-        return detector.init(cfg.detector), Origin("")
-    return ranks.broadcast_from_first(initial_variables(cfg) if ranks.first else None)
-
-
 def initial_state(
-    variables: Variables,
-    cfg: RunConfig,
-    canvases: tuple[Canvas, ...] | None,
-    device: torch.device,
-    ranks: Ranks,
-) -> TrainState:
-    """The state at step 0: weights on the device, optimiser, loss scale, and the step wrapped for several ranks."""
+    cfg: RunConfig, canvases: tuple[Canvas, ...] | None, device: torch.device, ranks: Ranks, *, resumed: bool
+) -> tuple[TrainState, Origin]:
+    """The state at step 0, the same on every rank, and where its weights come from; `resume` replaces them."""
+    if resumed:
+        variables, origin = detector.init(cfg.detector), Origin("")
+    else:
+        variables, origin = ranks.broadcast_from_first(initial_variables(cfg) if ranks.first else None)
     policy = policy_of(cfg.precision, apex=cfg.apex)
     module = DetectorModule(variables, cfg.detector, canvases or (), device, policy=policy, reduce=ranks.mean)
     state = make_state(module, cfg, ranks.maximum)
     state.forward = ranks.synchronised(state.forward)
-    return state
+    return state, origin
 
 
 def resume(run: Run, saved: Mapping[str, object]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import gfl
 from gfl import config
-from gfl.config import ParsedRun, config_folder, find_gin_file, from_text, read_run, read_text, run_files
+from gfl.config import ParsedRun, config_folder, find_gin_file, read_run, read_text, run_files
 from gfl.errors import InputError
 from gfl.settings import DataConfig, OptimConfig, RunConfig
 
@@ -186,7 +186,7 @@ def test_one_reading_leaves_nothing_to_the_next() -> None:
 def test_stored_texts_give_the_same_run_again(name: str) -> None:
     parsed = read(name, "CANVASES = [[96, 128], [128, 96]]", "PredictConfig.nms_iou = 0.5")
     assert read_text(parsed.config_text)[:3] == parsed[:3]
-    assert from_text(parsed.operative_text) == parsed.run
+    assert read_text(parsed.operative_text).run == parsed.run
     assert "\nEPOCHS = " in parsed.config_text  # knobs stay visible
     assert "include" not in parsed.config_text
     assert "head.HeadConfig.topk = 4" in parsed.operative_text  # a default that no file binds
@@ -196,12 +196,12 @@ def test_a_stored_text_takes_further_bindings() -> None:
     stored = read("demo.gin").config_text
     again = read_text(stored, ["DetectorConfig.num_classes = 3"])
     assert again.run.detector.num_classes == 3
-    assert from_text(again.config_text) == again.run
+    assert read_text(again.config_text).run == again.run
 
 
 def test_a_stored_text_imports_no_other_module() -> None:
     with pytest.raises(InputError, match="import of antigravity"):
-        from_text("import antigravity\n")
+        read_text("import antigravity\n")
 
 
 # ---- values

@@ -46,7 +46,7 @@ from export.parity import Parity, compare_detections, detections_of
 from export.samples import draw_samples
 from export.translate import to_onnx
 from gfl import evaluate
-from gfl.config import from_text
+from gfl.config import read_text
 from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained
 from gfl.errors import InputError
@@ -172,7 +172,7 @@ def test_file_describes_itself(pair: Export, model: Model) -> None:
     about = open_onnx(pair.path, threads=1).description
     assert (about.version, about.outputs, about.precision, about.batch) == (VERSION, "detections", "fp32", 2)
     assert (about.short_side, about.long_side) == (64, 96)
-    assert replace(from_text(about.config).detector, num_classes=len(NAMES)) == model.cfg
+    assert replace(read_text(about.config).run.detector, num_classes=len(NAMES)) == model.cfg
     assert Description.from_metadata(about.to_metadata(), "here") == about
 
 

@@ -15,7 +15,7 @@ import torch
 from tiny import STEPS_AN_EPOCH, assert_equal_bits, log_lines, run_training, train_arguments
 
 from gfl import train
-from gfl.config import from_text, read_run
+from gfl.config import read_run, read_text
 from gfl.data import paths
 from gfl.engine.checkpoints import load_trained, read_state
 from gfl.engine.weights import read_checkpoint
@@ -137,8 +137,8 @@ def test_detections_are_coco_results_with_the_categories_of_the_data(whole: Path
 def test_configs_rebuild_the_run(whole: Path, data: Path) -> None:
     bindings = [f"DATA_ROOT = {str(data)!r}", *tiny.BINDINGS, *LONG_RUN]
     expected = read_run([tiny.GIN_FILE], bindings).run
-    assert from_text((whole / "config.gin").read_text()) == expected
-    assert from_text((whole / "operative.gin").read_text()) == expected
+    assert read_text((whole / "config.gin").read_text()).run == expected
+    assert read_text((whole / "operative.gin").read_text()).run == expected
 
 
 def test_environment_names_the_command_and_the_device(whole: Path) -> None:
@@ -172,7 +172,7 @@ def test_best_is_the_checkpoint_of_the_highest_ap(whole: Path) -> None:
 
 
 def test_learning_rates_of_the_log_are_warm_up_and_cosine(whole: Path) -> None:
-    cfg = from_text((whole / "config.gin").read_text()).optim
+    cfg = read_text((whole / "config.gin").read_text()).run.optim
     rates = [float(str(line["lr"])) for line in log_lines(whole) if "lr" in line]
     full = cfg.lr * tiny.BATCH / 16
     assert rates[0] == pytest.approx(full * cfg.warmup_start)
@@ -262,7 +262,7 @@ def test_resumed_run_takes_further_bindings(data: Path, tmp_path: Path) -> None:
     run = run_training(data, tmp_path / "run")
     assert resume(run, "EPOCHS = 2") == 0
     assert [line["step"] for line in log_lines(run) if "loss" in line] == list(range(1, 9))
-    assert from_text((run / "config.gin").read_text()).epochs == 2
+    assert read_text((run / "config.gin").read_text()).run.epochs == 2
 
 
 def test_run_stopped_in_an_epoch_goes_on_with_the_same_batches(
@@ -342,7 +342,7 @@ def test_run_file_for_finetuning_trains_from_a_checkpoint(data: Path, whole: Pat
     ]
     named = ["--gin_file", tiny.GIN_FILE, "--workdir", str(tmp_path / "run"), *flags]
     assert train.main([*named, "--gin_bindings", f"DATA_ROOT = {str(data)!r}", "EPOCHS = 1", *own]) == 0
-    settings = from_text((tmp_path / "run" / "config.gin").read_text())
+    settings = read_text((tmp_path / "run" / "config.gin").read_text()).run
     assert (settings.optim.optimizer, settings.optim.lr) == ("sgd", 0.0025)
     assert all(0 < float(str(line["loss"])) < 10 for line in log_lines(tmp_path / "run") if "loss" in line)
 
@@ -473,7 +473,7 @@ def test_run_without_workdir_is_named_after_its_config_and_the_time(
 
 def test_print_config_prints_and_makes_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(train_arguments(data, tmp_path / "run", "SEED = 9", flags=["--print_config"])) == 0
-    assert from_text(capsys.readouterr().out).seed == 9
+    assert read_text(capsys.readouterr().out).run.seed == 9
     assert not (tmp_path / "run").exists()
 
 
