@@ -18,9 +18,7 @@ from gfl.errors import InputError
 _MENDS = {
     errno.ENOSPC: "free some space or write to another folder",
     errno.EDQUOT: "free some of your quota or write to another folder",
-    errno.EACCES: "give a folder that you may write to",
-    errno.EPERM: "give a folder that you may write to",
-    errno.EROFS: "give a folder that you may write to",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may write to"),
     **dict.fromkeys((errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP), "give a folder on a file system that has file locks"),
 }
 

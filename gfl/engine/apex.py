@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfl.engine.optim import LossScale, Reduce, this_rank_only
+from gfl.engine.optim import LossScale, Reduce
 from gfl.errors import InputError, first_line
+from gfl.model.detector import identity
 
 REQUIRED = ("initialize", "scale_loss", "state_dict", "load_state_dict", "disable_casts")  # of apex.amp
-WAY_OUT = "give APEX = False, and PRECISION = 'o1' runs the same recipe without Apex"
 # Passed to `amp.initialize` where it has them: Ascend's then unscales all gradients as one tensor; nothing is printed.
 OPTIONS: dict[str, object] = {"combine_grad": True, "verbosity": 0}
 
@@ -40,7 +40,7 @@ class ApexLossScale(LossScale):
         optimiser: torch.optim.Optimizer,
         setting: float | str,
         device: torch.device,
-        reduce_overflow: Reduce = this_rank_only,
+        reduce_overflow: Reduce = identity,
         *,
         combines: bool = False,
     ) -> None:
@@ -82,9 +82,9 @@ class ApexLossScale(LossScale):
         addresses = [gradient.data_ptr() for gradient in gradients]
         self.addresses = self.addresses or addresses
         if addresses != self.addresses:
-            raise InputError(
-                "APEX = True: the installed Apex combines the gradients into one tensor and does not keep them there "
-                f"(an older one leaves the optimiser's zero_grad as it is); {WAY_OUT}"
+            raise _refusal(
+                "the installed Apex combines the gradients into one tensor and does not keep them there (an older one "
+                "leaves the optimiser's zero_grad as it is)"
             )
 
     def state_dict(self) -> dict[str, object]:
@@ -104,7 +104,7 @@ class ApexLossScale(LossScale):
 
 
 def start_apex(
-    module: nn.Module, optimiser: torch.optim.Optimizer, setting: float | str, reduce_overflow: Reduce = this_rank_only
+    module: nn.Module, optimiser: torch.optim.Optimizer, setting: float | str, reduce_overflow: Reduce = identity
 ) -> ApexLossScale:
     """Let Apex patch torch for O1: once in a process, before the module is wrapped in DistributedDataParallel.
 
@@ -117,7 +117,7 @@ def start_apex(
     try:
         amp.initialize(module, optimiser, opt_level="O1", loss_scale=setting, **options)
     except RuntimeError as error:  # Apex's own checks: of the device, say
-        raise InputError(f"APEX = True: Apex refuses ({first_line(error)}); {WAY_OUT}") from error
+        raise _refusal(f"Apex refuses ({first_line(error)})") from error
     device = next(module.parameters()).device
     _try_casts(device)
     return ApexLossScale(amp, optimiser, setting, device, reduce_overflow, combines="combine_grad" in options)
@@ -126,20 +126,16 @@ def start_apex(
 def _import_amp() -> ModuleType:
     """The module apex.amp; InputError when it is missing, or another program's."""
     if importlib.util.find_spec("apex") is None:
-        raise InputError(f"APEX = True: no Apex is installed; {WAY_OUT}")
+        raise _refusal("no Apex is installed")
     try:
         amp = importlib.import_module("apex.amp")
     except ImportError as error:
+        reason = f"cannot be imported ({first_line(error)})"
         if isinstance(error, ModuleNotFoundError) and error.name == "apex.amp":
-            raise InputError(
-                "APEX = True: the installed package apex has no amp (PyPI's apex is another program, and NVIDIA's "
-                f"lost it after 25.06); {WAY_OUT}"
-            ) from error
-        raise InputError(
-            f"APEX = True: the installed package apex cannot be imported ({first_line(error)}); {WAY_OUT}"
-        ) from error
+            reason = "has no amp (PyPI's apex is another program, and NVIDIA's lost it after 25.06)"
+        raise _refusal(f"the installed package apex {reason}") from error
     if missing := [name for name in REQUIRED if not hasattr(amp, name)]:
-        raise InputError(f"APEX = True: the installed apex.amp has no {', '.join(missing)}; {WAY_OUT}")
+        raise _refusal(f"the installed apex.amp has no {', '.join(missing)}")
     return amp
 
 
@@ -156,15 +152,17 @@ def _try_casts(device: torch.device) -> None:
         outputs = [F.conv2d(x, weight) for _ in range(2)]
         torch.autograd.backward(outputs[0].float() + outputs[1].float())
     except (IndexError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            "APEX = True: the installed Apex fails at the second use of one weight "
-            f"({type(error).__name__}: {first_line(error)}), a fault of its cache under torch {torch.__version__}; "
-            f"{WAY_OUT}"
+        raise _refusal(
+            f"the installed Apex fails at the second use of one weight ({type(error).__name__}: {first_line(error)}), "
+            f"a fault of its cache under torch {torch.__version__}"
         ) from error
     if {output.dtype for output in outputs} != {torch.float16}:
-        raise InputError(f"APEX = True: the installed Apex casts no convolution on {device.type}; {WAY_OUT}")
+        raise _refusal(f"the installed Apex casts no convolution on {device.type}")
     if weight.grad is None or float(weight.grad) != 2.0:
-        raise InputError(
-            f"APEX = True: the installed Apex gives a weight used twice the gradient {weight.grad}, expected 2; "
-            f"{WAY_OUT}"
-        )
+        raise _refusal(f"the installed Apex gives a weight used twice the gradient {weight.grad}, expected 2")
+
+
+def _refusal(reason: str) -> InputError:
+    """The error for an Apex that the run cannot use: why, and the way out."""
+    way_out = "give APEX = False, and PRECISION = 'o1' runs the same recipe without Apex"
+    return InputError(f"APEX = True: {reason}; {way_out}")

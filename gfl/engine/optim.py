@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gfl.errors import InputError
+from gfl.model.detector import identity
 from gfl.settings import OptimConfig
 
 Reduce: TypeAlias = Callable[[Tensor], Tensor]  # a scalar of this rank -> the scalar over all ranks
@@ -25,13 +26,9 @@ def make_optimiser(cfg: OptimConfig, parameters: Iterable[Tensor]) -> torch.opti
     SGD's momentum is made as zeros before step 1: a fused kernel that skips the first step would leave it unset.
     """
     parameters = list(parameters)
-    vectors = [p for p in parameters if p.ndim < 2]
-    matrices = [p for p in parameters if p.ndim >= 2]
-    groups = [
-        {"params": matrices, "weight_decay": cfg.weight_decay},
-        {"params": vectors, "weight_decay": cfg.weight_decay if cfg.decay_vectors else 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    decays = ((matrices, cfg.weight_decay), (vectors, cfg.weight_decay if cfg.decay_vectors else 0.0))
+    groups = [{"params": members, "weight_decay": decay} for members, decay in decays if members]
     if cfg.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, fused=True)
     sgd = torch.optim.SGD(groups, lr=0.0, momentum=cfg.momentum, fused=True)
@@ -90,11 +87,6 @@ def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, prog
     return rate
 
 
-def this_rank_only(found_inf: Tensor) -> Tensor:
-    """The `reduce_overflow` of a run on a single device: the flag as it is."""
-    return found_inf
-
-
 class LossScale:
     """A static or dynamic loss scale held in tensors on the device: no step reads it on the host.
 
@@ -116,7 +108,7 @@ class LossScale:
     # Of the dynamic scale, as in torch.amp and Apex: INTERVAL steps without overflow double it.
     START, GROWTH, BACKOFF, INTERVAL = 65536.0, 2.0, 0.5, 2000
 
-    def __init__(self, setting: float | str, device: torch.device, reduce_overflow: Reduce = this_rank_only) -> None:
+    def __init__(self, setting: float | str, device: torch.device, reduce_overflow: Reduce = identity) -> None:
         self.setting, self.reduce_overflow = setting, reduce_overflow
         self.dynamic = setting == "dynamic"
         self.scale = torch.full((), self.START if self.dynamic else float(setting), device=device)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from gfl.engine.apex import start_apex
 from gfl.engine.module import DetectorModule, Loss, compiled
-from gfl.engine.optim import LossScale, Reduce, make_optimiser, restore_optimiser, this_rank_only
+from gfl.engine.optim import LossScale, Reduce, make_optimiser, restore_optimiser
 from gfl.engine.ranks import without_gradient_sync
 from gfl.errors import InputError
+from gfl.model.detector import identity
 from gfl.model.structures import Batch
 from gfl.settings import OptimConfig, RunConfig
 
@@ -40,7 +41,7 @@ class TrainState:
     cursor: Cursor
 
 
-def make_state(module: DetectorModule, cfg: RunConfig, reduce_overflow: Reduce = this_rank_only) -> TrainState:
+def make_state(module: DetectorModule, cfg: RunConfig, reduce_overflow: Reduce = identity) -> TrainState:
     """The state at step 0; reduce_overflow: as in `LossScale`. Raises InputError as `start_apex` does."""
     optimiser = make_optimiser(cfg.optim, module.parameters())
     scale: LossScale | None = None

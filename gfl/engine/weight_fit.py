@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -42,15 +43,9 @@ class LoadReport:
 
     def table(self) -> str:
         """The report as text: one line for each group of leaves with the same fate."""
-        rows = [(group, f"{count} kept") for group, count in count_by_group(self.kept, depth=1).items()]
-        rows += _misfit_rows(self.reinitialised)
-        rows += [
-            (group, f"{count} missing in the file, as initialised")
-            for group, count in count_by_group(self.missing).items()
-        ]
-        rows += [
-            (group, f"{count} left over, not in the model") for group, count in count_by_group(self.left_over).items()
-        ]
+        rows = _rows(self.kept, "kept", depth=1) + _misfit_rows(self.reinitialised)
+        rows += _rows(self.missing, "missing in the file, as initialised")
+        rows += _rows(self.left_over, "left over, not in the model")
         width = max((len(group) for group, _ in rows), default=0)
         return "\n".join(f"{group:<{width}}  {what}" for group, what in rows)
 
@@ -73,16 +68,16 @@ def fit(
     """
     leaves = flatten(variables)
     report = compare(leaves, state)
-    if not any(not path.endswith(COUNTER) for path in report.kept):
+    if all(path.endswith(COUNTER) for path in report.kept):
         raise InputError(
             f"{source} has none of the model's {len(leaves)} weights: got names like {_example(state)}, "
             f"expected names and shapes like {_example(leaves)}; give a checkpoint of this architecture"
         )
     if require_all:
         _refuse_gaps(report, source)
-    taken = set(report.kept)
-    fitted = {path: _copy_into(leaf, state[path]) if path in taken else leaf for path, leaf in leaves.items()}
-    return unflatten(fitted), report
+    for path in report.kept:
+        leaves[path] = torch.empty_like(leaves[path], requires_grad=False).copy_(state[path])
+    return unflatten(leaves), report
 
 
 def compare(leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> LoadReport:
@@ -98,10 +93,6 @@ def compare(leaves: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> LoadRe
         missing=tuple(path for path in leaves if path not in state and not path.endswith(COUNTER)),
         left_over=tuple(path for path in state if path not in leaves and not path.endswith(COUNTER)),
     )
-
-
-def _copy_into(leaf: Tensor, value: Tensor) -> Tensor:
-    return torch.empty_like(leaf, requires_grad=False).copy_(value)
 
 
 def _example(state: Mapping[str, Tensor]) -> str:
@@ -133,20 +124,20 @@ def _refuse_gaps(report: LoadReport, source: str | Path) -> None:
 def _misfit_rows(misfits: tuple[Misfit, ...]) -> list[tuple[str, str]]:
     """A row for each leaf, with both shapes; one for a group of more than four, as where the model's width differs."""
     rows: list[tuple[str, str]] = []
-    for group, count in count_by_group(misfit.path for misfit in misfits).items():
-        if count > 4:
-            rows.append((group, f"{count} re-initialised (other shapes)"))
+    for _, group in groupby(misfits, lambda misfit: _group(misfit.path)):
+        members = list(group)
+        if len(members) > 4:
+            rows += _rows([misfit.path for misfit in members], "re-initialised (other shapes)")
         else:
-            members = [misfit for misfit in misfits if group_of(misfit.path) == group]
             rows += [(misfit.path, f"re-initialised {misfit}") for misfit in members]
     return rows
 
 
-def count_by_group(paths: Iterable[str], depth: int = 2) -> Counter[str]:
-    """{group: how many of the paths are in it}, in the order of the paths."""
-    return Counter(group_of(path, depth) for path in paths)
+def _rows(paths: Iterable[str], fate: str, depth: int = 2) -> list[tuple[str, str]]:
+    """(group, how many of the paths are in it and their fate), in the order of the paths."""
+    return [(group, f"{count} {fate}") for group, count in Counter(_group(path, depth) for path in paths).items()]
 
 
-def group_of(path: str, depth: int = 2) -> str:
+def _group(path: str, depth: int = 2) -> str:
     """The group of a dotted path: its first `depth` components."""
     return ".".join(path.split(".")[:depth])

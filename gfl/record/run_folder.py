@@ -40,26 +40,27 @@ def cut_log(path: Path, step: int, *, evaluated: bool = True) -> int:
         entry = json.loads(line)
         return int(entry["step"]) <= (step if evaluated or "AP" not in entry else step - 1)
 
-    return _cut(path, keep, header_lines=0)
+    return _cut(path, keep)
 
 
 def cut_results(path: Path, step: int) -> int:
     """Drop the rows of a results.csv whose `step` is greater than the given one; otherwise as `cut_log`."""
-    column = 0
-
-    def keep(line: str) -> bool:
-        return int(next(csv.reader([line]))[column]) <= step
-
-    if path.exists():
-        with open(path, encoding="utf-8", newline="") as handle:
-            header = next(csv.reader(handle), ["step"])
-        if "step" not in header:
-            raise InputError(f"{path} has no column `step` (got {header}); move it away to resume without it")
-        column = header.index("step")
-    return _cut(path, keep, header_lines=1)
+    header = _columns(path) or ["step"]
+    if "step" not in header:
+        raise InputError(f"{path} has no column `step` (got {header}); move it away to resume without it")
+    column = header.index("step")
+    return _cut(path, lambda line: int(next(csv.reader([line]))[column]) <= step, header_lines=1)
 
 
-def _cut(path: Path, keep: Callable[[str], bool], *, header_lines: int) -> int:
+def _columns(path: Path) -> list[str]:
+    """The names in the first line of a results.csv; none where it is missing or empty."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as handle:
+        return next(csv.reader(handle), [])
+
+
+def _cut(path: Path, keep: Callable[[str], bool], *, header_lines: int = 0) -> int:
     if not path.exists():
         return 0
     with open(path, encoding="utf-8", errors="replace", newline="\n") as handle:  # \r alone ends no line
@@ -120,17 +121,16 @@ class RunFolder:
         None and numbers that are not finite are left blank. Raises ValueError for keys other than the columns.
         """
         path = self.path / RESULTS
-        columns, fresh = list(row), True
-        if path.exists() and path.stat().st_size:
-            with open(path, encoding="utf-8", newline="") as handle:
-                columns, fresh = next(csv.reader(handle)), False
+        written = _columns(path)
+        columns = written or list(row)
         if "step" not in columns or set(columns) != set(row):
             raise ValueError(f"results.csv got the columns {list(row)}; expected {columns}, with `step`")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        if fresh:
+        if not written:
             writer.writerow(columns)
-        writer.writerow(["" if _is_nan(row[column]) else row[column] for column in columns])
+        values = (row[column] for column in columns)
+        writer.writerow("" if isinstance(value, float) and not math.isfinite(value) else value for value in values)
         append_text(path, text.getvalue())
 
     def cut(self, step: int, *, evaluated: bool = True) -> None:
@@ -141,10 +141,6 @@ class RunFolder:
         """
         cut_log(self.path / LOG, step, evaluated=evaluated)
         cut_results(self.path / RESULTS, step if evaluated else step - 1)
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
 
 
 def open_run(
@@ -162,7 +158,9 @@ def open_run(
     if resume:
         workdir = last_checkpoint(workdir).parent
         lock = lock_folder(workdir)
-        _remove_unfinished(workdir)
+        for unfinished in workdir.glob(".*.tmp"):  # of a killed run; half a checkpoint may take hundreds of megabytes
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
         return RunFolder(workdir, lock, made=False)
     made = workdir is None or not workdir.exists()
     if workdir is None:
@@ -193,22 +191,13 @@ def last_checkpoint(workdir: Path | None) -> Path:
 def _make_default_workdir(parent: Path, now: float) -> Path:
     """Make <parent>/<time>. Two runs that start in the same second get two names, for mkdir succeeds only once."""
     name = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(now))
-    number = 1
+    number = 0
     while True:
+        number += 1
         folder = parent / (name if number == 1 else f"{name}-{number}")
-        with write_errors(folder):
-            try:
-                folder.mkdir(parents=True)
-                return folder
-            except FileExistsError:
-                number += 1
-
-
-def _remove_unfinished(workdir: Path) -> None:
-    """Remove the unfinished files of a killed run: half a checkpoint may take hundreds of megabytes."""
-    for path in workdir.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        with write_errors(folder), contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
 
 
 def _check_empty(workdir: Path) -> None:
