@@ -97,9 +97,7 @@ def test_without_files_a_run_has_the_defaults_of_the_dataclasses() -> None:
     assert read_run([]).run == RunConfig()
 
 
-@pytest.mark.parametrize(
-    "name", ["r50.gin", "r50_ms2x.gin", "r101_ms2x.gin", "demo.gin", "scratch_small.gin", "finetune.gin"]
-)
+@pytest.mark.parametrize("name", run_files())
 def test_every_run_file_takes_every_knob(name: str) -> None:
     run = read(name, *(f"{knob} = {value!r}" for knob, (value, _) in KNOBS.items())).run
     assert {knob: value_of(run, path) for knob, (_, path) in KNOBS.items()} == {

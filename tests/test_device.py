@@ -16,7 +16,7 @@ import torch
 
 from gfl.autoload import NPU_ENVIRONMENT, SWITCH
 from gfl.engine import device
-from gfl.engine.device import choose_device, describe, memory_bytes, seed_generators, synchronise
+from gfl.engine.device import choose_device, describe, memory_bytes, seed_generators
 from gfl.errors import InputError
 
 CPU = torch.device("cpu")
@@ -174,7 +174,6 @@ def test_npu_runs_fixed_shapes_without_run_time_compilation(monkeypatch: pytest.
 
 def test_cpu_is_described_by_its_threads() -> None:
     assert describe(CPU) == f"cpu, {torch.get_num_threads()} threads"
-    synchronise(CPU)
 
 
 def test_memory_on_a_cpu_is_the_peak_of_this_process() -> None:

@@ -193,8 +193,7 @@ def test_apex_is_told_by_its_files(
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "__init__.py").write_text("raise ImportError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(installed, "APEX_PACKAGES", ("some_apex",))
-    assert installed.apex_kind().startswith(kind)
+    assert installed.apex_kind("some_apex").startswith(kind)
 
 
 def test_cann_is_told_by_the_file_of_its_installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

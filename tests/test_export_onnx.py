@@ -452,7 +452,7 @@ def test_flags_that_the_file_settles_are_refused(
 def trained(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained blood cell model, compared with PyTorch on six of its pictures."""
     path = tmp_path_factory.mktemp("trained") / "bccd.onnx"
-    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", tiny.GIN_FILE)
+    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", "base.gin")
     checked = ("--images", test_data / "bccd" / "val", "--samples", "6")
     export(*weights, "--gin_bindings", *SMALL_BINDINGS, "--size", "256x320", *checked, "--output", path)
     return path
@@ -473,7 +473,7 @@ def test_trained_model_keeps_its_average_precision(trained: Path, test_data: Pat
     bccd = test_data / "bccd"
     data = read_coco(bccd / "annotations" / "instances_val.json", bccd / "val", keep_empty=True)
     common = ["--annotations", str(data.annotations), "--images", str(data.images), "--workers", "0"]
-    weights = ["--checkpoint", str(test_data / "bccd_r18" / "model.pth"), "--gin_file", tiny.GIN_FILE]
+    weights = ["--checkpoint", str(test_data / "bccd_r18" / "model.pth"), "--gin_file", "base.gin"]
     metrics = []
     for name, source in (
         ("onnx", ["--onnx", str(trained)]),

@@ -47,7 +47,7 @@ from gfl.tensors.variables import flatten
 H, W = tiny.CANVAS
 # Folded norms in the backbone, so that convolutions follow each other; few rounds, for a small graph.
 BINDINGS = (
-    *(binding for binding in tiny.BINDINGS if "ResNetConfig.norm" not in binding),
+    *tiny.BINDINGS,
     "resnet.ResNetConfig.norm = 'frozen_bn'",
     "postprocess.PredictConfig.rounds = 2",
 )
@@ -370,7 +370,7 @@ def test_a_file_that_loses_too_much_is_not_left_behind(
 def test_ap_of_the_trained_model_stays(precision: str, most: float, test_data: Path, tmp_path: Path) -> None:
     path, cells = tmp_path / "bccd.onnx", test_data / "bccd"
     truth = ("--annotations", cells / "annotations" / "instances_val.json", "--images", cells / "val")
-    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", tiny.GIN_FILE)
+    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", "base.gin")
     settings = ("--gin_bindings", *SMALL_BINDINGS, "--size", "256x320", "--samples", "87", "--precision", precision)
     export(*weights, *settings, *truth, "--output", path)
     accuracy = json.loads(path.with_suffix(".parity.json").read_text())["accuracy"]

@@ -31,7 +31,7 @@ from gfl.model.fpn import FPNConfig
 from gfl.model.head import HeadConfig
 from gfl.model.structures import Batch
 from gfl.operators.fake_step import fake_batch
-from gfl.operators.trace import OpTrace, Shaped, is_shaped
+from gfl.operators.trace import OpTrace, Shaped
 from gfl.record.run_head import slow_precision_line, summary_line
 from gfl.settings import OptimConfig
 from gfl.shapes import Canvas
@@ -101,7 +101,7 @@ def computing(trace: OpTrace) -> list[Op]:
 
 
 def floating(values: object) -> frozenset[torch.dtype]:
-    leaves = tree_leaves(values, is_leaf=is_shaped)
+    leaves = tree_leaves(values)
     return frozenset(x.dtype for x in leaves if isinstance(x, Shaped) and x.dtype.is_floating_point)
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -41,7 +41,6 @@ PACKAGES = (
 )
 # Not imported to see whether they work: torch_npu needs a device and CANN, Apex patches torch.
 NPU_DISTRIBUTIONS = ("torch_npu", "torch-npu")
-APEX_PACKAGES = ("apex",)
 # What Ascend and CUDA need beside packages.
 CANN_HOME = "ASCEND_HOME_PATH"
 TOOLS = {"npu-smi": "Ascend's driver", "atc": "compiles .om files", "nvidia-smi": "NVIDIA's driver"}
@@ -79,10 +78,8 @@ def version_of(distributions: tuple[str, ...]) -> str | None:
     """The versions of the distributions that are installed, named if it is not the first one alone; None for none."""
     installed = []
     for distribution in distributions:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             installed.append((distribution, metadata.version(distribution)))
-        except metadata.PackageNotFoundError:
-            continue
     if len(installed) == 1 and installed[0][0] == distributions[0]:
         return installed[0][1]
     # Two builds of one module, as onnxruntime and onnxruntime-cann, overwrite each other's files.
@@ -107,17 +104,15 @@ def onnx_providers() -> list[str]:
     return list(importlib.import_module("onnxruntime").get_available_providers())
 
 
-def apex_kind() -> str:
+def apex_kind(name: str = "apex") -> str:
     """Which package calls itself apex, from its files alone."""
-    for name in APEX_PACKAGES:
-        spec = importlib.util.find_spec(name)
-        if spec is not None:
-            version = version_of((name,)) or "version unknown"
-            folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-            if any((folder / "amp").is_dir() for folder in folders):
-                return f"{version}, with amp (APEX = True can try it)"
-            return f"{version}, without amp: of no use here; PRECISION = 'o1' needs none"
-    return "absent (optional: PRECISION = 'o1' needs none)"
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return "absent (optional: PRECISION = 'o1' needs none)"
+    version = version_of((name,)) or "version unknown"
+    if any((Path(folder) / "amp").is_dir() for folder in spec.submodule_search_locations or ()):
+        return f"{version}, with amp (APEX = True can try it)"
+    return f"{version}, without amp: of no use here; PRECISION = 'o1' needs none"
 
 
 def machine() -> dict[str, object]:

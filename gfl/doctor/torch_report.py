@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from types import ModuleType
 
 import torch
@@ -53,16 +52,13 @@ def backends() -> dict[str, object]:
         "cpu instructions": has.cpu.get_cpu_capability(),
         "cuda": str(torch.version.cuda or "not built in"),
         "cudnn": yes(has.cudnn),
-        "distributed": list(distributed_backends()),
+        # gloo is for the CPU, nccl for CUDA, hccl for the NPU; a torch without torch.distributed has none
+        "distributed": [
+            name
+            for name in ("gloo", "nccl", "hccl", "mpi", "ucc")
+            if torch.distributed.is_available() and torch.distributed.is_backend_available(name)
+        ],
     }
-
-
-def distributed_backends() -> Iterator[str]:
-    """The backends for several ranks that torch has here: gloo for the CPU, nccl for CUDA, hccl for the NPU."""
-    if torch.distributed.is_available():
-        for name in ("gloo", "nccl", "hccl", "mpi", "ucc"):
-            if torch.distributed.is_backend_available(name):
-                yield name
 
 
 def operators(asked: str) -> dict[str, object]:

@@ -54,25 +54,15 @@ def seed_generators(seed: int) -> None:
 
 def memory_bytes(device: torch.device) -> int | None:
     """The device's peak memory in bytes, on a CPU that of this process; None where it cannot be known."""
-    if device.type == "cpu":
-        return _peak_of_process()
-    peak = getattr(torch.get_device_module(device), "max_memory_allocated", None)
-    return None if peak is None else int(peak())
-
-
-def _peak_of_process() -> int | None:
+    if device.type != "cpu":
+        allocated = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+        return None if allocated is None else int(allocated())
     try:
         import resource  # late: not on Windows
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kB but for macOS
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it; at once on a CPU."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
 
 
 def describe(device: torch.device) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gfl.data.synthetic import write_synthetic
 from gfl.errors import InputError
 from gfl.files import make_folder
 from gfl.npu_check.check import Check, Failed, Skipped, python_path
@@ -82,25 +83,16 @@ def run_part(check: Check, name: str, part: Part) -> Outcome:
 
 def run_all(check: Check, info: Mapping[str, object], parts: Mapping[str, Part]) -> Report:
     """Run all parts in order, and write the report after each. info: of the device, for the report."""
-    outcomes: list[Outcome] = []
-    left = list(parts)
-    report = Report(check.device, info, time.strftime("%Y-%m-%dT%H:%M:%S%z"), outcomes, left, "")
+    report = Report(check.device, info, time.strftime("%Y-%m-%dT%H:%M:%S%z"), [], list(parts))
     for name, part in parts.items():
         print(f"{name:10} ", end="", flush=True)
         outcome = run_part(check, name, part)
-        outcomes.append(outcome)
-        left.remove(name)
-        print(
-            f"{outcome.status} in {outcome.seconds:.0f} s{f': {outcome.reason}' if outcome.reason else ''}", flush=True
-        )
-        write_report(check.folder, report._replace(doctor=doctor_text(check.folder)))
+        report.outcomes.append(outcome)
+        report.left.remove(name)
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        print(f"{outcome.status} in {outcome.seconds:.0f} s{reason}", flush=True)
+        write_report(check.folder, report)
     return report
-
-
-def doctor_text(folder: Path) -> str:
-    """What gfl.doctor printed; empty where it has not run."""
-    log = folder / "doctor.log"
-    return log.read_text(encoding="utf-8", errors="backslashreplace").strip() if log.is_file() else ""
 
 
 def chosen_parts(names: Sequence[str]) -> dict[str, Part]:
@@ -145,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         devices = f"{info.devices} device{'s' if info.devices > 1 else ''}"
         print(f"checking {info.device_name} ({devices}); logs and report in {folder}", flush=True)
         for recipe in (sizes.steps, sizes.learning):
-            recipe.write_data(check.data(recipe.name))
+            pictures = check.data(recipe.name)
+            write_synthetic(pictures, train=recipe.train, val=recipe.val, size_hw=recipe.pictures_hw)
         report = run_all(check, info._asdict(), parts)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -153,9 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nstopped; what is known so far is in {folder}", file=sys.stderr)
         return 130
-    counts = ", ".join(f"{count} {status}" for status, count in report.counts().items())
-    print(f"\n{counts}\nsend back {folder / f'{REPORT}.md'}")
-    return 0 if report.passed else 1
+    print(f"\n{report.counts_text()}\nsend back {folder / f'{REPORT}.md'}")
+    return 1 if report.counts()[FAILED] else 0
 
 
 if __name__ == "__main__":

@@ -48,13 +48,9 @@ class Check:
     commands: list[Finished] = field(default_factory=list)  # of the part that is running
 
     def python_program(self, log: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Finished:
-        """Run Python with these arguments, as `program` does."""
-        return self.program(log, self.python, *arguments, variables=variables)
-
-    def program(self, log: str, *command: str, variables: Mapping[str, str] | None = None) -> Finished:
-        """Run a command, its output in `log`.log. Raises Failed unless it exits with 0 within `sizes.minutes`."""
+        """Run Python, its output in `log`.log. Raises Failed unless it exits with 0 within `sizes.minutes`."""
         finished = run(
-            command,
+            (self.python, *arguments),
             self.folder / f"{log}.log",
             folder=self.folder,
             variables={"PYTHONPATH": python_path(), **self.sizes.variables, **(variables or {})},
@@ -76,15 +72,10 @@ class Check:
         """Train on the device, with fallback to the CPU forbidden; returns the run's folder."""
         workdir = self.folder / name
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
-        given = (
-            f"DATA_ROOT = {str(self.data(recipe.name))!r}",
-            f"DEVICE = {self.device!r}",
-            *recipe.bindings,
-            *bindings,
-        )
         start = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
-        flags = ["--gin_file", recipe.gin_file, "--workdir", str(workdir), *start, "--gin_bindings", *given]
-        self.python_program(name, *launcher, "-m", "gfl.train", *flags, variables=NO_FALLBACK)
+        flags = ["--gin_file", recipe.gin_file, "--workdir", str(workdir), *start, "--gin_bindings"]
+        flags += [f"DATA_ROOT = {str(self.data(recipe.name))!r}", f"DEVICE = {self.device!r}", *recipe.bindings]
+        self.python_program(name, *launcher, "-m", "gfl.train", *flags, *bindings, variables=NO_FALLBACK)
         return workdir
 
     def detect(self, name: str, model: Path, pictures: Path, provider: str, *more: str) -> dict[str, object]:

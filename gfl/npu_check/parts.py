@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from gfl.npu_check.check import ROOT, Check, Failed, Skipped
 from gfl.npu_check.compare import agreement, number, read_rows, relative_differences, step_losses
@@ -132,7 +133,7 @@ def export(check: Check) -> Figures:
         (check.folder / name).mkdir(exist_ok=True)
         flags = ("--checkpoint", str(checkpoint), "--output", str(check.folder / name), "--samples", "2", *sizes)
         check.python_program(f"export_{name}", "-m", "export.onnx", *flags)
-    files = sorted(path for name in ("learned", "large") for path in (check.folder / name).glob("*.onnx"))
+    files = exported(check)
     soc_version = check.soc_version or "Ascend310P3"  # the command is printed, not run
     flags = ("--model", str(files[0]), "--soc_version", soc_version, "--print_only")
     atc_command = check.python_program("atc_command", "-m", "export.om", *flags).last_line()
@@ -156,11 +157,7 @@ def cann(check: Check) -> Figures:
     if "CANNExecutionProvider" not in check.providers:
         raise Skipped(f"the installed onnxruntime offers {', '.join(check.providers)}; install onnxruntime-cann")
     check.need(check.folder / "detected_cpu" / "detections.json")
-    learned, large = check.data("learning") / "val2017", check.data("steps") / "val2017"
-    summary = check.detect("detected_cann", check.folder / "learned", learned, "cann", *CANN_PRECISION)
-    figures = compared(check, "detected_cann", "float16") | rates(summary)
-    summary = check.detect("large_detected_cann", check.folder / "large", large, "cann", *CANN_PRECISION)
-    return figures | {"large model": rates(summary)}
+    return detections_of_both(check, "cann", "", *CANN_PRECISION)
 
 
 def atc(check: Check) -> Figures:
@@ -173,7 +170,7 @@ def atc(check: Check) -> Figures:
         raise Skipped("the NPU's name is not known; give --soc_version, e.g. Ascend310P3 (npu-smi info shows it)")
     check.need(check.folder / "learned", check.folder / "large")
     figures: dict[str, object] = {}
-    for file in sorted((*(check.folder / "learned").glob("*.onnx"), *(check.folder / "large").glob("*.onnx"))):
+    for file in exported(check):
         output = check.folder / f"{file.parent.name}_om" / file.with_suffix(".om").name
         flags = ("--model", str(file), "--output", str(output), "--soc_version", check.soc_version)
         done = check.python_program(f"atc_{output.parent.name}_{file.stem}", "-m", "export.om", *flags)
@@ -187,14 +184,9 @@ def om(check: Check) -> Figures:
         raise Skipped("a .om runs on an NPU only")
     if importlib.util.find_spec("ais_bench") is None:
         raise Skipped("the package ais_bench is not installed, which runs a .om; it comes with Ascend's tools")
-    check.need(
-        check.folder / "detected_cpu" / "detections.json", check.folder / "learned_om", check.folder / "large_om"
-    )
-    learned, large = check.data("learning") / "val2017", check.data("steps") / "val2017"
-    summary = check.detect("detected_om", check.folder / "learned_om", learned, "cann")
-    figures = compared(check, "detected_om", "float16") | rates(summary)
-    summary = check.detect("large_detected_om", check.folder / "large_om", large, "cann")
-    return figures | {"large model": rates(summary)}
+    folder = check.folder
+    check.need(folder / "detected_cpu" / "detections.json", folder / "learned_om", folder / "large_om")
+    return detections_of_both(check, "om", "_om")
 
 
 def speed(check: Check) -> Figures:
@@ -207,11 +199,8 @@ def speed(check: Check) -> Figures:
         figures[f"training, {precision}"] = {name: number(last[name]) for name in ("img_per_s", "data_wait")}
     checkpoint = check.folder / "training" / "last.pt"
     check.need(checkpoint)
-    pictures = check.data("steps") / "val2017"
-    figures["inference, checkpoint"] = rates(
-        check.detect("large_detected", checkpoint, pictures, PROVIDERS[check.device])
-    )
-    return figures
+    summary = check.detect("large_detected", checkpoint, check.data("steps") / "val2017", PROVIDERS[check.device])
+    return figures | {"inference, checkpoint": rates(summary)}
 
 
 Part = Callable[[Check], Figures]
@@ -221,7 +210,21 @@ PARTS: Mapping[str, Part] = {
 }
 
 
-# ---- figures of several parts ----
+# ---- what several parts do ----
+
+
+def exported(check: Check) -> list[Path]:
+    """The ONNX files of both models."""
+    return sorted(path for name in ("learned", "large") for path in (check.folder / name).glob("*.onnx"))
+
+
+def detections_of_both(check: Check, name: str, suffix: str, *more: str) -> Figures:
+    """Detect with both models' files in learned`suffix` and large`suffix` on the NPU; compare those of the learned."""
+    learned, large = check.data("learning") / "val2017", check.data("steps") / "val2017"
+    summary = check.detect(f"detected_{name}", check.folder / f"learned{suffix}", learned, "cann", *more)
+    figures = compared(check, f"detected_{name}", "float16") | rates(summary)
+    summary = check.detect(f"large_detected_{name}", check.folder / f"large{suffix}", large, "cann", *more)
+    return figures | {"large model": rates(summary)}
 
 
 def compared(check: Check, name: str, precision: str) -> dict[str, object]:
@@ -229,11 +232,8 @@ def compared(check: Check, name: str, precision: str) -> dict[str, object]:
 
     precision: 'float32' or 'float16', which sets the limits.
     """
-    ours, theirs = (
-        json.loads((check.folder / folder / "detections.json").read_text(encoding="utf-8"))
-        for folder in (name, "detected_cpu")
-    )
-    match = agreement(ours, theirs)
+    files = (check.folder / folder / "detections.json" for folder in (name, "detected_cpu"))
+    match = agreement(*(json.loads(file.read_text(encoding="utf-8")) for file in files))
     figures: dict[str, object] = {
         "clear detections of both": match.clear,
         "share with a partner": match.share,

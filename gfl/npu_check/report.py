@@ -33,23 +33,23 @@ class Report(NamedTuple):
     device: str  # cpu | cuda | npu
     info: Mapping[str, object]  # the device's name, how many there are, onnxruntime's providers
     started: str
-    outcomes: Sequence[Outcome]
-    left: Sequence[str]  # parts that have not run yet
-    doctor: str  # what gfl.doctor printed
+    outcomes: list[Outcome]
+    left: list[str]  # parts that have not run yet
 
     def counts(self) -> dict[str, int]:
         """How many parts passed, failed and were skipped."""
         statuses = [outcome.status for outcome in self.outcomes]
         return {status: statuses.count(status) for status in (PASSED, FAILED, SKIPPED)}
 
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed."""
-        return self.counts()[FAILED] == 0
+    def counts_text(self) -> str:
+        """'10 passed, 0 failed, 2 skipped'."""
+        return ", ".join(f"{count} {status}" for status, count in self.counts().items())
 
 
 def write_report(folder: Path, report: Report) -> None:
     """Write both files. It is called after each part, so that a crash loses nothing that is known."""
+    log = folder / "doctor.log"
+    doctor = log.read_text(encoding="utf-8", errors="backslashreplace").strip() if log.is_file() else ""
     content = {
         "gfl": VERSION,
         "device": report.device,
@@ -58,36 +58,32 @@ def write_report(folder: Path, report: Report) -> None:
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "counts": report.counts(),
         "parts": [outcome._asdict() for outcome in report.outcomes],
-        "not_run": list(report.left),
-        "doctor": report.doctor,
+        "not_run": report.left,
+        "doctor": doctor,
     }
     figures = to_json(content, indent=2) + "\n"
     write_atomic(folder / f"{REPORT}.json", figures)
-    write_atomic(folder / f"{REPORT}.md", f"{markdown(report)}\n## All figures\n\n```json\n{figures}```\n")
+    write_atomic(folder / f"{REPORT}.md", f"{markdown(report, doctor)}\n## All figures\n\n```json\n{figures}```\n")
 
 
-def markdown(report: Report) -> str:
-    """The page: a table of the parts, then each with its figures, commands and, if it failed, the end of its log."""
-    counts = ", ".join(f"{count} {status}" for status, count in report.counts().items())
+def markdown(report: Report, doctor: str) -> str:
+    """The page: a table of the parts, then each with its figures, commands and, if it failed, the end of its log.
+
+    doctor: what gfl.doctor printed; empty where it has not run.
+    """
     parts = [
         f"# Check of {report.info.get('device_name', report.device)}",
-        f"gfl {VERSION}, DEVICE={report.device}, started {report.started}: {counts}."
+        f"gfl {VERSION}, DEVICE={report.device}, started {report.started}: {report.counts_text()}."
         + (f" Not run yet: {', '.join(report.left)}." if report.left else ""),
         _table(report.outcomes),
     ]
     for outcome in report.outcomes:
-        parts.append(f"## {outcome.part}: {outcome.status}")
-        if outcome.reason:
-            parts.append(outcome.reason)
-        if outcome.figures:
-            parts.append("\n".join(f"- {name}: {figure_text(value)}" for name, value in outcome.figures.items()))
-        if outcome.commands:
-            parts.append("\n".join(["```", *outcome.commands, "```"]))
-        if outcome.tail:
-            parts.append(f"```\n{outcome.tail}\n```")
-    if report.doctor:
-        parts.append(f"## What gfl.doctor says\n\n```\n{report.doctor}\n```")
-    return "\n\n".join(parts) + "\n"
+        figures = "\n".join(f"- {name}: {figure_text(value)}" for name, value in outcome.figures.items())
+        blocks = [f"```\n{text}\n```" for text in ("\n".join(outcome.commands), outcome.tail) if text]
+        parts += [f"## {outcome.part}: {outcome.status}", outcome.reason, figures, *blocks]
+    if doctor:
+        parts.append(f"## What gfl.doctor says\n\n```\n{doctor}\n```")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:

@@ -54,11 +54,10 @@ def step_ops(canvas: Canvas = (128, 128), pictures: int = 1, slots: int = 8) -> 
     """The operators of two training steps: float32 with SGD, and O1 with AdamW and a dynamic loss scale."""
     # The shallowest backbone, since a deeper one repeats the same operators.
     model = DetectorConfig(backbone=ResNetConfig(18))
+    sgd, adamw = OptimConfig(ema=0.999, clip=35.0), OptimConfig("adamw", ema=0.999, clip=35.0)
     runs = (
-        RunConfig(detector=model, optim=OptimConfig(ema=0.999, clip=35.0)),
-        RunConfig(
-            detector=model, optim=OptimConfig("adamw", ema=0.999, clip=35.0), precision="o1", loss_scale="dynamic"
-        ),
+        RunConfig(detector=model, optim=sgd),
+        RunConfig(detector=model, optim=adamw, precision="o1", loss_scale="dynamic"),
     )
     ops: list[Op] = []
     for cfg in runs:

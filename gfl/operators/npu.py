@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 
@@ -38,21 +37,20 @@ def npu_support(operator: str) -> str:
 @lru_cache(maxsize=1)
 def npu_table() -> dict[str, str]:
     """{operator with its overload, e.g. 'add.Tensor' or 'relu': KERNEL, COMPOSITE, FALLS_BACK or CALLS_HOST}."""
-    return dict(_entries(resources.files(__package__).joinpath("npu_operators.txt").read_text(encoding="utf-8")))
+    table: dict[str, str] = {}
+    support = UNKNOWN
+    text = resources.files(__package__).joinpath("npu_operators.txt").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line in _SECTIONS:
+            support = _SECTIONS[line]
+        elif not line.startswith("#"):
+            packet, *overloads = line.split()
+            for overload in overloads:  # an operator in two sections counts in the later one
+                table[packet if overload == "-" else f"{packet}.{overload}"] = support
+    return table
 
 
 @lru_cache(maxsize=1)
 def _packets_that_call_the_host() -> frozenset[str]:
     """Names of operators without their overload, all of whose overloads and in-place forms call the host."""
     return frozenset(name.partition(".")[0] for name, support in npu_table().items() if support == CALLS_HOST)
-
-
-def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """(operator, support) of the table's text; an operator in two sections counts in the later one."""
-    support = UNKNOWN
-    for line in text.splitlines():
-        if line in _SECTIONS:
-            support = _SECTIONS[line]
-        elif not line.startswith("#"):
-            packet, *overloads = line.split()
-            yield from ((packet if overload == "-" else f"{packet}.{overload}", support) for overload in overloads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -15,8 +16,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 COMPUTE_NOTHING = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "_unsafe_view")
 
 
-class Shaped(NamedTuple):
-    """The dtype and shape of a tensor, in its place."""
+@dataclass(frozen=True)
+class Shaped:
+    """The dtype and shape of a tensor, in its place; for pytree a leaf, as the tensor was."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -45,7 +47,7 @@ class Op(NamedTuple):
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
         """The dtypes of the tensors among the arguments and results."""
-        leaves = tree_leaves((self.arguments, self.results), is_leaf=is_shaped)
+        leaves = tree_leaves((self.arguments, self.results))
         return tuple(leaf.dtype for leaf in leaves if isinstance(leaf, Shaped))
 
 
@@ -75,8 +77,3 @@ class OpTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
 def shaped(values: object) -> object:
     """Nested containers with a `Shaped` in place of each tensor."""
     return tree_map(lambda leaf: Shaped(leaf.dtype, tuple(leaf.shape)) if isinstance(leaf, Tensor) else leaf, values)
-
-
-def is_shaped(value: object) -> bool:
-    """Whether a value is a `Shaped`, which is a tuple that pytree must not take apart."""
-    return isinstance(value, Shaped)

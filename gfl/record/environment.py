@@ -56,9 +56,6 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _packages() -> dict[str, str]:
-    named = {
-        str(distribution.metadata["Name"]): distribution.version
-        for distribution in metadata.distributions()
-        if distribution.metadata["Name"]  # a broken install has none
-    }
-    return dict(sorted(named.items(), key=lambda entry: entry[0].lower()))
+    named = ((each.metadata["Name"], each.version) for each in metadata.distributions())
+    known = {name: version for name, version in named if name}  # a broken install has no name
+    return dict(sorted(known.items(), key=lambda entry: entry[0].lower()))

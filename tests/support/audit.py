@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from gfl.operators.npu import CALLS_HOST, COMPOSITE, KERNEL, npu_support
-from gfl.operators.trace import Op, OpTrace, Shaped, is_shaped, shaped
+from gfl.operators.trace import Op, OpTrace, Shaped, shaped
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("gfl", "export", "infer", "benchmarks", "tests")
@@ -265,7 +265,7 @@ class _ReadsBelowDispatch(TorchFunctionMode):
 
 def described(arguments: object) -> str:
     """The tensors among some arguments by dtype and shape, the other values as they are."""
-    leaves = tree_leaves(shaped(arguments), is_leaf=is_shaped)
+    leaves = tree_leaves(shaped(arguments))
     return ", ".join(str(leaf) for leaf in leaves if isinstance(leaf, Shaped) or leaf is not None)
 
 

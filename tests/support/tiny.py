@@ -28,14 +28,11 @@ from gfl.tensors.precision import FP32, Policy
 CANVAS: Canvas = (64, 96)
 TRAIN_PICTURES, VAL_PICTURES, BATCH = 6, 3, 2
 STEPS_AN_EPOCH = 4  # 5 pictures lie and 1 stands: 3 batches of one canvas and 1 of the other
-GIN_FILE = "base.gin"  # the bare knobs: run files are tuned, and these tests are none of their business
+GIN_FILE = "tiny.gin"
 BINDINGS = (
-    "SHORT_SIDE = 64",
-    "LONG_SIDE = 96",
     f"BATCH_SIZE = {BATCH}",
     "EPOCHS = 1",
     "EVAL_EVERY = 1",
-    "WORKERS = 0",
     "OPTIMIZER = 'adamw'",
     "LR = 0.004",
     "SCHEDULE = 'cosine'",
@@ -44,15 +41,6 @@ BINDINGS = (
     "CLIP = 10.0",
     "LOG_EVERY = 1",
     "DEVICE = 'cpu'",
-    "resnet.ResNetConfig.depth = 18",
-    "resnet.ResNetConfig.base_width = 16",
-    "resnet.ResNetConfig.norm = 'gn'",
-    "resnet.ResNetConfig.gn_groups = 8",
-    "resnet.ResNetConfig.frozen_stages = -1",
-    "fpn.FPNConfig.channels = 16",
-    "head.HeadConfig.channels = 16",
-    "head.HeadConfig.convs = 1",
-    "head.HeadConfig.gn_groups = 8",
     "head.HeadConfig.background_channel = False",
 )
 # A model fresh from its random weights finds nothing above the usual threshold: without one, there is something to see.
