@@ -50,8 +50,9 @@ def test_a_workdir_in_use_is_refused_with_the_pid_even_to_the_same_process(tmp_p
     with open_run(tmp_path / "w", "r50") as run:
         (run.path / "last.pt").write_bytes(b"")
         for resume in (False, True):
-            with pytest.raises(InputError, match=rf"in use by process {os.getpid()} on {socket.gethostname()}; give"):
-                open_run(tmp_path / "w", "r50", resume=resume)
+            said = f"in use by process {os.getpid()} on {socket.gethostname()}; give"
+            with pytest.raises(InputError, match=said), open_run(run.path, "r50", resume=resume):
+                pass
     assert not (run.path / ".lock").exists()
     with open_run(tmp_path / "w", "r50", resume=True):  # free again
         pass
@@ -62,8 +63,8 @@ def test_a_workdir_is_refused_until_the_process_that_holds_it_is_killed(
 ) -> None:
     """Its child, which may live on for a while, does not hold the lock."""
     pid, _ = holder
-    with pytest.raises(InputError, match=f"in use by process {pid} "):
-        open_run(tmp_path, "r50")
+    with pytest.raises(InputError, match=f"in use by process {pid} "), open_run(tmp_path, "r50"):
+        pass
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     with open_run(tmp_path, "r50"):

@@ -51,28 +51,29 @@ def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_workdir_with_a_run_needs_resume_or_another_name(tmp_path: Path) -> None:
     with open_run(tmp_path / "w", "r50") as run:
         run.write_text("config.gin", "x = 1\n")
-    with pytest.raises(InputError, match="holds a run; give --resume or another --workdir"):
-        open_run(tmp_path / "w", "r50")
+    said = "holds a run; give --resume or another --workdir"
+    with pytest.raises(InputError, match=said), open_run(tmp_path / "w", "r50"):
+        pass
     assert names_in(tmp_path / "w") == ["config.gin"]  # the refusal leaves no lock behind
 
 
 def test_a_workdir_with_other_files_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match=r"not empty \(thesis.tex\)"):
-        open_run(tmp_path, "r50")
+    with pytest.raises(InputError, match=r"not empty \(thesis.tex\)"), open_run(tmp_path, "r50"):
+        pass
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w").write_text("", encoding="utf-8")
-    with pytest.raises(InputError, match=r"cannot write .*w: File exists"):
-        open_run(tmp_path / "w", "r50")
+    with pytest.raises(InputError, match=r"cannot write .*w: File exists"), open_run(tmp_path / "w", "r50"):
+        pass
 
 
 def test_resume_needs_a_workdir_with_a_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="without --workdir"):
-        open_run(None, "r50", resume=True)
-    with pytest.raises(InputError, match=r"has no last\.pt"):
-        open_run(tmp_path / "none", "r50", resume=True)
+    with pytest.raises(InputError, match="without --workdir"), open_run(None, "r50", resume=True):
+        pass
+    with pytest.raises(InputError, match=r"has no last\.pt"), open_run(tmp_path / "none", "r50", resume=True):
+        pass
     (tmp_path / "last.pt").write_bytes(b"")
     (tmp_path / ".best.pt.17.tmp").write_bytes(b"half")
     with open_run(tmp_path, "r50", resume=True):

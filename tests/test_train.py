@@ -463,7 +463,7 @@ def test_run_without_workdir_is_named_after_its_config_and_the_time(
     monkeypatch.chdir(tmp_path)
     arguments = train_arguments(data, Path("unused"), "MAX_STEPS = 1", "EVAL_EVERY = 0")
     assert train.main([each for each in arguments if each not in ("--workdir", "unused")]) == 0
-    (folder,) = (tmp_path / "runs" / "base").iterdir()
+    (folder,) = (tmp_path / "runs" / "tiny").iterdir()
     assert (folder / "last.pt").is_file()
 
 

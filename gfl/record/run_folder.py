@@ -12,10 +12,8 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-from filelock import BaseFileLock
 
 from gfl.errors import InputError
 from gfl.files import append_text, make_folder, to_json, write_atomic, write_errors
@@ -81,22 +79,10 @@ def _cut(path: Path, keep: Callable[[str], bool], *, header_lines: int = 0) -> i
 
 
 class RunFolder:
-    """A run's open folder, locked until the end of the `with` block; made: whether it was made for this run."""
+    """A run's open folder, as `open_run` gives it."""
 
-    def __init__(self, path: Path, lock: BaseFileLock, *, made: bool) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = lock
-        self._made = made
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the lock; a folder that was made for this run, and in which nothing was written, is removed."""
-        unlock_folder(self._lock)
-        if self._made:
-            with contextlib.suppress(OSError):  # not empty, or gone
-                self.path.rmdir()
 
     def write_text(self, name: str, text: str) -> None:
         """Write a whole text file: config.gin, operative.gin."""
@@ -143,10 +129,13 @@ class RunFolder:
         cut_results(self.path / RESULTS, step if evaluated else step - 1)
 
 
+@contextlib.contextmanager
 def open_run(
     workdir: Path | None, config_name: str, *, resume: bool = False, runs: Path = Path("runs"), now: float | None = None
-) -> RunFolder:
-    """Make or reopen a run's folder, and lock it.
+) -> Iterator[RunFolder]:
+    """Make or reopen a run's folder, and lock it for the block.
+
+    After the block a folder that was made for this run, and in which nothing was written, is removed.
 
     workdir: the folder; None makes <runs>/<config_name>/<time>, with -2, -3, ... added where that exists.
     resume: whether to go on with the run in `workdir`.
@@ -155,25 +144,27 @@ def open_run(
     Raises InputError where another process uses the folder, where it holds a run and `resume` is False, where `resume`
     is True and it has no last.pt, and where it cannot be made.
     """
+    made = not resume and (workdir is None or not workdir.exists())
     if resume:
         workdir = last_checkpoint(workdir).parent
-        lock = lock_folder(workdir)
-        for unfinished in workdir.glob(".*.tmp"):  # of a killed run; half a checkpoint may take hundreds of megabytes
-            with contextlib.suppress(OSError):
-                unfinished.unlink()
-        return RunFolder(workdir, lock, made=False)
-    made = workdir is None or not workdir.exists()
-    if workdir is None:
+    elif workdir is None:
         workdir = _make_default_workdir(runs / config_name, time.time() if now is None else now)
     else:
         make_folder(workdir)
     lock = lock_folder(workdir)
     try:
-        _check_empty(workdir)
-    except InputError:
+        if resume:
+            for unfinished in workdir.glob(".*.tmp"):  # of a killed run; half a checkpoint may be hundreds of megabytes
+                with contextlib.suppress(OSError):
+                    unfinished.unlink()
+        else:
+            _check_empty(workdir)
+        yield RunFolder(workdir)
+    finally:
         unlock_folder(lock)
-        raise
-    return RunFolder(workdir, lock, made=made)
+        if made:
+            with contextlib.suppress(OSError):  # not empty, or gone
+                workdir.rmdir()
 
 
 def last_checkpoint(workdir: Path | None) -> Path:
