@@ -62,11 +62,11 @@ HELP, ONE_PICTURE = "--help", "one picture, start to end"
 
 
 class Subject(NamedTuple):
-    """What goes through the pipeline."""
+    """The model and the pictures that are measured."""
 
     model: TrainedModel
     pictures: Path
-    note: str
+    note: str  # for the reader of the table
 
 
 def make_subject(scratch: Path, pictures: int) -> Subject:
@@ -84,7 +84,7 @@ def make_subject(scratch: Path, pictures: int) -> Subject:
 
 
 def export(model: TrainedModel, batch: int, path: Path) -> None:
-    """Write the .onnx."""
+    """Write the model as an .onnx for CANVAS."""
     cfg = model.run.detector
     prepared = detector.prepare(model.variables, detector.freeze(model.variables, cfg))
     graph = our_graph(prepared, batch, CANVAS, cfg)
@@ -125,7 +125,7 @@ def alone(model: Model, pictures: int) -> Form:
 
 
 def free(model: Model) -> Model:
-    """The same, with the outputs of one run for an answer to all."""
+    """The same model, but each run gives the outputs of a first one at no cost: what is left is the pipeline's time."""
     outputs = model.run(*(tensor.numpy() for tensor in generated_pictures(CANVAS, model.batch)))
     return replace(model, run=lambda images, image_sizes: outputs)
 
@@ -147,7 +147,7 @@ def program(label: str, *flags: str | Path) -> Form:
 
 
 def rate_table(subject: Subject, files: Sequence[File], batch: int, timings: Mapping[str, Timing]) -> Table:
-    """Pictures a second, and what share of the bare session's rate is left."""
+    """Pictures a second, and the pipeline's rate as a share of the bare session's."""
     rows = []
     for label in (PIPELINE, ALONE, FREE):
         timing = timings[label]
@@ -166,7 +166,7 @@ def rate_table(subject: Subject, files: Sequence[File], batch: int, timings: Map
 
 
 def start_table(timings: Mapping[str, Timing]) -> Table:
-    """How long a person waits."""
+    """How long a person waits for infer/run.py."""
     return Table(
         "infer/run.py from its start",
         ("", "ms", "min - max"),
@@ -176,7 +176,7 @@ def start_table(timings: Mapping[str, Timing]) -> Table:
 
 
 def measure(arguments: argparse.Namespace) -> Findings:
-    """Two tables: rates, and the start."""
+    """Two tables: rates of the pipeline, and the time from the program's start."""
     pictures = arguments.pictures or (QUICK_PICTURES if arguments.quick else PICTURES)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)

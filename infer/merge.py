@@ -21,7 +21,8 @@ from gfl.files import to_json, write_atomic
 from gfl.report.words import counted
 from infer.output_folder import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
 
-SAME = {
+# What shards of one whole have in common, and what a message calls it where they do not.
+COMMON = {
     "model_sha256": "another model",
     "input_sha256": "other pictures",
     "score": "another --score",
@@ -31,7 +32,7 @@ SAME = {
 
 
 class Shard(TypedDict):
-    """The part of a shard's summary.json that is read here."""
+    """A shard's summary.json, as far as it is read here."""
 
     images: int
     failed: list[dict[str, str]]
@@ -62,27 +63,27 @@ def parser() -> argparse.ArgumentParser:
 
 def find_shards(folder: Path) -> list[Path]:
     """The folders of all shards, in order; InputError where one is missing, or there are shards of two splits."""
-    found = {
+    folders = {
         (int(match[2]), int(match[1])): path
         for path in (folder.iterdir() if folder.is_dir() else ())
         if (match := re.fullmatch(r"shard-(\d+)-of-(\d+)", path.name)) is not None
     }
-    if not found:
+    if not folders:
         raise InputError(f"{folder} holds no shard-i-of-n, expected the --output of `infer/run.py --shard i/n`")
-    counts = sorted({count for count, _ in found})
+    counts = sorted({count for count, _ in folders})
     if len(counts) > 1:
         raise InputError(
-            f"{folder} holds shards of {' and of '.join(map(str, counts))}, expected those of one; remove the rest"
+            f"{folder} holds shards of {' and of '.join(map(str, counts))}, expected one split; remove the rest"
         )
     count = counts[0]
-    missing = [f"{i}/{count}" for i in range(1, count + 1) if (count, i) not in found]
-    missing += [f"{i}/{n}" for (n, i), path in sorted(found.items()) if not is_whole(path)]
+    missing = [f"{i}/{count}" for i in range(1, count + 1) if (count, i) not in folders]
+    missing += [f"{i}/{n}" for (n, i), path in sorted(folders.items()) if not is_whole(path)]
     if missing:
         raise InputError(
             f"{folder} lacks the results of shard {', '.join(missing)}, expected all {count}; "
             f"run them: infer/run.py --shard {missing[0]}"
         )
-    return [found[count, i] for i in range(1, count + 1)]
+    return [folders[count, i] for i in range(1, count + 1)]
 
 
 def is_whole(folder: Path) -> bool:
@@ -103,24 +104,24 @@ def read_shard(folder: Path) -> Shard:
 
 
 def check_same(folders: Sequence[Path], shards: Sequence[Shard]) -> None:
-    """InputError where shards are not of one whole."""
+    """Raise InputError where the shards were made from different models, pictures or flags."""
     for folder, shard in zip(folders, shards, strict=True):
-        for key, what in SAME.items():
+        for key, what in COMMON.items():
             if shard[key] != shards[0][key]:  # type: ignore[literal-required]  # a key of Shard
                 raise InputError(
                     f"{folder} is of {what} than {folders[0]}, expected shards of one whole; run one of them again"
                 )
 
 
-def merged(shards: Sequence[Shard]) -> dict[str, object]:
-    """The whole's summary.json: sums, with the speed of shards that run side by side and the times of the slowest."""
+def merge_summaries(shards: Sequence[Shard]) -> dict[str, object]:
+    """The whole's summary.json: counts are added, and times are those of the slowest shard, as if all ran together."""
     shown: Counter[str] = Counter()
     nodes: Counter[str] = Counter()
     for shard in shards:
         shown.update(shard["detections_of_score"])
         nodes.update(shard["nodes_by_provider"])
     ran = [shard for shard in shards if shard["images"]] or list(shards)
-    time = sum(shard["seconds"] for shard in ran)
+    ran_s = sum(shard["seconds"] for shard in ran)
     images, seconds = sum(shard["images"] for shard in shards), max(shard["seconds"] for shard in shards)
     return {
         "images": images,
@@ -134,7 +135,7 @@ def merged(shards: Sequence[Shard]) -> dict[str, object]:
         "p50_ms": max((shard["p50_ms"] for shard in shards if shard["p50_ms"] is not None), default=None),
         "p95_ms": max((shard["p95_ms"] for shard in shards if shard["p95_ms"] is not None), default=None),
         "share": {
-            part: sum(shard["share"][part] * shard["seconds"] for shard in ran) / time for part in ran[0]["share"]
+            part: sum(shard["share"][part] * shard["seconds"] for shard in ran) / ran_s for part in ran[0]["share"]
         },
         "batch": shards[0]["batch"],
         "provider": ", ".join(dict.fromkeys(shard["provider"] for shard in ran)),
@@ -151,7 +152,7 @@ def merge(folder: Path, output: Path) -> dict[str, object]:
     folders = find_shards(folder)
     shards = [read_shard(path) for path in folders]
     check_same(folders, shards)
-    summary = merged(shards)
+    summary = merge_summaries(shards)
     if not summary["images"] and summary["failed"]:
         raise InputError(f"none of the pictures could be read, nothing was written; see {folders[0] / SUMMARY}")
     with new_results(output) as unfinished:

@@ -23,7 +23,7 @@ def new_results(folder: Path) -> Iterator[Path]:
     """
     check_free(folder)
     with write_errors(folder):
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     unfinished = folder.absolute() / f".unfinished.{os.getpid()}"  # absolute: CANN's cache moves the working directory
     try:
         make_folder(unfinished)
@@ -35,24 +35,24 @@ def new_results(folder: Path) -> Iterator[Path]:
                     os.replace(unfinished / name, folder / name)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-        for path in made:
-            with contextlib.suppress(OSError):  # it holds the results
+        for path in new_folders:
+            with contextlib.suppress(OSError):  # it is not empty: it holds the results
                 path.rmdir()
 
 
 def check_free(folder: Path) -> None:
     """InputError where a folder holds results, or cannot be looked into."""
     with write_errors(folder):
-        there = [name for name in (DETECTIONS, SUMMARY, DRAWN) if (folder / name).exists()]
-    if there:
+        existing = [name for name in (DETECTIONS, SUMMARY, DRAWN) if (folder / name).exists()]
+    if existing:
         raise InputError(
-            f"{folder} already holds {' and '.join(there)}, expected a folder without results; give another --output, "
-            "or remove them"
+            f"{folder} already holds {' and '.join(existing)}, expected a folder without results; give another "
+            "--output, or remove them"
         )
 
 
 class DetectionsFile:
-    """A COCO results file in the making, a line a detection."""
+    """A COCO results file that is being written, one line a detection."""
 
     def __init__(self, path: Path, handle: BinaryIO) -> None:
         self.count = 0
@@ -60,14 +60,14 @@ class DetectionsFile:
         self._handle = handle
 
     def add(self, lines: Iterable[bytes]) -> None:
-        """Detections as JSON objects. Raises InputError where the disk is full."""
+        """Append detections, each a JSON object on one line. Raises InputError where the disk is full."""
         with write_errors(self._path):
             for line in lines:
                 self._handle.write((b",\n" if self.count else b"[\n") + line)
                 self.count += 1
 
     def end(self) -> None:
-        """Make it whole JSON, and sure to be on the disk. Raises InputError where the disk is full."""
+        """Close the JSON list, and wait until the disk has it. Raises InputError where the disk is full."""
         with write_errors(self._path):
             self._handle.write(b"\n]\n" if self.count else b"[]\n")
             self._handle.flush()
@@ -76,7 +76,7 @@ class DetectionsFile:
 
 @contextlib.contextmanager
 def detections_file(path: Path) -> Iterator[DetectionsFile]:
-    """A file to add detections to, whole when the block ends well. Raises InputError where it cannot be written."""
+    """A new file to add detections to; whole when the block ends well. Raises InputError where it cannot be written."""
     with write_errors(path):
         handle = open(path, "wb")  # noqa: SIM115  # the block may run for hours, and its own errors are not the file's
     try:
@@ -89,7 +89,7 @@ def detections_file(path: Path) -> Iterator[DetectionsFile]:
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The inverse of `DetectionsFile.add`."""
+    """The detections of a file that `DetectionsFile` wrote, each as its JSON object."""
     with open(path, "rb") as handle:
         for line in handle:
             text = line.strip().removesuffix(b",")
@@ -98,5 +98,5 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def encode_line(row: object) -> bytes:
-    """A JSON object on one line; file names that are no Unicode keep their bytes as escapes."""
+    """A JSON object on one line; bytes of a file name that are not Unicode become escapes."""
     return to_json(row).encode("utf-8", "backslashreplace")

@@ -60,13 +60,12 @@ class Files:
     """Picture files by name, or the part of them that a shard takes."""
 
     files: tuple[File, ...]
-    start: int = 0  # place of the first in the whole input
-    whole: int = 0  # pictures of the whole input
-    digest: str = ""  # of the whole input's names
+    start: int = 0  # position of the first in the whole input
+    digest: str = ""  # of the names of the whole input: shards of the same input have the same
 
     @property
     def total(self) -> int:
-        """How many there are."""
+        """How many files there are."""
         return len(self.files)
 
     @property
@@ -79,25 +78,25 @@ class Files:
 
     def part(self, index: int, count: int) -> Files:
         """The index-th (from 1) of `count` parts that differ by at most one picture and join to the whole."""
-        start, stop = (self.total * place // count for place in (index - 1, index))
-        return Files(self.files[start:stop], start, self.whole, self.digest)
+        start, stop = self.total * (index - 1) // count, self.total * index // count
+        return Files(self.files[start:stop], start, self.digest)
 
 
 @dataclass
 class Video:
-    """The frames of a video, numbered from 1; to be gone through once."""
+    """The frames of a video, numbered from 1; they can be gone through once."""
 
     path: Path
-    total: int  # frames that it states; what it holds is known at its end
-    notes: tuple[str, ...] = field(default=(), init=False)
+    total: int  # frames that its header states, 0 where it does not; how many it holds is known at its end
+    notes: tuple[str, ...] = field(default=(), init=False)  # for the user, known at its end
 
     def __iter__(self) -> Iterator[Source]:
         stream = cv2.VideoCapture(str(self.path))
         read = 0
         try:
             while True:
-                found, frame = stream.read()
-                if not found:
+                is_frame, frame = stream.read()
+                if not is_frame:
                     break
                 read += 1
                 image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
@@ -142,21 +141,21 @@ def folder_files(folder: Path) -> Files:
 
 def pattern_files(pattern: str) -> Files:
     """The pictures that a pattern matches (** for all folders below); InputError where there is none."""
-    found = [Path(name).absolute() for name in glob.glob(pattern, recursive=True)]
+    matches = [Path(name).absolute() for name in glob.glob(pattern, recursive=True)]
     parts = Path(pattern).absolute().parts
-    fixed = Path(*parts[: next(place for place, part in enumerate(parts) if glob.has_magic(part))])
-    files = [File(path.relative_to(fixed).as_posix(), path) for path in found if is_picture(path)]
+    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    files = [File(path.relative_to(fixed).as_posix(), path) for path in matches if is_picture(path)]
     if not files:
-        got = f"{len(found)} that are no pictures" if found else "nothing"
+        got = f"{len(matches)} that are no pictures" if matches else "nothing"
         raise InputError(f"{pattern} matches {got}, expected at least one of {', '.join(PICTURES)}; check --input")
     return join(files)
 
 
 def join(files: Sequence[File]) -> Files:
-    """Files in the order of their names, as one whole input."""
+    """The files as one input, in the order of their names."""
     ordered = tuple(sorted(files, key=lambda file: file.name))
     names = "\0".join(file.name for file in ordered)
-    return Files(ordered, 0, len(ordered), hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16])
+    return Files(ordered, 0, hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16])
 
 
 def open_video(path: Path) -> Video:
@@ -173,39 +172,37 @@ def open_video(path: Path) -> Video:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """'2/4' -> (2, 4); InputError for anything but 1/n to n/n."""
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise InputError(f"got --shard {text}, expected i/n with i from 1 to n, e.g. --shard 1/4 to --shard 4/4")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def stated_pixels(data: bytes) -> int:
-    """Pixels of a JPEG or PNG as its header says; for other formats, and where it says nothing, the file's bytes."""
+    """Pixels of a JPEG or PNG, read off its header; for other formats, and where it has no size, the file's bytes."""
     if data.startswith(PNG_START):
         return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
-    place = len(JPEG_START) if data.startswith(JPEG_START) else len(data)
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        if data[place + 1] in JPEG_FRAMES:
-            return int.from_bytes(data[place + 5 : place + 7], "big") * int.from_bytes(
-                data[place + 7 : place + 9], "big"
-            )
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    at = len(JPEG_START) if data.startswith(JPEG_START) else len(data)
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] in JPEG_FRAMES:
+            return int.from_bytes(data[at + 5 : at + 7], "big") * int.from_bytes(data[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")  # the next segment
     return len(data)
 
 
 class Opened(NamedTuple):
-    """A picture that is about to be decoded."""
+    """A picture that is read, and not decoded yet."""
 
-    pixels: int  # as its header says, to know what the decoding takes
+    pixels: int  # as its header says: decoding takes memory for so many
     decode: Callable[[], Image]  # uint8 (H,W,3) RGB; raises InputError where it cannot
 
 
 class Source(Protocol):
-    """A picture to come."""
+    """A picture of the input, not read yet."""
 
     @property
     def name(self) -> str:
-        """What its result and its failure are called."""
+        """What detections.json and messages call it."""
 
     def open(self) -> Opened:
-        """Raises InputError where it cannot be read."""
+        """Read it; InputError where it cannot be read."""

@@ -24,7 +24,7 @@ from infer.recorder import Recorder
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
 
-KEPT_PIXELS = 4_000_000  # of a picture that waits to be drawn on (12 MB); larger files are read again
+KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
 MOST_WRITERS = 4  # threads that draw
 
 
@@ -106,7 +106,7 @@ def read_image_ids(annotations: Path, inputs: Inputs) -> list[int]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Detect, and write the results. Raises InputError where nothing can be done, and then leaves nothing behind."""
+    """Detect, and write the results. Raises InputError for a user's mistake, and then leaves nothing behind."""
     task = read_task(arguments)
     with new_results(task.folder) as unfinished:
         model = open_model(arguments.model, batch=arguments.batch, threads=arguments.threads, choice=task.choice)
@@ -145,8 +145,7 @@ def run(arguments: argparse.Namespace) -> None:
 def detect(model: Model, inputs: Inputs, recorder: Recorder, *, draw: bool) -> Timings:
     """Run the model over the inputs."""
     writers = min(usable_cores(), MOST_WRITERS) if draw else 1
-    # A frame cannot be read again.
-    kept = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize
+    kept = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize  # a frame cannot be read again
     with Progress(inputs.total) as progress:
 
         def record(position: int, outcome: Result | Failed) -> None:
@@ -157,7 +156,7 @@ def detect(model: Model, inputs: Inputs, recorder: Recorder, *, draw: bool) -> T
 
 
 def check_any(recorder: Recorder, task: Task) -> None:
-    """InputError where no picture could be read; a shard may be that unlucky, the whole is looked at when merged."""
+    """Raise InputError where no picture could be read. A shard may have no good one: `infer.merge` checks the whole."""
     if recorder.failed and not recorder.images and task.shard is None:
         raise InputError(
             f"none of {len(recorder.failed)} could be read, nothing was written; the first: {recorder.failed[0].reason}"

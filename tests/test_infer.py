@@ -15,11 +15,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import tiny
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from tiny_export import CATEGORY_IDS, NAMES, export, write_model
+from tiny_export import CATEGORY_IDS, NAMES, export, tiny_graph, write_model
 
 from gfl import load
 from gfl.errors import InputError
@@ -548,53 +549,47 @@ def test_results_are_never_overwritten(
 # ---- bad input ----
 
 
-def test_missing_model(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "nowhere.onnx: no such file, expected a model" in refused("--model", tmp_path / "nowhere.onnx")
-
-
-def test_onnx_from_elsewhere(refused: Callable[..., str], tmp_path: Path) -> None:
-    import onnx
-    from tiny_export import tiny_graph
-
-    onnx.save(tiny_graph("Relu"), tmp_path / "foreign.onnx")
-    assert "foreign.onnx is no export of this project" in refused("--model", tmp_path / "foreign.onnx")
-
-
-def test_truncated_onnx(refused: Callable[..., str], exports: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def useless(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models, inputs and outputs that cannot be used."""
+    folder = tmp_path_factory.mktemp("useless")
+    onnx.save(tiny_graph("Relu"), folder / "foreign.onnx")
     content = next(exports.glob("*.onnx")).read_bytes()
-    (tmp_path / "half.onnx").write_bytes(content[: len(content) // 2])
-    assert "half.onnx cannot be opened by ONNX Runtime" in refused("--model", tmp_path / "half.onnx")
-
-
-def test_folder_without_pictures(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "empty holds no picture, expected at least one; it takes .jpg" in refused("--input", tmp_path / "empty")
-    write_pictures(tmp_path / "empty" / "below", SIZES[:1])
-    assert "the folders below it do: --input" in refused("--input", tmp_path / "empty")
-
-
-def test_pattern_without_pictures(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "*.jpg matches nothing, expected at least one" in refused("--input", tmp_path / "*.jpg")
-    (tmp_path / "notes.txt").write_text("no picture")
-    assert "matches 1 that are no pictures" in refused("--input", tmp_path / "*.txt")
-
-
-def test_missing_input(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "nowhere: no such file or folder, expected pictures or a video" in refused("--input", tmp_path / "nowhere")
-    assert "cannot be read (File name too long)" in refused("--input", tmp_path / ("x" * 300))
-
-
-def test_video_that_is_none(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "clip.mp4").write_bytes(b"no video" * 100)
-    assert "clip.mp4 cannot be opened as a video" in refused("--input", tmp_path / "clip.mp4")
-
-
-def test_only_damaged_pictures(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "damaged").mkdir()
+    (folder / "half.onnx").write_bytes(content[: len(content) // 2])
+    (folder / "empty").mkdir()
+    (folder / "above").mkdir()
+    write_pictures(folder / "above" / "below", SIZES[:1])
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "clip.mp4").write_bytes(b"no video" * 100)
+    (folder / "damaged").mkdir()
     for name in "ab":
-        (tmp_path / "damaged" / f"{name}.jpg").write_bytes(b"\xff\xd8 no more")
-    said = refused("--input", tmp_path / "damaged", "--draw")
-    assert "none of 2 could be read, nothing was written; the first: got a truncated file" in said
+        (folder / "damaged" / f"{name}.jpg").write_bytes(b"\xff\xd8 no more")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "said"),
+    [
+        ("--model", "nowhere.onnx", "nowhere.onnx: no such file, expected a model"),
+        ("--model", "foreign.onnx", "foreign.onnx is no export of this project"),
+        ("--model", "half.onnx", "half.onnx cannot be opened by ONNX Runtime"),
+        ("--input", "empty", "empty holds no picture, expected at least one; it takes .jpg"),
+        ("--input", "above", "the folders below it do: --input"),
+        ("--input", "*.jpg", "*.jpg matches nothing, expected at least one"),
+        ("--input", "*.txt", "matches 1 that are no pictures"),
+        ("--input", "nowhere", "nowhere: no such file or folder, expected pictures or a video"),
+        ("--input", "x" * 300, "cannot be read (File name too long)"),
+        ("--input", "clip.mp4", "clip.mp4 cannot be opened as a video"),
+        ("--input", "damaged", "none of 2 could be read, nothing was written; the first: got a truncated file"),
+        ("--output", "notes.txt/output", "cannot write "),
+        ("--output", "x" * 300, "File name too long"),
+    ],
+)
+def test_useless_files_are_told(useless: Path, refused: Callable[..., str], flag: str, name: str, said: str) -> None:
+    before = entries(useless)
+    assert said in refused(flag, useless / name, "--draw")
+    assert entries(useless) == before
+    assert (useless / "notes.txt").read_text() == "no picture"
 
 
 @pytest.mark.parametrize(
@@ -615,13 +610,6 @@ def test_only_damaged_pictures(refused: Callable[..., str], tmp_path: Path) -> N
 )
 def test_flags_that_cannot_be(refused: Callable[..., str], flags: tuple[str, ...], said: str) -> None:
     assert said in refused(*flags)
-
-
-def test_output_that_cannot_be_written(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    assert f"cannot write {tmp_path / 'file'}" in refused("--output", tmp_path / "file" / "output")
-    assert (tmp_path / "file").read_text() == "in the way"
-    assert "File name too long" in refused("--output", tmp_path / ("x" * 300))
 
 
 def test_annotations_of_other_pictures(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_onnx import DESCRIPTION
 
 from gfl.data.transforms import Image, resize
 from gfl.errors import InputError
-from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.description import Arrays, Description
 from gfl.runtime.model import Model
 from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import Result
@@ -26,21 +27,7 @@ from infer.pipeline import LARGE_PIXELS, Failed, InOrder, Load, Timings, default
 from infer.sources import Opened
 
 WIDE, TALL = (32, 64), (64, 32)
-ABOUT = Description(
-    version="0.1.0",
-    outputs="detections",
-    precision="fp32",
-    names=("thing",),
-    category_ids=(7,),
-    batch=2,
-    size=WIDE,
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    short_side=32,
-    long_side=64,
-    thresholds=Thresholds(score=0.0, nms_iou=0.6, max_detections=1, candidates=1, rounds=1),
-    config="",
-)
+ABOUT = replace(DESCRIPTION, names=("thing",), category_ids=(7,), size=WIDE, short_side=32, long_side=64)
 
 
 @dataclass
@@ -291,11 +278,11 @@ def endless(then: Callable[[], None]) -> Iterator[Made]:
 @pytest.mark.parametrize(
     ("model", "given", "on_result", "raised"),
     [
-        (Mirror(before_run=fail), sources([WIDE_HW] * 50), lambda index, outcome: None, OddError),
-        (Mirror(before_run=stop), sources([WIDE_HW] * 50), lambda index, outcome: None, KeyboardInterrupt),
+        (Mirror(before_run=fail), sources([WIDE_HW] * 50), lambda *_: None, OddError),
+        (Mirror(before_run=stop), sources([WIDE_HW] * 50), lambda *_: None, KeyboardInterrupt),
         (Mirror(), sources([WIDE_HW] * 50), fail, OddError),
-        (Mirror(), endless(fail), lambda index, outcome: None, OddError),
-        (Mirror(), sources([WIDE_HW] * 9, image=fail), lambda index, outcome: None, OddError),
+        (Mirror(), endless(fail), lambda *_: None, OddError),
+        (Mirror(), sources([WIDE_HW] * 9, image=fail), lambda *_: None, OddError),
     ],
     ids=["model", "interrupt", "on_result", "sources", "decoding"],
 )

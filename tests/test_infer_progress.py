@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 
-from infer import progress
+import infer.progress
 from infer.progress import DELAY_S, QUIET_S, Progress, progress_line
 
 
-class Clock:
-    """time.monotonic, as the test sets it."""
-
-    now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """time.monotonic, as the test sets it."""
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(infer.progress, "time", clock)
     return clock
 
 
-class Terminal(io.TextIOWrapper):
-    """A terminal that shows ASCII alone."""
-
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="ascii", errors="strict", write_through=True)
-
-    def isatty(self) -> bool:
-        return True
-
-    def shown(self) -> str:
-        content = self.buffer
-        assert isinstance(content, io.BytesIO)
-        return content.getvalue().decode()
+@contextlib.contextmanager
+def terminal() -> Iterator[io.BytesIO]:
+    """What a terminal gets, as stderr, that shows ASCII alone."""
+    shown = io.BytesIO()
+    stderr = io.TextIOWrapper(shown, encoding="ascii", errors="strict", write_through=True)
+    with mock.patch.object(stderr, "isatty", return_value=True), contextlib.redirect_stderr(stderr):
+        yield shown
+    stderr.detach()  # or it closes what was shown
 
 
 @pytest.mark.parametrize(
@@ -55,11 +45,11 @@ def test_line_says_how_many_how_fast_and_how_long(done: int, total: int, line: s
     assert progress_line(done, total, 30.0) == line
 
 
-def test_a_log_file_gets_a_line_every_half_minute(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(10) as shown:
+def test_a_log_file_gets_a_line_every_half_minute(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(10) as progress:
         for _ in range(5):
             clock.now += QUIET_S / 2
-            shown.advance()
+            progress.advance()
     said = capsys.readouterr()
     assert (said.out, said.err.splitlines()) == (
         "",
@@ -68,22 +58,18 @@ def test_a_log_file_gets_a_line_every_half_minute(clock: Clock, capsys: pytest.C
 
 
 @pytest.mark.parametrize("total", [10, 0])
-def test_a_terminal_gets_a_bar_after_a_moment(total: int, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with Progress(total) as shown:
-        shown.advance()
-        assert terminal.shown() == ""
+def test_a_terminal_gets_a_bar_after_a_moment(total: int, clock: SimpleNamespace) -> None:
+    with terminal() as shown, Progress(total) as progress:
+        progress.advance()
+        assert shown.getvalue() == b""
         clock.now += 2 * DELAY_S
-        shown.advance()
-    assert progress_line(2, total, 2 * DELAY_S) in terminal.shown()
-    assert terminal.shown().rstrip("\x1b[?25h").endswith("\n")  # what is printed next begins on a line of its own
+        progress.advance()
+    assert progress_line(2, total, 2 * DELAY_S) in shown.getvalue().decode()
+    assert shown.getvalue().endswith((b"\n", b"\n\x1b[?25h"))  # what is printed next begins on a line of its own
 
 
-def test_a_terminal_without_rich_gets_lines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with mock.patch.dict(sys.modules, {"rich.progress": None}), Progress(10) as shown:
+def test_a_terminal_without_rich_gets_lines(clock: SimpleNamespace) -> None:
+    with mock.patch.dict(sys.modules, {"rich.progress": None}), terminal() as shown, Progress(10) as progress:
         clock.now += QUIET_S
-        shown.advance()
-    assert terminal.shown() == "1/10 img, 10% | 0.0 img/s | eta 4:30\n"
+        progress.advance()
+    assert shown.getvalue() == b"1/10 img, 10% | 0.0 img/s | eta 4:30\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,6 @@ from numpy.typing import NDArray
 from tiny_onnx import BATCH, H, W, write_onnx
 
 from gfl.errors import InputError
-from gfl.runtime import onnx_session as sessions
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.onnx_session import working_in
 from gfl.runtime.open import open_model
@@ -167,10 +168,11 @@ def test_an_absent_provider_is_an_error_unless_the_cpu_may_stand_in(name: str, n
     assert what == f"{report.nodes_by_provider[CPU]} nodes ran on {CPU}"
 
 
-class ListsMore:
+class ListsMore(types.ModuleType):
     """ONNX Runtime as onnxruntime-cann gives it without CANN: the provider is listed, and silently not started."""
 
     def __init__(self, *names: str) -> None:
+        super().__init__("onnxruntime")
         self.names = names
 
     def __getattr__(self, name: str) -> object:
@@ -184,13 +186,13 @@ class ListsMore:
 
 
 def test_a_provider_that_is_listed_but_not_started_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "import_runtime", lambda: ListsMore(CANN, CUDA))
+    monkeypatch.setitem(sys.modules, "onnxruntime", ListsMore(CANN, CUDA))
     with pytest.raises(InputError, match=r"the provider cann for tiny\.onnx, but it was not started"):
         open_onnx(path, threads=1, choice=ProviderChoice("cann"))
 
 
 def test_auto_goes_on_to_the_provider_that_starts_and_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "import_runtime", lambda: ListsMore(CANN, CUDA))
+    monkeypatch.setitem(sys.modules, "onnxruntime", ListsMore(CANN, CUDA))
     model = open_onnx(path, threads=1)
     assert model.provider_report().notes == ()  # nothing else was asked for
     model = open_onnx(path, threads=1, choice=ProviderChoice())
@@ -215,7 +217,7 @@ class StartsNothing(ListsMore):
 
 
 def test_what_ran_decides_and_not_what_the_session_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "import_runtime", lambda: StartsNothing(CUDA))
+    monkeypatch.setitem(sys.modules, "onnxruntime", StartsNothing(CUDA))
     strict = open_onnx(path, threads=1, choice=ProviderChoice("cuda"))
     with pytest.raises(InputError, match="CUDAExecutionProvider ran none of the"):
         strict.run(*pictures())
@@ -230,7 +232,7 @@ def test_what_ran_decides_and_not_what_the_session_says(path: Path, monkeypatch:
 
 def test_int8_goes_to_no_cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_onnx(tmp_path / "int8.onnx", precision="int8")
-    monkeypatch.setattr(sessions, "import_runtime", lambda: StartsNothing(CANN))
+    monkeypatch.setitem(sys.modules, "onnxruntime", StartsNothing(CANN))
     with pytest.raises(InputError, match="QuantizeLinear"):
         open_onnx(path, threads=1, choice=ProviderChoice("cann"))
     model = open_onnx(path, threads=1, choice=ProviderChoice())
