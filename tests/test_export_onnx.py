@@ -472,7 +472,7 @@ def test_trained_model_agrees_on_real_pictures(trained: Path) -> None:
 def test_trained_model_keeps_its_average_precision(trained: Path, test_data: Path, tmp_path: Path) -> None:
     bccd = test_data / "bccd"
     data = read_coco(bccd / "annotations" / "instances_val.json", bccd / "val", keep_empty=True)
-    common = ["--annotations", str(data.annotations), "--images", str(data.images), "--workers", "0"]
+    common = ["--annotations", str(data.annotations), "--images", str(bccd / "val"), "--workers", "0"]
     weights = ["--checkpoint", str(test_data / "bccd_r18" / "model.pth"), "--gin_file", "base.gin"]
     metrics = []
     for name, source in (

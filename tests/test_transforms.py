@@ -15,7 +15,7 @@ from gfl.data import transforms
 from gfl.data.boxes import flip_boxes_horizontal, flip_boxes_vertical, scale_boxes, scale_factors
 from gfl.data.picture_files import read_picture
 
-MEAN = np.array([123.675, 116.28, 103.53], np.float32)  # reference.md, Recipe: RGB
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)  # RGB, as the authors' configuration
 STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 

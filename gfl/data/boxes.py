@@ -1,6 +1,6 @@
 """Boxes in NumPy: on their way with a picture that is resized and mirrored, and how far they overlap.
 
-Boxes are (N,4) xyxy px, sizes (height, width). Source: reference.md, Recipe.
+Boxes are (N,4) xyxy px, sizes (height, width). Source: the authors' code (mmdetection's Resize and RandomFlip).
 """
 
 from __future__ import annotations

@@ -31,6 +31,11 @@ def round_up(side: int) -> int:
     return -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
 
 
+def by_area(canvas: Canvas) -> tuple[int, Canvas]:
+    """The key that sorts canvases by area, and those of one area by height."""
+    return canvas[0] * canvas[1], canvas
+
+
 def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
     """The canvases, different ones only, by area; raises InputError where a side is not a positive multiple of 32."""
     for height, width in canvases:
@@ -42,12 +47,12 @@ def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
             )
     if not canvases:
         raise InputError("got no canvas, expected at least one (H, W); set CANVASES to 'auto' or to a list of (H, W)")
-    return tuple(sorted(set(canvases), key=lambda canvas: (canvas[0] * canvas[1], canvas)))
+    return tuple(sorted(set(canvases), key=by_area))
 
 
 def pick_canvases(sizes_hw: Ints, canvases: Sequence[Canvas]) -> Ints:
     """(N,2) sizes -> (N,) position in `canvases` of the smallest that holds each, -1 where none does."""
-    order = sorted(range(len(canvases)), key=lambda i: (canvases[i][0] * canvases[i][1], canvases[i]))
+    order = sorted(range(len(canvases)), key=lambda i: by_area(canvases[i]))
     sides = np.asarray([canvases[i] for i in order], dtype=np.int64).reshape(-1, 2)
     fits = fits_in(sizes_hw, sides)
     first = np.asarray(order, dtype=np.int64)[fits.argmax(axis=1)]
@@ -68,18 +73,12 @@ def fit_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> tuple[Can
     equally, the smallest.
     """
 
-    def preference(canvas: Canvas) -> tuple[float, int, Canvas]:
-        return -shrink_factor(height, width, canvas), canvas[0] * canvas[1], canvas
+    def factor(canvas: Canvas) -> float:
+        return min(1.0, canvas[0] / height, canvas[1] / width)
 
-    best = min(canvases, key=preference)
-    factor = shrink_factor(height, width, best)
-    size_hw = max(1, min(best[0], int(height * factor + 0.5))), max(1, min(best[1], int(width * factor + 0.5)))
-    return best, size_hw
-
-
-def shrink_factor(height: int, width: int, canvas: Canvas) -> float:
-    """The largest factor, at most 1, by which a picture fits the canvas."""
-    return min(1.0, canvas[0] / height, canvas[1] / width)
+    best = min(canvases, key=lambda canvas: (-factor(canvas), by_area(canvas)))
+    new_height, new_width = (int(side * factor(best) + 0.5) for side in (height, width))
+    return best, (max(1, min(best[0], new_height)), max(1, min(best[1], new_width)))
 
 
 def choose_canvases(
@@ -100,9 +99,9 @@ def choose_canvases(
     weights = np.bincount(index, weights=weights).astype(np.float64)
     sizes, weights = sizes[weights > 0], weights[weights > 0]
     candidates = candidate_canvases(sizes)
-    costs = cost_of_candidates(sizes, candidates)
-    chosen = grow(costs, weights, most, start=[len(candidates) - 1])
-    chosen = exchange(costs, weights, chosen, together=1)
+    # (C,U) canvas pixels a picture of each size takes in each candidate; infinite where it does not fit.
+    costs: Floats = np.where(fits_in(sizes, candidates).T, candidates.prod(axis=1)[:, None], np.inf)
+    chosen = exchange(costs, weights, grow(costs, weights, most), together=1)
     if len(chosen) > 1 and len(candidates) ** 2 * len(sizes) <= PAIR_SEARCH_LIMIT:
         chosen = exchange(costs, weights, chosen, together=2)
     used = np.unique(np.asarray(chosen)[costs[chosen].argmin(axis=0)])
@@ -119,20 +118,14 @@ def candidate_canvases(sizes: Ints) -> Ints:
     return bounding
 
 
-def cost_of_candidates(sizes: Ints, candidates: Ints) -> Floats:
-    """(C,U) canvas pixels a picture of each size takes in each candidate; infinite where it does not fit."""
-    return np.where(fits_in(sizes, candidates).T, candidates.prod(axis=1)[:, None], np.inf).astype(np.float64)
-
-
-def grow(costs: Floats, weights: Floats, most: int, start: list[int]) -> list[int]:
-    """Add the candidate that saves most, one at a time, until `most` are chosen or none saves anything."""
-    chosen = list(start)
+def grow(costs: Floats, weights: Floats, most: int) -> list[int]:
+    """The last candidate, then the one that saves most, and so on, until `most` are chosen or none saves anything."""
+    chosen = [len(costs) - 1]
     while len(chosen) < most:
-        best_U = costs[chosen].min(axis=0)
-        totals = np.minimum(costs, best_U) @ weights
-        if totals.min() >= best_U @ weights:
+        total, new = best_addition(costs, weights, chosen, together=1)
+        if total >= costs[chosen].min(axis=0) @ weights:
             break
-        chosen.append(int(totals.argmin()))
+        chosen += new
     return chosen
 
 
@@ -153,7 +146,7 @@ def exchange(costs: Floats, weights: Floats, chosen: list[int], together: int) -
 
 def best_addition(costs: Floats, weights: Floats, kept: list[int], together: int) -> tuple[float, list[int]]:
     """The one or two candidates that go best with those kept, and the total pixels then."""
-    kept_U = costs[kept].min(axis=0) if kept else np.full(costs.shape[1], np.inf)
+    kept_U = costs[kept].min(axis=0, initial=np.inf)
     if together == 1:
         totals = np.minimum(costs, kept_U) @ weights
         return float(totals.min()), [int(totals.argmin())]

@@ -1,7 +1,7 @@
 """COCO annotation files -> pictures with boxes, by the rules of the reference's loader.
 
 Legend: N annotations, G boxes of a picture, I crowd boxes of a picture, 4 = x1 y1 x2 y2 in original pixels.
-Source: reference.md "Recipe" (mmdetection's CocoDataset), https://cocodataset.org/#format-data.
+Source: the authors' code (mmdetection's CocoDataset, "the reference" below), https://cocodataset.org/#format-data.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class CocoData:
     """What one annotation file says: the pictures in order of their ids, the classes, and what was left out."""
 
     annotations: Path
-    images: Path
     pictures: tuple[Picture, ...]
     names: tuple[str, ...]  # label -> class name
     category_ids: tuple[int, ...]  # label -> the file's category id
@@ -59,15 +58,10 @@ class CocoData:
 
 @collector_paused()
 def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) -> CocoData:
-    """Read a COCO annotation file; the picture files themselves are only probed.
+    """Read a COCO annotation file, whose `file_name`s start from the folder `images`, and probe the picture files.
 
-    Args:
-        annotations: the JSON file, e.g. annotations/instances_train2017.json.
-        images: the folder that the file's `file_name`s start from.
-        keep_empty: keep pictures without (non-crowd) boxes; evaluation does, the reference's training does not.
-
-    Raises:
-        InputError: the file or the folder is missing, is not COCO, or contradicts itself, or no picture is left.
+    keep_empty: keep pictures without (non-crowd) boxes; evaluation does, the reference's training does not.
+    Raises InputError: the file or the folder is missing, is not COCO, or contradicts itself, or no picture is left.
     """
     file, folder = read_coco_file(annotations), Path(images)
     image_ids = file.images.ids()
@@ -110,7 +104,6 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
     _require_files(file.path, folder, pictures)
     return CocoData(
         annotations=file.path,
-        images=folder,
         pictures=pictures,
         names=tuple(truth.class_names.values()),
         category_ids=tuple(truth.class_names),

@@ -73,7 +73,8 @@ class Table:
 
     def texts(self, key: str) -> list[str]:
         """Texts with at least one character."""
-        return [str(text) for text in self._values(key, _is_text, "a non-empty text")]
+        values = self._values(key, lambda value: isinstance(value, str) and value != "", "a non-empty text")
+        return list(map(str, values))
 
     def boxes_xywh(self, key: str) -> Floats:
         """(N,4) x, y, width, height, px."""
@@ -131,14 +132,9 @@ class GroundTruth:
 
 @collector_paused()
 def read_coco_file(path: str | Path, needed: Sequence[str] = LISTS) -> CocoFile:
-    """Read an annotation file.
+    """Read an annotation file; of the lists that are not `needed`, one that it lacks is empty.
 
-    Args:
-        path: the JSON file, e.g. annotations/instances_val2017.json.
-        needed: the lists that the file must have; another that it lacks is empty.
-
-    Raises:
-        InputError: the file is missing, is not JSON or is not COCO, or has no category where these are needed.
+    Raises InputError where the file is missing, is not JSON or is not COCO, or has no category where these are needed.
     """
     path = Path(path)
     content = _read_json(path)
@@ -170,7 +166,7 @@ def _table(path: Path, key: str, rows: object) -> Table:
 
 def _read_json(path: Path) -> object:
     try:
-        content: object = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such annotation file, expected a COCO JSON; check DATA_ROOT, or the annotation path given"
@@ -186,7 +182,6 @@ def _read_json(path: Path) -> object:
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file, expected COCO annotations as JSON; check the path") from None
-    return content
 
 
 def class_names(file: CocoFile) -> dict[int, str]:
@@ -237,21 +232,16 @@ def _is_side(value: object) -> bool:
     return isinstance(value, (int, float)) and _is_integer(value) and 0 < value < LARGEST_NUMBER
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
 def _is_box(value: object) -> bool:
     if not (isinstance(value, list) and len(value) == 4 and {int, float}.issuperset(map(type, value))):
         return False
-    total: float = sum(map(abs, value))  # NaN and infinity carry over
-    return total < LARGEST_NUMBER
+    return bool(sum(map(abs, value)) < LARGEST_NUMBER)  # NaN and infinity carry over
 
 
 def _is_number_or_none(value: object) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, (int, float)) and type(value) is not bool and abs(value) < LARGEST_NUMBER
+    if isinstance(value, (int, float)) and type(value) is not bool:
+        return abs(value) < LARGEST_NUMBER
+    return value is None
 
 
 def shown(value: object) -> str:

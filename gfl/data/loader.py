@@ -7,24 +7,24 @@ by fork or by spawn, and live on from epoch to epoch. Letters: B pictures, G box
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from gfl.data import boxes, transforms
 from gfl.data.coco import CocoData, Picture
 from gfl.data.picture_files import read_picture
-from gfl.data.plan import BLANK, BatchPlan, PlannedPicture, eval_plan, train_plan
+from gfl.data.plan import BatchPlan, PlannedPicture, eval_plan, train_plan
 from gfl.data.sizes import box_slots, check_fits, ignored_slots
 from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
 from gfl.shapes import Canvas
 
-Item = TypeVar("Item")
 NO_IMAGE = -1  # image id of a blank
 
 
@@ -51,31 +51,11 @@ class Work(NamedTuple):
     pictures: tuple[Picture | None, ...]
 
 
-class BatchBuilder(Dataset[LoadedBatch]):
-    """Work -> LoadedBatch; its numbers of slots are all that a worker holds between batches."""
+class WorkItems(Dataset[Work]):
+    """Hands a work item on as it is: the sampler makes it, and `build_batch` reads its pictures, in the worker."""
 
-    def __init__(self, boxes_padded: int, ignored_padded: int) -> None:
-        self.slots = boxes_padded, ignored_padded
-
-    def __getitem__(self, work: Work) -> LoadedBatch:
-        """`build_batch` of one work item."""
-        return build_batch(work, *self.slots)
-
-
-class PlannedWork(Sampler[Work]):
-    """The work items of the plan that was set last."""
-
-    def __init__(self, pictures: Sequence[Picture]) -> None:
-        self.pictures = pictures
-        self.plan: tuple[BatchPlan, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __iter__(self) -> Iterator[Work]:
-        for plan in self.plan:
-            chosen = (None if planned.picture == BLANK else self.pictures[planned.picture] for planned in plan.pictures)
-            yield Work(plan, tuple(chosen))
+    def __getitem__(self, work: Work) -> Work:
+        return work
 
 
 def build_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatch:
@@ -154,11 +134,6 @@ def start_worker(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def keep_item(item: Item) -> Item:
-    """A collate_fn that changes nothing: build_batch made the whole batch."""
-    return item
-
-
 class PlannedLoader:
     """Runs plans through worker processes that live as long as it does; one pass at a time."""
 
@@ -167,13 +142,13 @@ class PlannedLoader:
         if workers < 0:
             raise InputError(f"got WORKERS = {workers}, expected 0 (read in the program itself) or more; raise it")
         self.data, self.box_slots = data, boxes_padded
-        self._work = PlannedWork(data.pictures)
-        self._loader: DataLoader[LoadedBatch] = DataLoader(
-            BatchBuilder(boxes_padded, ignored_slots(data)),
+        self._work: list[Work] = []  # of the plan that was set last
+        self._loader = DataLoader(
+            WorkItems(),
             batch_size=None,
             sampler=self._work,
             num_workers=workers,
-            collate_fn=keep_item,
+            collate_fn=partial(build_batch, boxes_padded=boxes_padded, ignored_padded=ignored_slots(data)),
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
             persistent_workers=workers > 0,
@@ -182,7 +157,8 @@ class PlannedLoader:
 
     def batches(self, plan: tuple[BatchPlan, ...]) -> Iterator[LoadedBatch]:
         """The plan's batches in order: the same bytes whatever the workers."""
-        self._work.plan = plan
+        pictures = dict(enumerate(self.data.pictures))  # BLANK is not among them: None
+        self._work[:] = [Work(batch, tuple(pictures.get(row.picture) for row in batch.pictures)) for batch in plan]
         yield from self._loader
 
 

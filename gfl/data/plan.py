@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Ints, fit_canvas, own_canvas, pick_canvases
+from gfl.data.canvas import Ints, by_area, fit_canvas, own_canvas, pick_canvases
 from gfl.data.coco import Picture
 from gfl.data.sizes import check_fits, eval_short_side, short_side_range, sizes_of
 from gfl.data.transforms import resized_sizes
@@ -182,7 +182,13 @@ def fill_batches(
 
     With move_up, pictures left over from full batches may go to another canvas's last batch that holds them.
     """
-    groups = group_by_canvas(order, sizes_hw, canvases)
+    if canvases is None:
+        canvas_of = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
+    else:
+        canvas_of = [canvases[position] for position in pick_canvases(sizes_hw, canvases)]
+    groups: dict[Canvas, list[int]] = {}
+    for picture in order.tolist():
+        groups.setdefault(canvas_of[picture], []).append(picture)
     batches: list[tuple[Canvas, list[int]]] = []
     left: dict[Canvas, list[int]] = {}
     for canvas, members in groups.items():
@@ -193,19 +199,7 @@ def fill_batches(
     if move_up and canvases is not None:
         left = join_leftovers(left, sizes_hw, batch_size)
     batches += [(canvas, members + [BLANK] * (batch_size - len(members))) for canvas, members in left.items()]
-    return sorted(batches, key=lambda batch: (batch[0][0] * batch[0][1], batch[0]))  # stable: full batches first
-
-
-def group_by_canvas(order: Ints, sizes_hw: Ints, canvases: Sequence[Canvas] | None) -> dict[Canvas, list[int]]:
-    """Each canvas's pictures in the given order, canvases in the order of their first picture."""
-    groups: dict[Canvas, list[int]] = {}
-    if canvases is None:
-        canvas_of = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
-    else:
-        canvas_of = [canvases[position] for position in pick_canvases(sizes_hw, canvases)]
-    for picture in order.tolist():
-        groups.setdefault(canvas_of[picture], []).append(picture)
-    return groups
+    return sorted(batches, key=lambda batch: by_area(batch[0]))  # stable: full batches first
 
 
 def join_leftovers(left: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> dict[Canvas, list[int]]:
@@ -245,8 +239,8 @@ def deal(
     batches: list[tuple[Canvas, list[int]]], planned: list[PlannedPicture], epoch: int, rank: int, world: int
 ) -> tuple[BatchPlan, ...]:
     """Every world-th picture of each global batch, for one rank."""
-    plans = []
-    for index, (canvas, members) in enumerate(batches):
-        mine = tuple(PlannedPicture(BLANK) if i == BLANK else planned[i] for i in members[rank::world])
-        plans.append(BatchPlan(epoch, index, canvas, mine))
-    return tuple(plans)
+    by_position = dict(enumerate(planned)) | {BLANK: PlannedPicture(BLANK)}
+    return tuple(
+        BatchPlan(epoch, index, canvas, tuple(by_position[i] for i in members[rank::world]))
+        for index, (canvas, members) in enumerate(batches)
+    )

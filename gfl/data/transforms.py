@@ -1,7 +1,7 @@
 """From a decoded picture to a resized and changed one on its canvas, exactly as the reference's pipeline.
 
 numpy and OpenCV only: training, evaluation and `infer/` share this file. Pictures are uint8 (H,W,3) RGB, sizes
-(height, width). Source: reference.md, Recipe.
+(height, width). The reference is the authors' code: mmdetection's Resize, RandomFlip and Pad, over mmcv and OpenCV.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from gfl.data.coco_json import CocoDetection, GroundTruth, ground_truth, read_coco_file
 from gfl.errors import InputError
 
-# The twelve numbers, in the order of pycocotools' `stats`.
-SUMMARY_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 BACKENDS = ("auto", "pycocotools", "faster")
 
 _Row: TypeAlias = dict[str, object]  # an annotation or a detection as pycocotools takes it
@@ -55,7 +53,10 @@ class Metrics:
 
     def as_dict(self) -> dict[str, float | int | dict[str, float | None]]:
         """The content of metrics.json: free of NaN, so that every JSON reader takes it."""
-        return {**self.summary(), "per_class": dict(self.per_class), "images": self.images, "seconds": self.seconds}
+        return asdict(self)
+
+
+SUMMARY_NAMES = tuple(field.name for field in fields(Metrics))[:12]  # as Metrics, in the order of pycocotools' `stats`
 
 
 def evaluate_detections(
@@ -78,15 +79,14 @@ def evaluate_detections(
             or faster-coco-eval is asked for and not installed.
     """
     started = time.perf_counter()
-    chosen = _choose_backend(backend)
+    backend = _choose_backend(backend)
     if not isinstance(truth, GroundTruth):
         truth = ground_truth(read_coco_file(truth), strict=False)
-    results = _checked_results(detections, truth)
-    images = _chosen_images(image_ids, truth)
-    stats, precision = _run_backend(chosen, truth, results, images)
+    results, images = _checked_results(detections, truth), _chosen_images(image_ids, truth)
+    stats, precision = _run_backend(backend, truth, results, images)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, stats, strict=True)),
-        per_class=_per_class(precision, _distinct_names(truth.class_names)),
+        per_class=_per_class(precision, truth.class_names),
         images=len(images),
         seconds=time.perf_counter() - started,
     )
@@ -118,7 +118,6 @@ def _true_rows(truth: GroundTruth) -> list[_Row]:
 def _checked_results(detections: Sequence[CocoDetection], truth: GroundTruth) -> list[_Row]:
     """Copies of the detections with the fields that pycocotools' own loadRes adds; the caller's stay untouched."""
     results: list[_Row] = []
-    got_images, got_categories = set(), set()
     for index, detection in enumerate(detections):
         try:
             box = [float(value) for value in detection["bbox"]]
@@ -131,38 +130,26 @@ def _checked_results(detections: Sequence[CocoDetection], truth: GroundTruth) ->
             ) from error
         if len(box) != 4 or not all(map(math.isfinite, (*box, score))):
             raise InputError(f"detection {index} has bbox {box} and score {score}; expected finite x, y, width, height")
-        got_images.add(image_id)
-        got_categories.add(category_id)
-        results.append(
-            {
-                "id": index + 1,
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": box,
-                "score": score,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-            }
-        )
-    _check_ids("image", got_images - set(truth.image_ids.tolist()), truth.path)
-    _check_ids("category", got_categories - set(truth.class_names), truth.path)
+        ids = {"id": index + 1, "image_id": image_id, "category_id": category_id}
+        results.append({**ids, "bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0})
+    unknown_ids = {
+        "image": {int(row["image_id"]) for row in detections}.difference(truth.image_ids.tolist()),
+        "category": {int(row["category_id"]) for row in detections}.difference(truth.class_names),
+    }
+    for noun, unknown in unknown_ids.items():
+        if unknown:
+            listed = ", ".join(map(str, sorted(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
+            raise InputError(
+                f"the detections name {len(unknown)} {noun} id(s) that {truth.path} does not have ({listed}); "
+                "evaluate them against the annotations of the pictures they were made on"
+            )
     return results
-
-
-def _check_ids(noun: str, unknown: set[int], path: Path) -> None:
-    if unknown:
-        listed = ", ".join(map(str, sorted(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise InputError(
-            f"the detections name {len(unknown)} {noun} id(s) that {path} does not have ({listed}); "
-            "evaluate them against the annotations of the pictures they were made on"
-        )
 
 
 def _chosen_images(image_ids: Iterable[int] | None, truth: GroundTruth) -> list[int]:
     known = set(truth.image_ids.tolist())
     chosen = known if image_ids is None else {int(image_id) for image_id in image_ids}
-    unknown = sorted(chosen - known)
-    if unknown:
+    if unknown := sorted(chosen - known):
         raise InputError(f"got image_ids that {truth.path} does not have ({unknown[:5]}); expected ids of its `images`")
     if not chosen:
         raise InputError(
@@ -200,16 +187,13 @@ def _run_backend(
     return stats, np.asarray(evaluation.eval["precision"], dtype=np.float64)
 
 
-def _distinct_names(class_names: Mapping[int, str]) -> list[str]:
-    """A name for each class that no other has, in the order of the ids: that of the evaluation's K axis."""
+def _per_class(precision: NDArray[np.float64], class_names: Mapping[int, str]) -> dict[str, float | None]:
+    """AP by class, in the order of the ids, which is that of the K axis; classes of one name are told apart by id."""
     uses = Counter(class_names.values())
-    return [name if uses[name] == 1 else f"{name} ({key})" for key, name in class_names.items()]
-
-
-def _per_class(precision: NDArray[np.float64], names: Sequence[str]) -> dict[str, float | None]:
     per_class: dict[str, float | None] = {}
-    for index, name in enumerate(names):
+    for index, (category_id, name) in enumerate(class_names.items()):
         values = precision[:, :, index, 0, -1]  # all areas, 100 detections
         present = values[values > -1]  # -1 marks a class without ground truth
-        per_class[name] = float(present.mean()) if present.size else None
+        distinct = name if uses[name] == 1 else f"{name} ({category_id})"
+        per_class[distinct] = float(present.mean()) if present.size else None
     return per_class

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 
 from gfl.report.coco_eval import Metrics
@@ -17,32 +16,28 @@ def percent(share: float | None) -> str:
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells -> lines: the first column flush left, the others flush right, each as wide as its widest cell."""
-    widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell + " " * (width - text_width(cell)) if index == 0 else " " * (width - text_width(cell)) + cell
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append(_GAP.join(cells).rstrip())
-    return "\n".join(lines)
+    columns: list[list[str]] = []
+    for column in zip(*rows, strict=True):
+        widths = list(map(text_width, column))
+        blanks = [" " * (max(widths) - width) for width in widths]
+        left, right = (blanks, column) if columns else (column, blanks)
+        columns.append([one + other for one, other in zip(left, right, strict=True)])
+    return "\n".join(_GAP.join(cells).rstrip() for cells in zip(*columns, strict=True))
 
 
 def text_width(text: str) -> int:
     """Terminal columns that a text takes: two for a wide (East Asian) character, none for a combining one."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def summary_table(metrics: Metrics) -> str:
     """The twelve numbers in two pairs of lines: AP by overlap and size, AR by detections an image and size."""
     overlap = ["", "all", "IoU .50", "IoU .75", "small", "medium", "large"]
     limits = ["", "1/image", "10/image", "100/image", "small", "medium", "large"]
-    average_precision = (metrics.AP, metrics.AP50, metrics.AP75, metrics.APs, metrics.APm, metrics.APl)
-    average_recall = (metrics.AR1, metrics.AR10, metrics.AR100, metrics.ARs, metrics.ARm, metrics.ARl)
-    rows = [overlap, ["AP", *map(percent, average_precision)], limits, ["AR", *map(percent, average_recall)]]
-    return aligned(rows)
+    numbers = list(map(percent, metrics.summary().values()))
+    return aligned([overlap, ["AP", *numbers[:6]], limits, ["AR", *numbers[6:]]])
 
 
 def per_class_table(per_class: Mapping[str, float | None], *, blocks: int | None = None) -> str:
@@ -70,10 +65,5 @@ def _class_column(entries: Sequence[tuple[str, float | None]], height: int) -> l
 
 def evaluation_report(metrics: Metrics) -> str:
     """What a person reads at the end of a run: the twelve numbers, the classes, how many images in how long."""
-    return "\n\n".join(
-        [
-            summary_table(metrics),
-            per_class_table(metrics.per_class),
-            f"{metrics.images:,} images evaluated in {metrics.seconds:.1f} s",
-        ]
-    )
+    footer = f"{metrics.images:,} images evaluated in {metrics.seconds:.1f} s"
+    return "\n\n".join([summary_table(metrics), per_class_table(metrics.per_class), footer])

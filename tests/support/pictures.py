@@ -33,7 +33,7 @@ def data_set(pictures: Sequence[Picture], folder: Path = Path("images"), classes
     """The pictures as a data set of classes called a, b, and so on; their boxes are not in its `truth`."""
     names, none = dict(enumerate("abc"[:classes], start=1)), np.zeros(0, np.int64)
     truth = GroundTruth(folder / "a.json", none, names, none, none, np.zeros((0, 4)), np.zeros(0), none.astype(bool))
-    return CocoData(truth.path, folder, tuple(pictures), tuple(names.values()), tuple(names), 0, 0, 0, truth)
+    return CocoData(truth.path, tuple(pictures), tuple(names.values()), tuple(names), 0, 0, 0, truth)
 
 
 def data_of_sizes(count: int, seed: int = 0, boxes: int = 1, crowds: int = 0) -> CocoData:
