@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ EXAMPLES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
     for package in ("gfl", "export", "infer")
     for path in (ROOT / package).rglob("*.py")
-    if "\n    >>> " in path.read_text(encoding="utf-8") or "\n        >>> " in path.read_text(encoding="utf-8")
+    if re.search(r"(?m)^ *>>> ", path.read_text(encoding="utf-8"))
 )
 
 
