@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -44,10 +45,9 @@ def decode_picture(data: bytes, name: str) -> Image:
     if is_truncated(data):
         # OpenCV would fill the missing part with grey and say nothing.
         raise InputError(f"got a truncated file {name} ({len(data)} bytes), expected a whole picture; copy it again")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
-        image = None
+    image = None
+    with suppress(cv2.error):
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(
             f"got a file that cannot be decoded, {name} ({len(data)} bytes), expected a JPEG, PNG or other picture "
@@ -71,21 +71,18 @@ def jpeg_is_complete(data: bytes) -> bool:
     """Walk a JPEG's segments to its end marker: thumbnails inside segments and bytes after the end do not mislead."""
     at = len(JPEG_START)
     while at + 2 <= len(data):
-        if data[at] != 0xFF:
-            at += 1  # decoders skip stray bytes between segments
-            continue
-        marker = data[at + 1]
-        if marker == JPEG_END:
+        before, marker = data[at : at + 2]
+        if before != 0xFF or marker == 0xFF:
+            at += 1  # a stray byte between segments, which decoders skip, or a fill byte
+        elif marker == JPEG_END:
             return True
-        if marker == 0xFF or marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            at += 1 if marker == 0xFF else 2  # fill byte, or a marker without a segment
-            continue
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == JPEG_SCAN:
-            end = JPEG_SCAN_END.search(data, at)
-            if end is None:
-                return False
-            at = end.start()
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            at += 2  # a marker without a segment
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+            if marker == JPEG_SCAN:
+                end = JPEG_SCAN_END.search(data, at)
+                at = end.start() if end else len(data)
     return False
 
 

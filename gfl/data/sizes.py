@@ -79,14 +79,14 @@ def box_slots(data: CocoData, max_boxes: Literal["auto"] | int) -> int:
 
     Raises InputError where a picture has more boxes than the number given: no box is ever cut.
     """
-    fullest = max(data.pictures, key=lambda picture: len(picture.boxes_xyxy), default=None)
-    needed = 0 if fullest is None else len(fullest.boxes_xyxy)
+    counts = [len(picture.boxes_xyxy) for picture in data.pictures]
+    needed = max(counts, default=0)
     if isinstance(max_boxes, str):
         return max(8, -(-needed // 8) * 8)
-    if fullest is not None and needed > max_boxes:
+    if counts and needed > max_boxes:
         raise InputError(
-            f"got MAX_BOXES = {max_boxes}, expected at least {needed}, the boxes of {fullest.file_name}; "
-            f"raise MAX_BOXES to {needed} or set it to 'auto'"
+            f"got MAX_BOXES = {max_boxes}, expected at least {needed}, the boxes of "
+            f"{data.pictures[counts.index(needed)].file_name}; raise MAX_BOXES to {needed} or set it to 'auto'"
         )
     return max(1, max_boxes)
 

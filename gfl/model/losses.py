@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from gfl.model.anchors import Grid
 from gfl.model.structures import Assignment, Batch, Outputs
 from gfl.tensors.boxes import boxes_from_distances, distances_from_boxes, iou_and_giou
-from gfl.tensors.distribution import bins_like, integral
+from gfl.tensors.distribution import bins_like, gather_anchors, integral
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def loss_terms(outputs: Outputs, assignment: Assignment, grid: Grid, batch: Batc
     strides = grid.strides[index_BN].unsqueeze(-1)
     centres = grid.centres_px[index_BN] / strides  # from here on, boxes are in strides
     targets = (batch.boxes_xyxy.unsqueeze(2).expand(B, G, C, 4).reshape(B, G * C, 4)) / strides
-    logits_BNER = _gather_anchors(outputs.edge_logits, index_BN)
+    logits_BNER = gather_anchors(outputs.edge_logits, index_BN)
     overlap, generalised = iou_and_giou(boxes_from_distances(centres, integral(logits_BNER)), targets)
     weight_BN = outputs.scores.detach().amax(dim=2).gather(1, index_BN) * positive_BN
     dfl_BN = dfl(logits_BNER, distances_from_boxes(centres, targets)).mean(dim=-1)
@@ -106,13 +105,6 @@ def dfl(edge_logits: Tensor, dist: Tensor) -> Tensor:
     # 1 - |y - bin| gives the bins left and right of y the weights right - y and y - left; all others are clamped to 0.
     target = (1.0 - (distances - bins_like(edge_logits)).abs()).clamp_min(0.0)
     return -(edge_logits.log_softmax(dim=-1) * target).sum(dim=-1)
-
-
-def _gather_anchors(values_BAER: Tensor, index_BN: Tensor) -> Tensor:
-    """The rows of chosen anchors, (B,N,E,R)."""
-    B, _, E, R = values_BAER.shape
-    index = index_BN.unsqueeze(-1).expand(B, index_BN.shape[1], E * R)
-    return rearrange(values_BAER.flatten(2).gather(1, index), "b n (e r) -> b n e r", e=E)
 
 
 def _quality_targets(scores: Tensor, assignment: Assignment, quality_BN: Tensor, labels: Tensor) -> Tensor:

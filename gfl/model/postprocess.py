@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from gfl.model.anchors import Grid, cells_inside, padded_sizes
 from gfl.model.nms import suppress
 from gfl.model.structures import Detections, Outputs
 from gfl.tensors.boxes import boxes_from_distances
-from gfl.tensors.distribution import mean_and_std
+from gfl.tensors.distribution import gather_anchors, mean_and_std
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,7 @@ def counted_scores(outputs: Outputs, image_sizes: Tensor, grid: Grid, classes: i
 
 def decode(edge_logits: Tensor, anchors: Tensor, image_sizes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Boxes, clamped to the picture, and edge_std of chosen anchors: (B,A,E,R), int64 (B,M) -> two (B,M,4) px."""
-    B, _, E, R = edge_logits.shape
-    index = anchors.unsqueeze(-1).expand(B, anchors.shape[1], E * R)
-    chosen = rearrange(edge_logits.flatten(2).gather(1, index), "b m (e r) -> b m e r", e=E)
-    return decode_at(chosen, grid.centres_px[anchors], grid.strides[anchors], image_sizes)
+    return decode_at(gather_anchors(edge_logits, anchors), grid.centres_px[anchors], grid.strides[anchors], image_sizes)
 
 
 def decode_at(edge_logits: Tensor, centres_px: Tensor, strides: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,8 +135,7 @@ def _best_of_levels(best_BA: Tensor, grid: Grid, nms_pre: int) -> Tensor:
     for start, (rows, columns) in zip(grid.starts, grid.shapes_hw, strict=True):
         level = best_BA[:, start : start + rows * columns]
         if rows * columns > nms_pre:
-            last = level.topk(nms_pre, dim=1).values[:, -1:]
-            parts.append(level >= last)
+            parts.append(level >= level.topk(nms_pre, dim=1).values[:, -1:])
         else:
             parts.append(torch.ones_like(level, dtype=torch.bool))
     return torch.cat(parts, dim=1)

@@ -97,11 +97,12 @@ def draw(
     height, width = drawn.shape[:2]
     sizes = sizes_for(height, width)
     best_first = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist()
-    marks = [
-        Mark(box, PALETTE[int(labels[i]) % len(PALETTE)], texts_of(names[i], int(labels[i]), float(scores[i])))
-        for i in best_first
-        if (box := visible_part(boxes_xyxy[i], height, width)) is not None
-    ]
+    marks = []
+    for i in best_first:
+        box, label = visible_part(boxes_xyxy[i], height, width), int(labels[i])
+        if box is not None:
+            name = drawable_name(names[i], label)
+            marks.append(Mark(box, PALETTE[label % len(PALETTE)], (f"{name} {float(scores[i]):.2f}", name)))
     for mark in reversed(marks):
         draw_box(drawn, mark, sizes.line)
     for tag in place_tags(marks, height, width, sizes):
@@ -138,12 +139,6 @@ def draw_box(drawn: Image, mark: Mark, line: int) -> None:
 
 
 # ---- tags ----
-
-
-def texts_of(name: str, label: int, score: float) -> tuple[str, ...]:
-    """What a tag may say, the longest first."""
-    drawable = drawable_name(name, label)
-    return f"{drawable} {score:.2f}", drawable
 
 
 def drawable_name(name: str, label: int) -> str:

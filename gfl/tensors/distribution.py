@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
 def bins_like(edge_logits: Tensor) -> Tensor:
     """The bins 0..reg_max as float32 (R,), for logits (...,R)."""
     return torch.arange(edge_logits.shape[-1], dtype=torch.float32, device=edge_logits.device)
+
+
+def gather_anchors(edge_logits: Tensor, index: Tensor) -> Tensor:
+    """The distributions of chosen anchors: (B,A,E,R), int64 (B,N) -> (B,N,E,R)."""
+    B, _, E, R = edge_logits.shape
+    wide_index = index.unsqueeze(-1).expand(B, index.shape[1], E * R)
+    return rearrange(edge_logits.flatten(2).gather(1, wide_index), "b n (e r) -> b n e r", e=E)
 
 
 def integral(edge_logits: Tensor) -> Tensor:
