@@ -181,23 +181,16 @@ class TrainLoader(PlannedLoader):
 
         Raises InputError where a picture has more boxes than MAX_BOXES or fits no canvas.
         """
-        self.cfg, self.canvases = cfg, None if canvases is None else tuple(canvases)
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
+        self.batch_size, self.canvases = batch_size, None if canvases is None else tuple(canvases)
         check_fits(data.pictures, cfg, self.canvases)
+        self._plan = partial(
+            train_plan, data.pictures, cfg, self.canvases, batch_size=batch_size, seed=seed, rank=rank, world=world
+        )
         super().__init__(data, box_slots(data, cfg.max_boxes), workers=cfg.workers, pin_memory=pin_memory)
 
     def plan(self, epoch: int) -> tuple[BatchPlan, ...]:
         """This rank's batches of an epoch; their number may differ between epochs in multi-scale training."""
-        return train_plan(
-            self.data.pictures,
-            self.cfg,
-            self.canvases,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            epoch=epoch,
-            rank=self.rank,
-            world=self.world,
-        )
+        return self._plan(epoch=epoch)
 
 
 class EvalLoader(PlannedLoader):

@@ -74,9 +74,8 @@ def prepare(variables: Variables, constants: Constants, policy: Policy = FP32) -
         scale = torch.cat([flat[f"{norm}.weight"] for _, norm in constants.pairs]) * constants.inv_std
         shift = torch.cat([flat[f"{norm}.bias"] for _, norm in constants.pairs]) - constants.mean * scale
         channels = [flat[f"{conv}.weight"].shape[0] for conv, _ in constants.pairs]
-        for (conv, _), s, t in zip(
-            constants.pairs, torch.split(scale, channels), torch.split(shift, channels), strict=True
-        ):
+        rows = zip(constants.pairs, torch.split(scale, channels), torch.split(shift, channels), strict=True)
+        for (conv, _), s, t in rows:
             flat[f"{conv}.weight"] = flat[f"{conv}.weight"] * s.view(-1, 1, 1, 1)
             flat[f"{conv}.bias"] = t
     flat.update(constants.folded)

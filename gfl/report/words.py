@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-_LABEL_COLUMNS = 8
-
 
 def headline(label: str, *parts: str) -> str:
     """A line of a run's head: the label in a column of its own, the parts that are not empty joined by bars."""
-    return f"{label:<{_LABEL_COLUMNS}}" + " | ".join(part for part in parts if part)
+    return f"{label:<8}" + " | ".join(part for part in parts if part)
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -63,8 +63,7 @@ def init(seed: int, cfg: ResNetConfig, path: str = "backbone") -> Variables:
         width = cfg.base_width * 2 ** (stage - 1)
         layer: Variables = {}
         for index in range(blocks):
-            block = f"{path}.layer{stage}.{index}"
-            layer[str(index)] = _init_block(seed, block, in_channels, width, first=index == 0, cfg=cfg)
+            layer[str(index)] = _init_block(seed, f"{path}.layer{stage}.{index}", in_channels, width, cfg)
             in_channels = width * (4 if cfg.bottleneck else 1)
         variables[f"layer{stage}"] = layer
     return variables
@@ -102,8 +101,8 @@ def _init_norm(cfg: ResNetConfig, channels: int, scale: float = 1.0) -> Variable
     return norm
 
 
-def _init_block(seed: int, path: str, in_channels: int, width: int, *, first: bool, cfg: ResNetConfig) -> Variables:
-    """A block; the first of a stage has a convolution in its shortcut where the shortcut changes shape."""
+def _init_block(seed: int, path: str, in_channels: int, width: int, cfg: ResNetConfig) -> Variables:
+    """A block, with a convolution in its shortcut where the channels change: only in the first of a stage."""
     prefix = NORM_PREFIX[cfg.norm]
     out_channels = width * (4 if cfg.bottleneck else 1)
     if cfg.bottleneck:
@@ -114,7 +113,7 @@ def _init_block(seed: int, path: str, in_channels: int, width: int, *, first: bo
     for i, (out, into, kernel) in enumerate(shapes, start=1):
         block[f"conv{i}"] = init_conv(seed, f"{path}.conv{i}", out, into, kernel, init="kaiming")
         block[f"{prefix}{i}"] = _init_norm(cfg, out, scale=0.0 if i == len(shapes) else 1.0)
-    if first and (in_channels != out_channels or cfg.bottleneck):
+    if in_channels != out_channels:
         block["downsample"] = {
             "0": init_conv(seed, f"{path}.downsample.0", out_channels, in_channels, 1, init="kaiming"),
             "1": _init_norm(cfg, out_channels),
