@@ -97,13 +97,9 @@ def test_a_box_that_the_reference_drops_is_dropped_and_counted(tmp_path: Path, l
     assert (data.dropped_boxes, data.clipped_boxes) == (1, 0)
 
 
-def test_a_box_of_exactly_one_pixel_is_kept(tmp_path: Path) -> None:
-    assert read(tmp_path, content(box(1, [5, 5, 1, 1], area=1))).dropped_boxes == 0
-
-
-@pytest.mark.parametrize("area", [None, 0.5])
-def test_an_absent_or_small_area_keeps_the_box(tmp_path: Path, area: float | None) -> None:
-    assert read(tmp_path, content(box(1, [5, 5, 9, 9], area=area))).dropped_boxes == 0
+@pytest.mark.parametrize(("side", "area"), [(1, 1), (9, None), (9, 0.5)])
+def test_a_box_of_a_pixel_and_one_of_small_or_absent_area_are_kept(tmp_path: Path, side: int, area: object) -> None:
+    assert read(tmp_path, content(box(1, [5, 5, side, side], area=area))).dropped_boxes == 0
 
 
 def test_boxes_over_the_border_are_clipped_and_counted(tmp_path: Path) -> None:
@@ -166,16 +162,14 @@ def test_a_bad_file_is_told_in_one_sentence_with_its_values(tmp_path: Path, data
         assert word in message
 
 
-def test_a_missing_images_folder_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "fault"),
+    [("elsewhere", "elsewhere: no such images folder"), (".", r"none of the first 1 pictures of .*1\.jpg")],
+)
+def test_a_missing_or_wrong_images_folder_is_told(tmp_path: Path, folder: str, fault: str) -> None:
     read(tmp_path, content(box(1, [0, 0, 9, 9])))
-    with pytest.raises(InputError, match="elsewhere: no such images folder"):
-        read_coco(tmp_path / "a.json", tmp_path / "elsewhere", keep_empty=False)
-
-
-def test_a_wrong_images_folder_is_told_with_a_file_that_is_missing(tmp_path: Path) -> None:
-    read(tmp_path, content(box(1, [0, 0, 9, 9])))
-    with pytest.raises(InputError, match=r"none of the first 1 pictures of .*1\.jpg"):
-        read_coco(tmp_path / "a.json", tmp_path, keep_empty=False)
+    with pytest.raises(InputError, match=fault):
+        read_coco(tmp_path / "a.json", tmp_path / folder, keep_empty=False)
 
 
 # ---- speed and real data ----

@@ -17,31 +17,26 @@ from gfl.report.coco_eval import SUMMARY_NAMES, Metrics, evaluate_detections
 BOXES = [[10.0, 10.0, 20.0, 20.0], [50.0, 40.0, 60.0, 50.0], [5.0, 60.0, 120.0, 110.0]]
 
 
+TRUTHS = [(7, 3, BOXES[0]), (7, 5, BOXES[1]), (9, 3, BOXES[2]), (9, 5, BOXES[0])]  # image, category, box
+
+
+def annotations(first_id: int = 1) -> list[dict[str, object]]:
+    """With every optional key."""
+    return [
+        {"id": index, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3]}
+        | {"iscrowd": 0, "segmentation": []}
+        for index, (image, category, box) in enumerate(TRUTHS, first_id)
+    ]
+
+
 def write(path: Path, **changes: object) -> Path:
-    """Two pictures, two classes with boxes and one without; every optional key there."""
+    """Two pictures, two classes with boxes and one without."""
     content: dict[str, object] = {
-        "info": {},
         "images": [{"id": 7, "file_name": "a.jpg", "height": 200, "width": 200}, {"id": 9, "file_name": "b.jpg"}],
-        "annotations": [
-            {"id": index + 1, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3]}
-            | {"iscrowd": 0, "segmentation": []}
-            for index, (image, category, box) in enumerate(
-                [(7, 3, BOXES[0]), (7, 5, BOXES[1]), (9, 3, BOXES[2]), (9, 5, BOXES[0])]
-            )
-        ],
+        "annotations": annotations(),
         "categories": [{"id": 5, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 8, "name": "fox"}],
     }
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
-    return path
-
-
-def without(path: Path, *keys: str) -> Path:
-    """The file with keys taken from the file and from every annotation."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for holder in (content, *content["annotations"]):
-        for key in keys:
-            holder.pop(key, None)
-    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -50,7 +45,7 @@ def found(image_id: int, category_id: int, box: list[float], score: float = 0.9)
 
 
 def perfect() -> list[CocoDetection]:
-    return [found(7, 3, BOXES[0]), found(7, 5, BOXES[1]), found(9, 3, BOXES[2]), found(9, 5, BOXES[0])]
+    return [found(*row) for row in TRUTHS]
 
 
 def some() -> list[CocoDetection]:
@@ -153,27 +148,21 @@ def test_no_ground_truth_gives_minus_ones_and_valid_json(tmp_path: Path, backend
 
 
 def test_optional_keys_may_be_missing(tmp_path: Path, backend: str) -> None:
-    complete = numbers(evaluate_detections(write(tmp_path / "a.json"), some(), backend=backend))
-    bare = without(write(tmp_path / "b.json"), "info", "area", "iscrowd", "segmentation", "id")
+    complete = numbers(evaluate_detections(write(tmp_path / "a.json", info={}), some(), backend=backend))
+    needed = [{key: row[key] for key in ("image_id", "category_id", "bbox")} for row in annotations()]
+    bare = write(tmp_path / "b.json", annotations=needed)
     assert numbers(evaluate_detections(bare, some(), backend=backend)) == complete
 
 
 def test_an_annotation_of_id_zero_counts_like_any_other(tmp_path: Path, backend: str) -> None:
-    path = write(tmp_path / "a.json")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for index, annotation in enumerate(content["annotations"]):
-        annotation["id"] = index
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path = write(tmp_path / "a.json", annotations=annotations(first_id=0))
     assert pycocotools_example(path, perfect())[0] < 1  # why the ids are renumbered
     assert pytest.approx(1) == evaluate_detections(path, perfect(), backend=backend).AP
 
 
 def test_a_crowd_box_swallows_detections_without_counting(tmp_path: Path, backend: str) -> None:
-    path = write(tmp_path / "a.json")
-    content = json.loads(path.read_text(encoding="utf-8"))
     crowd = {"id": 50, "image_id": 7, "category_id": 3, "bbox": [100, 100, 90, 90], "area": 8100, "iscrowd": 1}
-    content["annotations"].append(crowd)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    path = write(tmp_path / "a.json", annotations=[*annotations(), crowd])
     extra = [found(7, 3, [110.0, 110.0, 20.0, 20.0], 0.99), found(7, 3, [140.0, 140.0, 20.0, 20.0], 0.98)]
     assert pytest.approx(1) == evaluate_detections(path, perfect() + extra, backend=backend).AP
 
@@ -228,12 +217,10 @@ def test_wrong_detections_are_told(tmp_path: Path, detection: CocoDetection, mes
 
 def test_truth_that_was_read_before_gives_the_same_numbers(real: Real) -> None:
     truth = ground_truth(read_coco_file(real.annotations), strict=True)
+    once = real.metrics["pycocotools"]
     for _ in range(2):  # nothing that an evaluation does to its data stays
         again = evaluate_detections(truth, real.detections, backend="pycocotools")
-        assert (again.summary(), again.per_class) == (
-            real.metrics["pycocotools"].summary(),
-            real.metrics["pycocotools"].per_class,
-        )
+        assert (again.summary(), again.per_class) == (once.summary(), once.per_class)
 
 
 def test_a_missing_file_unknown_image_ids_and_an_unknown_backend_are_told(tmp_path: Path) -> None:

@@ -80,20 +80,14 @@ def test_a_bad_file_is_told_in_one_sentence_with_its_values(tmp_path: Path, data
         assert word in message
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.json: no such annotation file"):
-        read_coco_file(tmp_path / "nowhere.json")
-
-
-def test_a_folder_as_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        read_coco_file(tmp_path)
-
-
-def test_a_binary_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(b"PK\x03\x04\xff\xfe\xb1")
-    with pytest.raises(InputError, match="not a text file"):
-        read_coco_file(tmp_path / "a.json")
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("nowhere.json", "no such annotation file"), (".", "cannot be read"), ("zip", "not a text file")],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, fault: str) -> None:
+    (tmp_path / "zip").write_bytes(b"PK\x03\x04\xff\xfe\xb1")
+    with pytest.raises(InputError, match=f"{tmp_path / name}: {fault}"):
+        read_coco_file(tmp_path / name)
 
 
 # ---- good ones ----
