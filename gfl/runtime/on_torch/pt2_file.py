@@ -36,9 +36,9 @@ def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, .
     """A .pt2's program, description and output names; InputError for one that is damaged or not of this project."""
     extra = {DESCRIPTION: ""}
     try:
-        with warnings.catch_warnings():
+        with open(path, "rb") as stream, warnings.catch_warnings():  # of a path that does not end in .pt2 it warns
             warnings.simplefilter("ignore")  # PyTorch's own, about parts of the format that we do not use
-            program = torch.export.load(path, extra_files=extra)
+            program = torch.export.load(stream, extra_files=extra)
     except Exception as error:  # of many types for a damaged file
         raise InputError(
             f"{path} cannot be read as a torch.export program ({first_line(error)}); export or copy it again"
