@@ -6,14 +6,29 @@ Everything is read from the file: what the exporter was asked for proves nothing
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from importlib import resources
 
 import onnx
 import onnx.checker
 import onnx.shape_inference
 from onnx import TensorProto
 
-from export.operators import CANN_OPERATORS, INT64_OPERATORS
 from export.translate import IR_VERSION, OPSET
+
+_TABLE = resources.files(__package__).joinpath("cann_operators.txt").read_text(encoding="utf-8")
+TABLE = frozenset(name for line in _TABLE.splitlines() if not line.startswith("#") for name in line.split())
+
+# Operators of CANN's table whose outputs have no fixed shape, and those that draw random numbers.
+DYNAMIC = {"Compress", "NonMaxSuppression", "NonZero"}
+RANDOM = {"Multinomial", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+CANN_OPERATORS = TABLE - DYNAMIC - RANDOM
+
+# int64 may be made as an index or a shape and moved about; nothing is computed in it, because NPUs do so slowly or not.
+_INT64 = """
+    ArgMax ArgMin Cast Concat Constant ConstantOfShape Expand Gather Identity Reshape Shape Slice Split Squeeze Tile
+    TopK Transpose Unsqueeze
+"""
+INT64_OPERATORS = frozenset(_INT64.split())
 
 DTYPES: dict[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -26,7 +41,6 @@ DTYPES: dict[int, str] = {
 
 # Allowed on top in an int8 file, which is for ONNX Runtime on CPU and CUDA: CANN's table has no such operators.
 INT8_OPERATORS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-INT8_DTYPES: dict[int, str] = {TensorProto.INT8: "int8"}
 
 
 def violations(model: onnx.ModelProto, precision: str = "fp32") -> tuple[str, ...]:
@@ -38,13 +52,13 @@ def violations(model: onnx.ModelProto, precision: str = "fp32") -> tuple[str, ..
     """
     operators, dtypes = CANN_OPERATORS, DTYPES
     if precision == "int8":
-        operators, dtypes = operators | INT8_OPERATORS, {**dtypes, **INT8_DTYPES}
+        operators, dtypes = operators | INT8_OPERATORS, {**dtypes, TensorProto.INT8: "int8"}
     try:
         onnx.checker.check_model(model, full_check=True)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         return (f"not valid ONNX: {error}",)
-    return (*_versions(model), *_operators(model, operators), *_tensors(inferred, dtypes), *_weights(model))
+    return (*_versions(model), *_operators(model, operators), *_tensors(inferred, dtypes))
 
 
 def _versions(model: onnx.ModelProto) -> Iterator[str]:
@@ -66,7 +80,7 @@ def _operators(model: onnx.ModelProto, allowed: Collection[str]) -> Iterator[str
 
 
 def _tensors(inferred: onnx.ModelProto, allowed: Mapping[int, str]) -> Iterator[str]:
-    """Shapes and dtypes of everything that a node takes or makes, in a model after shape inference."""
+    """Shapes, dtypes and places of everything that a node takes or makes, in a model after shape inference."""
     graph = inferred.graph
     dtypes = {tensor.name: tensor.data_type for tensor in graph.initializer}
     fixed = set(dtypes)
@@ -87,9 +101,6 @@ def _tensors(inferred: onnx.ModelProto, allowed: Mapping[int, str]) -> Iterator[
     for node in graph.node:
         if node.op_type not in INT64_OPERATORS and any(dtypes.get(out) == TensorProto.INT64 for out in node.output):
             yield f"operator {node.op_type} ({node.name}) computes in int64"
-
-
-def _weights(model: onnx.ModelProto) -> Iterator[str]:
-    for tensor in model.graph.initializer:
+    for tensor in graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
             yield f"{tensor.name} lies in another file"

@@ -1,4 +1,4 @@
-"""The command line that the programs of this folder share: flags, and how a program ends.
+"""The command line that the programs of this folder share: flags, and how a program ends, in failure too.
 
 Nothing heavy is imported here, so that --help answers at once.
 """
@@ -11,8 +11,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.errors import CheckError
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
+
+
+class CheckError(Exception):
+    """An export that must not be used: what is wrong with it, in a sentence and up to five examples."""
+
+    def __init__(self, sentence: str, findings: Sequence[str]) -> None:
+        more = [f"... and {len(findings) - 5} more"] if len(findings) > 5 else []
+        super().__init__("\n  ".join([f"{sentence}:", *findings[:5], *more]))
+
 
 # What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or SIGTERM.
 FAILURES = (InputError, CheckError, KeyboardInterrupt)
@@ -34,8 +42,7 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
     add("--precision", default="fp32", choices=precisions, help=scope)
     pictures = "pictures to compare with PyTorch on (default: generated ones); int8 also takes its ranges from them"
     add("--images", type=Path, metavar="DIR", help=pictures)
-    count = "how many of these pictures (default 4; 64 of --images for fp16 and int8)"
-    add("--samples", type=int, metavar="N", help=count)
+    add("--samples", type=int, metavar="N", help="how many of these (default 4; 64 of --images for fp16 and int8)")
     add("--max_ap_drop", type=float, metavar="X", help="the most AP that fp16 or int8 may lose, from 0 to 1")
     add("--skip_parity", action="store_true", help="write the file without comparing it with PyTorch")
     add("--gin_file", action="append", default=[], help="settings of a model whose file has none")

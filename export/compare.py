@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -11,16 +11,17 @@ from typing import NamedTuple
 import torch
 
 from export import parity
-from export.errors import CheckError
+from export.command import CheckError
 from export.graph import Exported
 from export.parity import Parity
 from export.precision import REMARKS
 from export.request import Request
-from export.samples import Sample, SampleBatch, batches, draw_samples, read_samples
+from export.samples import SampleBatch, batches, draw_samples, read_samples
 from gfl.files import to_json, write_atomic
 from gfl.model.prepare import Prepared
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.model import StaticFile
+from gfl.runtime.on_torch.device import to_arrays
 
 
 class Compared(NamedTuple):
@@ -34,10 +35,9 @@ class Compared(NamedTuple):
 def read_batches(request: Request, description: Description) -> Iterator[SampleBatch]:
     """The pictures to compare on, as a file of this description takes them."""
     size = description.size
+    samples = draw_samples(size, request.samples)
     if request.pictures:
-        samples: Iterable[Sample] = read_samples(request.pictures, size, description.short_side, description.long_side)
-    else:
-        samples = draw_samples(size, request.samples)
+        samples = read_samples(request.pictures, size, description.short_side, description.long_side)
     return batches(samples, size, description.batch)
 
 
@@ -49,15 +49,12 @@ def run_both(file: StaticFile, graph: Exported, reference: Prepared, request: Re
 
 def run_pytorch(graph: Exported, prepared: Prepared, batch: SampleBatch) -> Arrays:
     """The exported function in PyTorch, a picture at a time: the file's batch must not change what it finds."""
-    outputs = []
-    for index in range(len(batch.names)):
-        images, sizes = (torch.from_numpy(array[index : index + 1]) for array in (batch.images, batch.image_sizes))
-        with torch.inference_mode():
-            outputs.append(graph.function(prepared.tree, images, sizes))
-    return {
-        name: torch.cat(parts).numpy()
-        for name, parts in zip(graph.output_names, zip(*outputs, strict=True), strict=True)
-    }
+    with torch.inference_mode():
+        outputs = [
+            graph.function(prepared.tree, torch.from_numpy(images[None]), torch.from_numpy(sizes[None]))
+            for _, images, sizes in zip(batch.names, batch.images, batch.image_sizes, strict=False)  # without blanks
+        ]
+    return to_arrays([torch.cat(parts) for parts in zip(*outputs, strict=True)], graph.output_names)
 
 
 def compare_outputs(outcome: Parity, compared: Compared, description: Description) -> None:
@@ -70,17 +67,20 @@ def compare_outputs(outcome: Parity, compared: Compared, description: Descriptio
         parity.compare_tensors(outcome, batch.names, of_file, of_pytorch)
 
 
-def conclude(outcome: Parity | None, request: Request, description: Description, path: Path, report: Path) -> None:
-    """Write the report on the comparison of a file, which will be `path`, with its checkpoint.
+def conclude(outcome: Parity | None, request: Request, description: Description, path: Path) -> Path:
+    """Write the report on the comparison of a file, which will be `path`, with its checkpoint; the report's path.
 
     outcome: None where nothing was compared. Raises CheckError where the comparison failed.
     """
+    # best.onnx -> best.parity.json, and best.pt2 -> best.pt2.parity.json, because both may lie in one folder.
+    report = path.with_name(path.name.removesuffix(".onnx") + ".parity.json")
     if outcome is None:
         report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
-        return
+        return report
     write_atomic(report, to_json(report_of(outcome, request, description, path), indent=2) + "\n")
     if outcome.failures:
         raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", outcome.failures)
+    return report
 
 
 def report_of(outcome: Parity, request: Request, description: Description, path: Path) -> dict[str, object]:
@@ -92,10 +92,7 @@ def report_of(outcome: Parity, request: Request, description: Description, path:
         "file": path.name,
         "checkpoint": str(request.checkpoint),
         "passed": not outcome.failures,
-        "outputs": description.outputs,
-        "precision": description.precision,
-        "size": description.size,
-        "batch": description.batch,
+        **{name: getattr(description, name) for name in ("outputs", "precision", "size", "batch")},
         "pictures": outcome.pictures,
         "failures": outcome.failures,
         "versions": versions,

@@ -42,7 +42,7 @@ def compare(path: Path, written: Translation, graph: Exported, reference: Prepar
     if not accuracy.passed:
         program = translate(graph, reference, description).program
         inputs = next(read_batches(request, description)).inputs
-        parting = SideBySide(written.model, program, inputs, PARTING_TOLERANCES[description.precision]).first_parting()
+        parting = SideBySide(written.model, program, inputs).first_parting(PARTING_TOLERANCES[description.precision])
         outcome.failures += [str(parting or "no tensor inside is far from PyTorch's"), str(accuracy)]
     return outcome
 
@@ -64,8 +64,7 @@ def compare_inside(outcome: Parity, batch: SampleBatch, written: Translation) ->
     if outcome.intermediates and not outcome.failures:
         return
     inside = SideBySide(*written, batch.inputs)
-    if not outcome.intermediates:
-        outcome.intermediates = inside.overview()
+    outcome.intermediates = outcome.intermediates or inside.overview()
     if outcome.failures or not max(outcome.intermediates.values()) <= TOLERANCES["intermediates"]:
         parting = inside.first_parting()
         outcome.failures.insert(0, str(parting or "up to the choice of candidates the graphs agree"))

@@ -7,7 +7,8 @@ first choice by order (top-k) is compared: from there on two equally good candid
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +20,11 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 
 from export.parity import TOLERANCES
-from gfl.runtime.onnx_session import Session, open_session
+from gfl.runtime.onnx_session import open_session
 
 OVERVIEW = 16  # tensors that are compared where all is well
 DEQUANTISED = "_DequantizeLinear_Output"  # after the name of a tensor: what is left of it after rounding to int8
-STRETCH_BYTES = 256 << 20  # of tensors that are kept at a time: all of an R50's would take gigabytes
+STRETCH_BYTES = 256 << 20  # of tensors that are kept at a time, about: all of an R50's would take gigabytes
 
 
 class Parting(NamedTuple):
@@ -44,13 +45,9 @@ class SideBySide:
     """A model and the program that it was translated from, or that of its float32 form, run on the same inputs."""
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        program: ExportedProgram,
-        inputs: Mapping[str, NDArray[np.generic]],
-        tolerance: float = TOLERANCES["intermediates"],
+        self, model: onnx.ModelProto, program: ExportedProgram, inputs: Mapping[str, NDArray[np.generic]]
     ) -> None:
-        self.model, self.inputs, self.tolerance = model, inputs, tolerance
+        self.model, self.inputs = model, inputs
         module = program.module()
         if not isinstance(module, GraphModule):
             raise TypeError(f"the program's module is a {type(module).__name__}, expected a GraphModule")
@@ -60,8 +57,7 @@ class SideBySide:
         self.names = [name for name in before_choice(module) if name in produced and not name.startswith("_to_copy")]
         # A quantised tensor is compared as the next operator reads it: rounded, and clipped where that replaces a ReLU.
         self.seen = {name: name + DEQUANTISED if name + DEQUANTISED in produced else name for name in self.names}
-        self.sizes = {node.name: size_of(node) for node in module.graph.nodes if node.name in self.names}
-        self.weights = {name: next(weights_of(produced[name]), "") for name in self.names}
+        self.weights = {name: weight_of(produced[name]) for name in self.names}
 
     def differences(self, names: Collection[str]) -> dict[str, float]:
         """Largest difference of each tensor, as a share of its largest value in PyTorch."""
@@ -79,37 +75,27 @@ class SideBySide:
 
     def overview(self) -> dict[str, float]:
         """`differences` of a few tensors, evenly spaced from the input to the head's outputs."""
-        return self.differences(spaced(self.names, OVERVIEW))
+        count = min(OVERVIEW, len(self.names))
+        return self.differences([self.names[(i + 1) * len(self.names) // count - 1] for i in range(count)])
 
-    def first_parting(self) -> Parting | None:
+    def first_parting(self, tolerance: float = TOLERANCES["intermediates"]) -> Parting | None:
         """The first tensor beyond the tolerance in the order of computation; None where all compared ones agree."""
         before = ""
-        for stretch in self.stretches():
-            for name, difference in self.differences(stretch).items():
-                if not difference <= self.tolerance:
+        sizes = {node.name: size_of(node) for node in self.module.graph.nodes}
+        ends = dict(zip(self.names, accumulate(sizes[name] for name in self.names), strict=True))
+        for _, stretch in groupby(self.names, key=lambda name: ends[name] // STRETCH_BYTES):
+            for name, difference in self.differences(list(stretch)).items():
+                if not difference <= tolerance:
                     return Parting(name, self.weights[name], difference, before)
                 before = name
         return None
-
-    def stretches(self) -> Iterator[list[str]]:
-        """All names in order, cut so that the tensors of one stretch take at most STRETCH_BYTES."""
-        stretch: list[str] = []
-        size = 0
-        for name in self.names:
-            if stretch and size + self.sizes[name] > STRETCH_BYTES:
-                yield stretch
-                stretch, size = [], 0
-            stretch.append(name)
-            size += self.sizes[name]
-        if stretch:
-            yield stretch
 
     def _run(self, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
         probed = onnx.ModelProto()
         probed.CopyFrom(self.model)
         own = {value.name for value in probed.graph.output}
         probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
-        session: Session = open_session(probed.SerializeToString(), threads=torch.get_num_threads())
+        session = open_session(probed.SerializeToString(), threads=torch.get_num_threads())
         values = session.run(list(names), self.inputs)
         return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
@@ -130,12 +116,9 @@ class Recorder(Interpreter):
         return value
 
 
-def weights_of(node: onnx.NodeProto) -> Iterator[str]:
-    """Paths of the weights that enter a node, without what quantisation adds to their names."""
-    for name in node.input:
-        path, dot, _ = name.partition(".weight")
-        if dot:
-            yield path + dot
+def weight_of(node: onnx.NodeProto) -> str:
+    """Path of the weight that enters a node, without what quantisation adds to its name; empty where none does."""
+    return next((name.partition(".weight")[0] + ".weight" for name in node.input if ".weight" in name), "")
 
 
 def size_of(node: Node) -> int:
@@ -146,19 +129,6 @@ def size_of(node: Node) -> int:
 
 def before_choice(module: GraphModule) -> list[str]:
     """Names of the operations before the first use of a top-k's indices, in order."""
-    names = []
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        if node.target is operator.getitem and node.args[1] == 1 and node.users:
-            break
-        names.append(node.name)
-    return names
-
-
-def spaced(names: Sequence[str], count: int) -> list[str]:
-    """At most `count` names, evenly spaced, the last among them."""
-    if len(names) <= count:
-        return list(names)
-    step = len(names) / count
-    return [names[int((i + 1) * step) - 1] for i in range(count)]
+    operations = [node for node in module.graph.nodes if node.op == "call_function"]
+    choices = [node.target is operator.getitem and node.args[1] == 1 and bool(node.users) for node in operations]
+    return [node.name for node in operations[: (*choices, True).index(True)]]

@@ -24,7 +24,6 @@ from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables
 
 OUTPUTS = ("detections", "decoded", "raw")
-FIRST_LEVEL = 3  # P3
 
 Graph = Callable[[Variables, Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -47,9 +46,8 @@ def graph_of(outputs: str, canvas: Canvas, cfg: DetectorConfig) -> Exported:
     if outputs == "decoded":
         return Exported(lambda tree, images, sizes: decoded(tree, images, sizes, grid, cfg), ("boxes", "scores"))
     if outputs == "raw":
-        levels = [f"p{FIRST_LEVEL + i}" for i in range(len(grid.starts))]
-        names = [f"{part}_{level}" for part in ("scores", "edge_logits") for level in levels]
-        return Exported(lambda tree, images, sizes: raw(tree, images, sizes, grid, cfg), tuple(names))
+        names = tuple(f"{part}_p{3 + i}" for part in ("scores", "edge_logits") for i in range(len(grid.starts)))  # P3..
+        return Exported(lambda tree, images, sizes: raw(tree, images, sizes, grid, cfg), names)
     raise ValueError(f"outputs={outputs!r}: expected one of {OUTPUTS}")
 
 

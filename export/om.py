@@ -24,7 +24,6 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python ex
 
 from export import command
 from export.atc import PRECISION_MODE, PRECISION_MODES, Source, atc_command, read_source
-from export.errors import CheckError
 from gfl.errors import InputError
 from gfl.files import make_folder, write_atomic, write_errors
 from gfl.runtime.om_file import description_path, description_text
@@ -38,12 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = flags.add_argument
     add("--model", type=Path, required=True, metavar="FILE.onnx", help="an export of this project")
     add("--soc_version", required=True, metavar="NAME", help="the NPU, such as Ascend310P3 or Ascend910B4")
-    add(
-        "--precision_mode",
-        default=PRECISION_MODE,
-        choices=PRECISION_MODES,
-        help=f"from the most exact to the fastest, by ATC's manual (default {PRECISION_MODE})",
-    )
+    modes = f"from the most exact to the fastest, by ATC's manual (default {PRECISION_MODE})"
+    add("--precision_mode", default=PRECISION_MODE, choices=PRECISION_MODES, help=modes)
     add("--output", type=Path, metavar="FILE.om", help="default: beside the .onnx, under its name")
     add("--print_only", action="store_true", help="print the command of ATC, write and run nothing")
     try:
@@ -89,7 +84,7 @@ def compile_om(model: Path, source: Source, output: Path, target: Mapping[str, s
         compiled = [path for path in sorted(folder.glob(f"{output.stem}*.om")) if path.stat().st_size]
         if done.returncode or len(compiled) != 1:
             reason = f"it ended with {done.returncode} and wrote {len(compiled)} .om; its own words are above"
-            raise CheckError(f"atc did not compile {model}", [reason])
+            raise command.CheckError(f"atc did not compile {model}", [reason])
         write_atomic(description_path(output), description_text(source.description, source.output_names))
         os.replace(compiled[0], output)
 

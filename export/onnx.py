@@ -8,7 +8,6 @@ with PyTorch before it gets its name; the report lies beside it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,24 +22,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
     flags = command.parser("python -m export.onnx", __doc__, ".onnx", ("fp32", "fp16", "int8"))
     try:
-        run(command.read_arguments(flags, argv))
+        arguments = command.read_arguments(flags, argv)
+        from export.request import read_request  # late: PyTorch and ONNX take seconds, and --help needs neither
+        from export.summary import next_command, summary
+        from export.write_onnx import write_onnx
+
+        request = read_request(arguments)
+        for note in request.notes:
+            print(note)
+        for size in request.files:
+            print(*summary(write_onnx(request, size)), sep="\n", flush=True)
+        print(f"next: {next_command(request)}")
     except command.FAILURES as failure:
         return command.report_failure(failure)
     return 0
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Export each size and say what was written."""
-    from export.request import read_request  # late: PyTorch and ONNX take seconds to import, and --help needs neither
-    from export.summary import next_command, summary
-    from export.write_onnx import write_onnx
-
-    request = read_request(arguments)
-    for note in request.notes:
-        print(note)
-    for size in request.files:
-        print(*summary(write_onnx(request, size)), sep="\n", flush=True)
-    print(f"next: {next_command(request)}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ Feed = Mapping[str, NDArray[np.generic]]  # inputs of one run, by name
 
 FLOAT_CONVOLUTIONS = ("bbox_head.gfl_cls.", "bbox_head.gfl_reg.")  # paths of their weights begin so
 BETWEEN = ("Relu", "MaxPool", "Add")  # quantised where all their inputs are, so that these can stay uint8
-CALIBRATION = "MinMax"
 
 # Tells ONNX Runtime that its own preparation was run: ours has done the same (constants folded, all shapes known).
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
@@ -48,7 +47,7 @@ def quantise(model: onnx.ModelProto, feeds: Iterable[Feed]) -> onnx.ModelProto:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod[CALIBRATION],
+            calibrate_method=CalibrationMethod.MinMax,
         )
         quantised = onnx.load(path)
     onnx.helper.set_model_props(quantised, {})
@@ -59,11 +58,8 @@ def quantised_nodes(model: onnx.ModelProto) -> list[str]:
     """Names of the nodes to quantise: convolutions, and what lies between them."""
     chosen: dict[str, str] = {}  # output of a quantised node -> name of the node
     for node in model.graph.node:
-        if node.op_type == "Conv":
-            wanted = not node.input[1].startswith(FLOAT_CONVOLUTIONS)
-        else:
-            wanted = node.op_type in BETWEEN and all(name in chosen for name in node.input)
-        if wanted:
+        convolves = node.op_type == "Conv" and not node.input[1].startswith(FLOAT_CONVOLUTIONS)
+        if convolves or (node.op_type in BETWEEN and all(name in chosen for name in node.input)):
             chosen[node.output[0]] = node.name
     return list(chosen.values())
 

@@ -41,7 +41,7 @@ class Request:
 
 def read_request(arguments: argparse.Namespace) -> Request:
     """Check the flags and load the model; InputError for what cannot be exported."""
-    check_numbers(arguments)
+    check_flags(arguments)
     samples = arguments.samples or (COUNTED_SAMPLES if arguments.images and arguments.precision != "fp32" else SAMPLES)
     notes: list[str] = []
     annotated = read_coco_file(arguments.annotations, needed=("categories",)) if arguments.annotations else None
@@ -49,16 +49,14 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if arguments.precision == "int8":
         notes.append(f"taking the ranges of the activations from {len(pictures)} pictures of {arguments.images}")
     sizes = parse_sizes(arguments.size)
-    checkpoint = arguments.checkpoint
-    if checkpoint is None:
-        checkpoint = newest_checkpoint(Path())
+    checkpoint = arguments.checkpoint or newest_checkpoint()
+    if arguments.checkpoint is None:
         notes.append(f"no --checkpoint given: taking the newest, {checkpoint}")
     model = read_model(arguments, checkpoint, annotated)
     if not sizes:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")
-    names = (arguments.outputs, arguments.precision)
-    files = name_files(checkpoint, arguments.output, sizes, names, arguments.suffix)
+    files = name_files(checkpoint, arguments.output, sizes, (arguments.outputs, arguments.precision), arguments.suffix)
     if arguments.output is None:
         first = next(iter(files.values()))
         notes.append(f"no --output given: writing to {first if len(files) == 1 else first.parent}")
@@ -78,8 +76,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
     )
 
 
-def check_numbers(arguments: argparse.Namespace) -> None:
-    """InputError for a number out of its range."""
+def check_flags(arguments: argparse.Namespace) -> None:
+    """InputError for a number out of its range, and for a flag whose precision needs another one or takes none."""
     for name in ("batch", "samples"):
         number = getattr(arguments, name)
         if number is not None and number < 1:
@@ -92,6 +90,11 @@ def check_numbers(arguments: argparse.Namespace) -> None:
             f"got --max_ap_drop {drop:g} with --precision fp32, which is compared number by number; "
             "omit it, or give --precision fp16 or int8"
         )
+    if arguments.precision == "int8" and arguments.images is None:
+        raise InputError(
+            "got --precision int8 without --images, expected pictures to take the ranges of the activations from; "
+            "give --images DIR with pictures like those that the model is for"
+        )
 
 
 def read_pictures(
@@ -99,28 +102,21 @@ def read_pictures(
 ) -> tuple[tuple[Path, ...], Truth | None]:
     """The pictures of --images and, for a precision whose AP is counted, their boxes in --annotations.
 
-    annotated: the file of --annotations, which may name the classes alone. Raises InputError where there are no
-    pictures, and for int8 without --images.
+    annotated: the file of --annotations, which may name the classes alone. Raises InputError for no pictures.
     """
-    folder = arguments.images
-    if folder is None:
-        if arguments.precision == "int8":
-            raise InputError(
-                "got --precision int8 without --images, expected pictures to take the ranges of the activations from; "
-                "give --images DIR with pictures like those that the model is for"
-            )
+    if arguments.images is None:
         return (), None
     if arguments.precision == "fp32" or annotated is None or not annotated.images.rows:
-        return picture_files(folder, count), None
-    return annotated_pictures(annotated.path, folder, count)
+        return picture_files(arguments.images, count), None
+    return annotated_pictures(annotated.path, arguments.images, count)
 
 
-def newest_checkpoint(root: Path) -> Path:
-    """The newest runs/*/*/best.pt below a folder; InputError where there is none."""
-    checkpoints = sorted(root.glob(RUNS), key=lambda path: path.stat().st_mtime)
+def newest_checkpoint() -> Path:
+    """The newest runs/*/*/best.pt below the working directory; InputError where there is none."""
+    checkpoints = sorted(Path().glob(RUNS), key=lambda path: path.stat().st_mtime)
     if not checkpoints:
         raise InputError(
-            f"got no --checkpoint, and {root.resolve()} has no {RUNS}; give --checkpoint FILE.pt, "
+            f"got no --checkpoint, and {Path.cwd()} has no {RUNS}; give --checkpoint FILE.pt, "
             "or train a model first: python -m gfl.train --gin_file demo.gin"
         )
     return checkpoints[-1]
@@ -172,11 +168,7 @@ def own_sizes(model: TrainedModel, checkpoint: Path) -> tuple[Canvas, ...]:
 
 
 def name_files(
-    checkpoint: Path,
-    output: Path | None,
-    sizes: Sequence[Canvas],
-    kinds: Sequence[str] = (),
-    suffix: str = ".onnx",
+    checkpoint: Path, output: Path | None, sizes: Sequence[Canvas], kinds: Sequence[str], suffix: str
 ) -> dict[Canvas, Path]:
     """The file of each size: --output itself, or files in the folder that it names.
 

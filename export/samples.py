@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,16 +86,13 @@ def read_samples(files: Sequence[Path], canvas: Canvas, short_side: int, long_si
         yield Sample(path.name, resize(image, fit_canvas(*wanted, [canvas])[1]), (height, width))
 
 
-def draw_samples(canvas: Canvas, count: int) -> list[Sample]:
+def draw_samples(canvas: Canvas, count: int) -> Iterator[Sample]:
     """Generated pictures of several sizes, the first as large as the canvas; always the same ones."""
-    samples = []
-    for index in range(count):
-        shares = GENERATED_SHARES[index % len(GENERATED_SHARES)]
+    for index, shares in zip(range(count), cycle(GENERATED_SHARES), strict=False):
         height, width = (max(SMALLEST_DRAWN, round(side * share)) for side, share in zip(canvas, shares, strict=True))
         image = draw_scene(seed=0, split="val2017", index=index, size_hw=(height, width)).image
         size_hw = fit_canvas(image.shape[0], image.shape[1], [canvas])[1]
-        samples.append(Sample(f"generated {index}", resize(image, size_hw), (image.shape[0], image.shape[1])))
-    return samples
+        yield Sample(f"generated {index}", resize(image, size_hw), (image.shape[0], image.shape[1]))
 
 
 def batches(samples: Iterable[Sample], canvas: Canvas, batch: int) -> Iterator[SampleBatch]:

@@ -8,7 +8,6 @@ writes beside it. Every file is read back and compared with the checkpoint befor
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,24 +23,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Of PyTorch's own runtimes only float32 gives the same numbers on every device; smaller types are for ONNX.
     flags = command.parser("python -m export.torch", __doc__, ".pt2", ("fp32",))
     try:
-        run(command.read_arguments(flags, argv))
+        arguments = command.read_arguments(flags, argv)
+        from export.request import read_request  # late: PyTorch takes seconds, and --help does not need it
+        from export.summary import next_command, summary
+        from export.write_pt2 import write_program
+
+        request = read_request(arguments)
+        for note in request.notes:
+            print(note)
+        for size in request.files:
+            print(*summary(write_program(request, size)), sep="\n", flush=True)
+        print(f"next: {next_command(request)}")
     except command.FAILURES as failure:
         return command.report_failure(failure)
     return 0
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Export each size and say what was written."""
-    from export.request import read_request  # late: PyTorch takes seconds to import, and --help does not need it
-    from export.summary import next_command, summary
-    from export.write_pt2 import write_program
-
-    request = read_request(arguments)
-    for note in request.notes:
-        print(note)
-    for size in request.files:
-        print(*summary(write_program(request, size)), sep="\n", flush=True)
-    print(f"next: {next_command(request)}")
 
 
 if __name__ == "__main__":

@@ -73,13 +73,9 @@ def lower(model: onnx.ModelProto) -> None:
             node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
             del node.input[1]
         defaults = NEW_ATTRIBUTES.get(node.op_type, {})
-        kept = [
-            attribute
-            for attribute in node.attribute
-            if attribute.name not in defaults or onnx.helper.get_attribute_value(attribute) != defaults[attribute.name]
-        ]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        for attribute in [attribute for attribute in node.attribute if attribute.name in defaults]:
+            if onnx.helper.get_attribute_value(attribute) == defaults[attribute.name]:
+                node.attribute.remove(attribute)
     used = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
     initializers = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.initializer[:]

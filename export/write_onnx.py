@@ -10,9 +10,9 @@ import onnx
 
 from export.atc import atc_command, input_shapes
 from export.check import DTYPES, violations
+from export.command import CheckError
 from export.compare import conclude, read_batches
 from export.compare_onnx import compare
-from export.errors import CheckError
 from export.graph import graph_of
 from export.precision import POLICIES, REMARKS
 from export.request import Request
@@ -34,13 +34,14 @@ def write_onnx(request: Request, size: Canvas) -> Written:
         request.model, size=size, batch=request.batch, outputs=request.outputs, precision=request.precision
     )
     graph = graph_of(request.outputs, size, cfg)
-    report = path.with_suffix(".parity.json")
     make_folder(path.parent)
     with atomic_file(path) as stream:
         prepared = detector.prepare(variables, constants, POLICIES[request.precision])
         model, program = translate(graph, prepared, description)
         if request.precision == "int8":
-            model = quantised(model, request, description)
+            from export.quantise import quantise  # late: it takes a second to import, and int8 alone needs it
+
+            model = quantise(model, (batch.inputs for batch in read_batches(request, description)))
         attach(model, description)
         stream.write(model.SerializeToString())
         stream.flush()
@@ -52,7 +53,7 @@ def write_onnx(request: Request, size: Canvas) -> Written:
         if request.parity:
             reference = detector.prepare(variables, constants)
             outcome = compare(draft, Translation(model, program), graph, reference, request)
-        conclude(outcome, request, description, path, report)
+        report = conclude(outcome, request, description, path)
     form = f"opset {model.opset_import[0].version}, IR {model.ir_version}, {len(model.graph.node)} nodes"
     ends = (("in ", model.graph.input), ("out", model.graph.output))
     values = tuple(f"{end} {value.name:<14} {spell_type(value)}" for end, values in ends for value in values)
@@ -60,13 +61,6 @@ def write_onnx(request: Request, size: Canvas) -> Written:
     if request.precision != "int8":
         remarks.append(f"for an NPU (never run on one by us): {shlex.join(atc_command(path, input_shapes(model)))}")
     return Written(path, form, values, outcome, report, time.perf_counter() - started, tuple(remarks))
-
-
-def quantised(model: onnx.ModelProto, request: Request, description: Description) -> onnx.ModelProto:
-    """The int8 form of a float32 graph, with ranges from the request's pictures."""
-    from export.quantise import quantise  # late: it takes a second to import, and int8 alone needs it
-
-    return quantise(model, (batch.inputs for batch in read_batches(request, description)))
 
 
 def attach(model: onnx.ModelProto, description: Description) -> None:

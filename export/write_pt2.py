@@ -30,7 +30,6 @@ def write_program(request: Request, size: Canvas) -> Written:
     prepared = detector.prepare(variables, detector.freeze(variables, cfg))
     description = describe(request.model, size=size, batch=request.batch, outputs=request.outputs)
     graph = graph_of(request.outputs, size, cfg)
-    report = path.with_name(path.name + ".parity.json")  # an .onnx of that stem has one, too
     make_folder(path.parent)
     with atomic_file(path) as stream:
         program = trace(graph.function, prepared.tree, example_inputs(request.batch, size))
@@ -43,7 +42,7 @@ def write_program(request: Request, size: Canvas) -> Written:
             for compared in run_both(opened, graph, prepared, request):
                 compare_outputs(outcome, compared, description)
             check_rivals(outcome)
-        conclude(outcome, request, description, path, report)
+        report = conclude(outcome, request, description, path)
     form = f"torch.export program of torch {torch.__version__.split('+')[0]}"
     values = (
         f"in  images         uint8    {request.batch}x3x{size[0]}x{size[1]}",

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,32 +17,32 @@ import numpy as np
 import onnx
 import pytest
 import tiny
+import tiny_onnx
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tiny_export import (
     CATEGORY_IDS,
     NAMES,
-    SMALL_BINDINGS,
     Export,
     assert_same_detections,
     damaged,
+    dtypes_of,
     evaluate_flags,
     export,
     export_translated,
     operators_of,
     tiny_graph,
+    trained_flags,
     write_model,
 )
 
 from export import onnx as program
 from export import write_onnx
-from export.check import violations
+from export.check import TABLE, violations
 from export.divergence import SideBySide
 from export.graph import graph_of, trace
-from export.operators import TABLE
-from export.parity import Parity, compare_detections, detections_of
-from export.samples import draw_samples
+from export.parity import detections_of
+from export.samples import batches, draw_samples
 from export.translate import to_onnx
 from gfl import evaluate
 from gfl.config import read_text
@@ -56,7 +55,8 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.postprocess import PredictConfig
 from gfl.model.prepare import Prepared
 from gfl.model.structures import Outputs
-from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.description import DETECTION_NAMES, Arrays, Description
+from gfl.runtime.on_torch.device import to_arrays
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.onnx_session import open_session
 from gfl.runtime.open import open_model
@@ -64,20 +64,10 @@ from gfl.tensors.variables import Variables, flatten
 from gfl.version import VERSION
 
 H, W = CANVAS = tiny.CANVAS
-LIMITS = Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16)
+PICTURES = next(batches(draw_samples(CANVAS, 2), CANVAS, 2))  # the first fills the canvas, the second does not
 
 
 # ---- what the tests share ----
-
-
-def pictures(count: int = 2) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Noise: the first picture fills the canvas, the others leave some of it to the padding."""
-    rng = np.random.default_rng(0)
-    images = np.zeros((count, 3, H, W), np.uint8)
-    sizes = np.array([(H, W) if i == 0 else (H - 30 - i, W - 41 - i) for i in range(count)], np.int32)
-    for image, (height, width) in zip(images, sizes, strict=True):
-        image[:, :height, :width] = rng.integers(0, 256, (3, height, width))
-    return images, sizes
 
 
 def dtype_and_shape(value: onnx.ValueInfoProto) -> tuple[str, tuple[int, ...]]:
@@ -91,13 +81,6 @@ class Model(NamedTuple):
     checkpoint: Path
     cfg: DetectorConfig
     prepared: Prepared
-
-    def run(self, outputs: str, images: NDArray[np.uint8], sizes: NDArray[np.int32]) -> Arrays:
-        """What PyTorch says, under the names of the file's outputs."""
-        graph = graph_of(outputs, (images.shape[2], images.shape[3]), self.cfg)
-        with torch.no_grad():
-            found = graph.function(self.prepared.tree, torch.from_numpy(images), torch.from_numpy(sizes))
-        return {name: tensor.numpy() for name, tensor in zip(graph.output_names, found, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +98,12 @@ def pair(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 
 @pytest.fixture(scope="module")
-def sizes_folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for one picture at a time, in both of the run's canvases."""
+def sizes_folder(model: Model, pair: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in both of the run's canvases, the second written without a comparison."""
     folder = tmp_path_factory.mktemp("sizes")
-    (folder / f"best_{H}x{W}.parity.json").write_text("{}")  # of an earlier file
-    export("--checkpoint", model.checkpoint, "--output", folder, "--skip_parity")
+    shutil.copy(pair.path, folder / f"best_{H}x{W}.onnx")
+    (folder / f"best_{W}x{H}.parity.json").write_text("{}")  # of an earlier file
+    export("--checkpoint", model.checkpoint, "--size", f"{W}x{H}", "--batch", 2, "--output", folder, "--skip_parity")
     return folder
 
 
@@ -127,18 +111,11 @@ def sizes_folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_file_is_a_static_graph_of_operators_that_cann_takes(pair: Export) -> None:
-    file = onnx.load(pair.path)
+    file = pair.model
     assert [(entry.domain, entry.version) for entry in file.opset_import] == [("", 17)]
     assert file.ir_version <= 10
     assert operators_of(pair.path) <= TABLE
-    assert {node.domain for node in file.graph.node} <= {"", "ai.onnx"}
-    assert not file.functions
-    inferred = onnx.shape_inference.infer_shapes(file, strict_mode=True, data_prop=True).graph
-    values = {value.name: value for value in (*inferred.input, *inferred.value_info, *inferred.output)}
-    assert {name for node in inferred.node for name in node.output} <= values.keys()
-    assert all(size.HasField("dim_value") for v in values.values() for size in v.type.tensor_type.shape.dim)
-    dtypes = {v.type.tensor_type.elem_type for v in values.values()} | {t.data_type for t in inferred.initializer}
-    assert dtypes <= {getattr(TensorProto, name) for name in ("FLOAT", "INT32", "INT64", "UINT8", "BOOL")}
+    assert set(dtypes_of(file).values()) <= {"FLOAT", "INT32", "INT64", "UINT8", "BOOL"}
     assert violations(file) == ()
 
 
@@ -191,7 +168,9 @@ def test_one_file_and_its_report_are_all_that_is_left(pair: Export) -> None:
     assert report["passed"]
     assert report["matched"] > 20
     assert len(report["pictures"]) == 4
+    assert (report["failures"], report["excused"]) == ([], [])
     assert report["largest"]["scores"] < 1e-5
+    assert report["largest"]["boxes"] < 5e-3
 
 
 def test_export_ends_with_what_was_written_and_what_to_do_next(pair: Export) -> None:
@@ -207,30 +186,8 @@ def test_a_file_that_was_not_compared_has_no_report_beside_it(sizes_folder: Path
 # ---- what it computes ----
 
 
-def test_detections_are_those_of_pytorch(pair: Export, model: Model) -> None:
-    images, sizes = pictures()
-    parity = Parity()
-    of_file = open_onnx(pair.path, threads=1).run(images, sizes)
-    compare_detections(parity, ("full", "padded"), of_file, model.run("detections", images, sizes), LIMITS)
-    assert parity.failures == []
-    assert parity.matched > 10
-    assert (parity.largest["scores"], parity.largest["boxes"]) < (1e-5, 5e-3)
-
-
-def test_a_batch_gives_what_its_pictures_give_alone(pair: Export, sizes_folder: Path) -> None:
-    images, sizes = pictures()
-    single = open_onnx(sizes_folder / f"best_{H}x{W}.onnx", threads=1)
-    together = open_onnx(pair.path, threads=1).run(images, sizes)
-    alone = [single.run(images[i : i + 1], sizes[i : i + 1]) for i in range(2)]
-    apart = {name: np.concatenate([part[name] for part in alone]) for name in together}
-    parity = Parity()
-    compare_detections(parity, ("first", "second"), together, apart, LIMITS)
-    assert (parity.failures, parity.excused) == ([], [])
-    assert parity.matched == apart["count"].sum()
-
-
 def test_a_blank_finds_nothing_and_changes_no_neighbour(pair: Export) -> None:
-    images, sizes = pictures()
+    images, sizes = PICTURES.images.copy(), PICTURES.image_sizes.copy()
     session = open_onnx(pair.path, threads=1)
     both = session.run(images, sizes)
     images[1], sizes[1] = 0, 0
@@ -241,40 +198,35 @@ def test_a_blank_finds_nothing_and_changes_no_neighbour(pair: Export) -> None:
         np.testing.assert_array_equal(array[0], with_blank[name][0])
 
 
-# The operators of an fp16 file whose outputs are detections: tests/test_export_precision.py.
-@pytest.mark.slow  # an export each
-@pytest.mark.parametrize("outputs", ["decoded", "raw"])
-def test_other_outputs_in_fp16_hold_only_operators_that_cann_takes(outputs: str, model: Model, tmp_path: Path) -> None:
-    flags = ("--size", f"{H}x{W}", "--outputs", outputs, "--precision", "fp16", "--skip_parity")
-    export("--checkpoint", model.checkpoint, *flags, "--output", tmp_path / "half.onnx")
-    assert operators_of(tmp_path / "half.onnx") <= TABLE
+ANCHORS = [8 * 12, 4 * 6, 2 * 3, 1 * 2, 1 * 1]  # by level, of a canvas of 64 x 96
+SHAPES_OF_OUTPUTS = {
+    "decoded": {"boxes": (1, sum(ANCHORS), 4), "scores": (1, sum(ANCHORS), len(NAMES))},
+    "raw": {f"scores_p{level}": (1, anchors, len(NAMES)) for level, anchors in enumerate(ANCHORS, start=3)}
+    | {f"edge_logits_p{level}": (1, anchors, 4, 17) for level, anchors in enumerate(ANCHORS, start=3)},
+}
 
 
+# The files whose outputs are detections: `pair`, and in fp16 tests/test_export_precision.py.
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])  # an export each
 @pytest.mark.parametrize("outputs", ["decoded", "raw"])
-def test_other_outputs_are_those_of_pytorch(outputs: str, model: Model, tmp_path: Path) -> None:
-    path = tmp_path / "part.onnx"
-    export(
-        "--checkpoint", model.checkpoint, "--size", f"{H}x{W}", "--outputs", outputs, "--output", path, "--samples", 1
-    )
-    assert operators_of(path) <= TABLE
-    images, sizes = pictures()
-    ours = open_onnx(path, threads=1).run(images[1:], sizes[1:])
-    theirs = model.run(outputs, images[1:], sizes[1:])
-    grid = make_grid(CANVAS)
-    if outputs == "decoded":
-        assert ours["boxes"].shape == (1, grid.num_anchors, 4)
-        assert ours["scores"].shape == (1, grid.num_anchors, len(NAMES))
-    else:
-        assert list(ours) == [f"{part}_p{level}" for part in ("scores", "edge_logits") for level in range(3, 8)]
-        assert ours["edge_logits_p4"].shape == (1, grid.shapes_hw[1][0] * grid.shapes_hw[1][1], 4, 17)
-    for name, array in ours.items():
-        difference = np.abs(array.astype(np.float64) - theirs[name].astype(np.float64))
-        assert difference.max() < (5e-3 if name == "boxes" else 1e-4)
+def test_other_outputs_are_those_of_pytorch(outputs: str, precision: str, model: Model, tmp_path: Path) -> None:
+    flags = ("--outputs", outputs, "--precision", precision, "--samples", 2)
+    made = export_translated(model.checkpoint, tmp_path / "part.onnx", *flags)
+    assert operators_of(made.path) <= TABLE
+    outputs_of_file = [(value.name, dtype_and_shape(value)[1]) for value in made.model.graph.output]
+    assert outputs_of_file == list(SHAPES_OF_OUTPUTS[outputs].items())
+    if precision == "fp32":
+        largest = made.report["largest"]
+        assert isinstance(largest, dict)
+        assert largest.keys() == SHAPES_OF_OUTPUTS[outputs].keys()
+        assert all(difference < (5e-3 if name == "boxes" else 1e-4) for name, difference in largest.items())
 
 
 def test_decoded_scores_are_zero_outside_the_picture(model: Model) -> None:
-    images, _ = pictures(1)
-    found = model.run("decoded", images, np.array([[30, 40]], np.int32))
+    images, sizes = torch.from_numpy(PICTURES.images[:1]), torch.tensor([[30, 40]], dtype=torch.int32)
+    graph = graph_of("decoded", CANVAS, model.cfg)
+    outputs = graph.function(model.prepared.tree, images, sizes)
+    found = to_arrays(outputs, graph.output_names)
     inside = (make_grid(CANVAS).centres_px < torch.tensor([64, 32])).all(dim=1).numpy()  # its own shape: 32 x 64
     assert (found["scores"][0, ~inside] == 0).all()
     assert (found["scores"][0, inside] > 0).all()
@@ -289,17 +241,14 @@ def test_decoded_scores_are_zero_outside_the_picture(model: Model) -> None:
     "weight", ["backbone.layer3.0.conv2.weight", "neck.fpn_convs.1.conv.weight", "bbox_head.gfl_reg.weight"]
 )
 def test_graphs_part_where_a_weight_was_damaged(pair: Export, weight: str) -> None:
-    images, sizes = pictures()
-    inputs: dict[str, NDArray[np.generic]] = {"images": images, "image_sizes": sizes}
-    parting = SideBySide(*damaged(pair.translation, weight), inputs).first_parting()
+    parting = SideBySide(*damaged(pair.translation, weight), PICTURES.inputs).first_parting()
     assert parting is not None
     assert parting.weight == weight
     assert weight in str(parting)
 
 
 def test_equal_graphs_do_not_part(pair: Export) -> None:
-    images, sizes = pictures()
-    inside = SideBySide(*pair.translation, {"images": images, "image_sizes": sizes})
+    inside = SideBySide(*pair.translation, PICTURES.inputs)
     assert inside.first_parting() is None
     assert max(inside.overview().values()) < 1e-4
 
@@ -346,7 +295,7 @@ def test_check_passes_a_plain_graph() -> None:
 
 def test_generated_samples_fit_any_canvas_and_stay_the_same() -> None:
     for canvas in ((32, 32), (64, 96), (320, 256)):
-        samples = draw_samples(canvas, 6)
+        samples = list(draw_samples(canvas, 6))
         assert samples[0].image.shape[:2] == canvas or min(canvas) < 64
         assert all(sample.image.shape[0] <= canvas[0] and sample.image.shape[1] <= canvas[1] for sample in samples)
         again = draw_samples(canvas, 6)
@@ -354,14 +303,6 @@ def test_generated_samples_fit_any_canvas_and_stay_the_same() -> None:
 
 
 # ---- the command line ----
-
-
-def test_started_as_a_script_it_names_the_right_form(tmp_path: Path) -> None:
-    script = Path(program.__file__)
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "python -m export.onnx" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_terminated_program_leaves_nothing(
@@ -403,38 +344,13 @@ def test_evaluation_of_what_was_exported_is_that_of_the_checkpoint(
     assert_same_detections(tmp_path / "onnx", tmp_path / "pt")
 
 
-def test_a_folder_is_opened_as_one_model(sizes_folder: Path, pair: Export, tmp_path: Path) -> None:
-    assert open_model(sizes_folder, threads=1).canvases == ((H, W), (W, H))
-    for file in (sizes_folder / f"best_{H}x{W}.onnx", pair.path):
-        shutil.copy(file, tmp_path)
+def test_a_folder_is_opened_as_one_model(tmp_path: Path) -> None:
+    for size in ((H, W), (W, H)):
+        tiny_onnx.write_onnx(tmp_path / f"{size}.onnx", size=size)
+    assert open_model(tmp_path, threads=1).canvases == ((H, W), (W, H))
+    tiny_onnx.write_onnx(tmp_path / "single.onnx", size=(H, H), batch=1)
     with pytest.raises(InputError, match="not exports of one model in one precision and batch size"):
         open_model(tmp_path, threads=1)
-
-
-def write_foreign(path: Path) -> None:
-    onnx.save(tiny_graph("Relu", ir=8), path)
-
-
-def write_truncated(path: Path) -> None:
-    path.write_bytes(tiny_graph("Relu").SerializeToString()[:-20])
-
-
-@pytest.mark.parametrize(
-    ("make", "part"),
-    [
-        (write_foreign, "no export of this project"),
-        (write_truncated, "cannot be opened by ONNX Runtime"),
-        (Path.mkdir, "holds no exports"),
-        (lambda path: None, "no such file"),
-    ],
-)
-def test_a_file_that_is_no_export_is_told_in_one_sentence(
-    make: Callable[[Path], None], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tiny.write_data(tmp_path / "data")
-    path = tmp_path / "model.onnx"
-    make(path)
-    assert part in tiny.refusal(evaluate.main, ["--onnx", str(path), *evaluate_flags(data)], capsys)
 
 
 def test_flags_that_the_file_settles_are_refused(
@@ -452,9 +368,8 @@ def test_flags_that_the_file_settles_are_refused(
 def trained(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained blood cell model, compared with PyTorch on six of its pictures."""
     path = tmp_path_factory.mktemp("trained") / "bccd.onnx"
-    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", "base.gin")
-    checked = ("--images", test_data / "bccd" / "val", "--samples", "6")
-    export(*weights, "--gin_bindings", *SMALL_BINDINGS, "--size", "256x320", *checked, "--output", path)
+    checked = ("--size", "256x320", "--images", test_data / "bccd" / "val", "--samples", 6)
+    export(*trained_flags(test_data), *checked, "--output", path)
     return path
 
 
@@ -473,12 +388,8 @@ def test_trained_model_keeps_its_average_precision(trained: Path, test_data: Pat
     bccd = test_data / "bccd"
     data = read_coco(bccd / "annotations" / "instances_val.json", bccd / "val", keep_empty=True)
     common = ["--annotations", str(data.annotations), "--images", str(bccd / "val"), "--workers", "0"]
-    weights = ["--checkpoint", str(test_data / "bccd_r18" / "model.pth"), "--gin_file", "base.gin"]
     metrics = []
-    for name, source in (
-        ("onnx", ["--onnx", str(trained)]),
-        ("pth", [*weights, "--gin_bindings", *SMALL_BINDINGS]),
-    ):
+    for name, source in (("onnx", ["--onnx", str(trained)]), ("pth", trained_flags(test_data))):
         assert evaluate.main([*source, *common, "--output", str(tmp_path / name)]) == 0
         metrics.append(json.loads((tmp_path / name / "metrics.json").read_text()))
     ours, theirs = metrics
@@ -523,8 +434,7 @@ def test_post_processing_exported_alone_gives_the_golden_detections(name: str, g
         return tuple(postprocess.detect(Outputs(scores, logits), sizes, grid, 80, cfg))
 
     inputs = {"head_scores": head.scores, "edge_logits": head.edge_logits, "image_sizes": case.image_sizes}
-    names = ("boxes", "scores", "labels", "count", "edge_std", "complete")
-    out = export_part(detect, {}, inputs, names, tmp_path / "detect.onnx")
+    out = export_part(detect, {}, inputs, DETECTION_NAMES, tmp_path / "detect.onnx")
     assert out["complete"].tolist() == [1, 1]
     for i in range(2):
         golden, one = arrays[f"{name}.img{i}.det_bboxes"].astype(np.float64), detections_of(out, i)

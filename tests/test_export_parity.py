@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 from tiny_export import Row, detection_arrays
+from tiny_onnx import DESCRIPTION
 
 from export.parity import Parity, check_rivals, compare_detections, detections_of, match
 from gfl.runtime.description import Arrays, Thresholds
 
-LIMITS = Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16)
+LIMITS = DESCRIPTION.thresholds
 BOX = (10.0, 10.0, 50.0, 50.0)
 NEAR = (12.0, 10.0, 52.0, 50.0)  # overlaps BOX so far that NMS keeps one of the two
 ELSEWHERE = (60.0, 10.0, 90.0, 50.0)

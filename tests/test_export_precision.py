@@ -12,34 +12,32 @@ import onnx
 import pytest
 import tiny
 import torch
-from onnx import TensorProto
 from tiny_export import (
-    CATEGORY_IDS,
     NAMES,
-    SMALL_BINDINGS,
     Export,
     Row,
     damaged,
     detection_arrays,
+    dtypes_of,
     export,
     export_translated,
     operators_of,
+    trained_flags,
     write_model,
 )
+from tiny_onnx import DESCRIPTION
 
 from export import compare_onnx, write_onnx
 from export import onnx as program
 from export.accuracy import Accuracy, Comparison
-from export.check import violations
+from export.check import TABLE, violations
 from export.divergence import SideBySide
-from export.operators import TABLE
 from export.precision import HALF, LARGEST_LOSS
 from export.quantise import FLOAT_CONVOLUTIONS
 from export.samples import SampleBatch, Truth, batches, draw_samples
 from gfl import evaluate
 from gfl.data.coco_json import ground_truth, read_coco_file
 from gfl.model import detector
-from gfl.runtime.description import Description, Thresholds
 from gfl.runtime.onnx_file import open_onnx
 from gfl.tensors.precision import O1
 from gfl.tensors.variables import flatten
@@ -81,15 +79,6 @@ def int8(checkpoint: Path, data: Path, tmp_path_factory: pytest.TempPathFactory)
         # Of random weights an int8 form loses what it loses: here it is the file that is looked at.
         patch.setitem(LARGEST_LOSS, "int8", replace(LARGEST_LOSS["int8"], agreement=1.0, score=1.0))
         return export_translated(checkpoint, tmp_path_factory.mktemp("int8") / "int8.onnx", *flags)
-
-
-def dtypes_of(model: onnx.ModelProto) -> dict[str, str]:
-    """dtype of every value of a graph, by name."""
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    found = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        found[value.name] = value.type.tensor_type.elem_type
-    return {name: TensorProto.DataType.Name(dtype) for name, dtype in found.items()}
 
 
 def makers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -253,21 +242,8 @@ def test_tensors_inside_are_those_of_the_float32_program(
 BOX = (10.0, 10.0, 50.0, 40.0)
 ELSEWHERE = (60.0, 10.0, 90.0, 50.0)
 
-ABOUT = Description(
-    version="0",
-    outputs="detections",
-    precision="fp16",
-    names=NAMES,
-    category_ids=CATEGORY_IDS,
-    batch=1,
-    size=(H, W),
-    mean=(0.0, 0.0, 0.0),
-    std=(1.0, 1.0, 1.0),
-    short_side=H,
-    long_side=W,
-    thresholds=Thresholds(score=0.05, nms_iou=0.6, max_detections=100, candidates=1000, rounds=16),
-    config="",
-)
+ABOUT = replace(DESCRIPTION, precision="fp16", batch=1)
+BATCH = SampleBatch(("picture",), np.zeros((1, 3, H, W), np.uint8), np.array([(H, W)], np.int32), ((2 * H, 2 * W),))
 
 
 def counted(
@@ -275,8 +251,7 @@ def counted(
 ) -> Accuracy:
     """What the gate makes of two sides' detections on one picture of twice the canvas."""
     comparison = Comparison(ABOUT, truth)
-    batch = SampleBatch(("picture",), np.zeros((1, 3, H, W), np.uint8), np.array([(H, W)], np.int32), ((2 * H, 2 * W),))
-    comparison.add(batch, detection_arrays(*ours), detection_arrays(*theirs))
+    comparison.add(BATCH, detection_arrays(*ours), detection_arrays(*theirs))
     return comparison.outcome(max_ap_drop)
 
 
@@ -287,7 +262,7 @@ def write_truth(folder: Path, *boxes: tuple[float, float, float, float]) -> Trut
         {"image_id": 7, "category_id": 1, "bbox": [2 * x1, 2 * y1, 2 * (x2 - x1), 2 * (y2 - y1)]}
         for x1, y1, x2, y2 in boxes
     ]
-    categories = [{"id": key, "name": name} for key, name in zip(CATEGORY_IDS, NAMES, strict=True)]
+    categories = [{"id": key, "name": str(key)} for key in ABOUT.category_ids]
     file.write_text(json.dumps({"images": [{"id": 7}, {"id": 8}], "annotations": rows, "categories": categories}))
     return Truth(ground_truth(read_coco_file(file), strict=False), (7,))
 
@@ -339,9 +314,8 @@ def test_without_anything_to_count_scores_are_compared(
 
 def test_scores_that_are_no_numbers_do_not_pass() -> None:
     comparison = Comparison(replace(ABOUT, outputs="raw"), None)
-    batch = SampleBatch(("picture",), np.zeros((1, 3, H, W), np.uint8), np.array([(H, W)], np.int32), ((H, W),))
     for value in (0.5, float("nan"), 0.5):
-        comparison.add(batch, {"scores_p3": np.full((1, 4), value)}, {"scores_p3": np.full((1, 4), 0.5)})
+        comparison.add(BATCH, {"scores_p3": np.full((1, 4), value)}, {"scores_p3": np.full((1, 4), 0.5)})
     assert not comparison.outcome().passed
 
 
@@ -369,13 +343,11 @@ def test_a_file_that_loses_too_much_is_not_left_behind(
 @pytest.mark.parametrize(("precision", "most"), [("fp16", 0.002), ("int8", 0.01)])
 def test_ap_of_the_trained_model_stays(precision: str, most: float, test_data: Path, tmp_path: Path) -> None:
     path, cells = tmp_path / "bccd.onnx", test_data / "bccd"
-    truth = ("--annotations", cells / "annotations" / "instances_val.json", "--images", cells / "val")
-    weights = ("--checkpoint", test_data / "bccd_r18" / "model.pth", "--gin_file", "base.gin")
-    settings = ("--gin_bindings", *SMALL_BINDINGS, "--size", "256x320", "--samples", "87", "--precision", precision)
-    export(*weights, *settings, *truth, "--output", path)
+    truth = ("--annotations", str(cells / "annotations" / "instances_val.json"), "--images", str(cells / "val"))
+    settings = ("--size", "256x320", "--samples", 87, "--precision", precision)
+    export(*trained_flags(test_data), *settings, *truth, "--output", path)
     accuracy = json.loads(path.with_suffix(".parity.json").read_text())["accuracy"]
     assert accuracy["pictures"] == 87
     assert abs(accuracy["loss"]) < most
-    place = [str(part) for part in truth]
-    assert evaluate.main(["--onnx", str(path), *place, "--workers", "0", "--output", str(tmp_path / "ap")]) == 0
+    assert evaluate.main(["--onnx", str(path), *truth, "--workers", "0", "--output", str(tmp_path / "ap")]) == 0
     assert json.loads((tmp_path / "ap" / "metrics.json").read_text())["AP"] == pytest.approx(accuracy["file_ap"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,14 +125,31 @@ def test_pictures_are_those_that_the_annotations_list(checkpoint: Path, tmp_path
     assert (len(request.pictures), request.truth, request.samples) == (3, None, 64)
 
 
-def test_output_is_a_file_for_one_size_and_a_folder_for_several() -> None:
-    best, sizes = Path("runs/best.pt"), [(64, 96), (96, 64)]
-    assert name_files(best, None, sizes[:1]) == {(64, 96): Path("runs/best.onnx")}
-    assert name_files(best, None, sizes[:1], ("raw", "fp32")) == {(64, 96): Path("runs/best_raw.onnx")}
-    assert name_files(best, Path("out"), sizes[:1], ("detections", "fp32")) == {(64, 96): Path("out/best_64x96.onnx")}
-    assert [path.name for path in name_files(best, Path("out"), sizes, ("decoded", "fp32")).values()] == [
-        "best_decoded_64x96.onnx",
-        "best_decoded_96x64.onnx",
-    ]
-    assert name_files(best, None, sizes[:1], ("detections", "int8")) == {(64, 96): Path("runs/best_int8.onnx")}
-    assert name_files(best, None, sizes[:1], ("raw", "fp16")) == {(64, 96): Path("runs/best_raw_fp16.onnx")}
+@pytest.mark.parametrize("name", ["onnx", "torch", "om"])
+@pytest.mark.parametrize("prefix", ["", "export/"], ids=["inside", "outside"])
+def test_started_as_a_script_it_names_the_right_form(name: str, prefix: str) -> None:
+    folder = Path(program.__file__).parent
+    command, start = [sys.executable, f"{prefix}{name}.py"], folder.parent if prefix else folder
+    done = subprocess.run(command, cwd=start, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"expected `python -m export.{name}` from elsewhere" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "kinds", "names"),
+    [
+        (None, ("detections", "fp32"), ["runs/best.onnx"]),
+        (None, ("raw", "fp32"), ["runs/best_raw.onnx"]),
+        (None, ("detections", "int8"), ["runs/best_int8.onnx"]),
+        (None, ("raw", "fp16"), ["runs/best_raw_fp16.onnx"]),
+        (Path("out"), ("detections", "fp32"), ["out/best_64x96.onnx"]),
+        (Path("out"), ("decoded", "fp32"), ["out/best_decoded_64x96.onnx", "out/best_decoded_96x64.onnx"]),
+    ],
+)
+def test_output_is_a_file_for_one_size_and_a_folder_for_several(
+    output: Path | None, kinds: tuple[str, str], names: list[str]
+) -> None:
+    sizes = [(64, 96), (96, 64)][: len(names)]
+    files = name_files(Path("runs/best.pt"), output, sizes, kinds, ".onnx")
+    assert files == dict(zip(sizes, map(Path, names), strict=True))

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +36,6 @@ CATEGORY_IDS = (1, 2, 3, 5, 8)
 Row = tuple[float, int, tuple[float, float, float, float]]  # a detection: score, label, box in canvas px
 BINDINGS = (*tiny.BINDINGS, "postprocess.PredictConfig.rounds = 4")  # fewer, for a smaller graph
 
-# The settings of the trained blood cell model under GFL_TEST_DATA, whose .pth has none.
 SMALL_BINDINGS = (
     "resnet.ResNetConfig.depth = 18",
     "resnet.ResNetConfig.base_width = 32",
@@ -70,6 +69,12 @@ def write_model(
     return path
 
 
+def trained_flags(test_data: Path) -> list[str]:
+    """Flags that name the trained blood cell model under GFL_TEST_DATA, with the settings that its .pth lacks."""
+    weights = ["--checkpoint", str(test_data / "bccd_r18" / "model.pth")]
+    return [*weights, "--gin_file", "base.gin", "--gin_bindings", *SMALL_BINDINGS]
+
+
 class Export(NamedTuple):
     """A written file, what was printed, and what it was translated from."""
 
@@ -88,8 +93,15 @@ class Export(NamedTuple):
 
 
 def export_translated(checkpoint: Path, path: Path, *flags: object) -> Export:
-    """Export the tiny model at its canvas."""
-    with translations() as seen:
+    """Export the tiny model at its canvas, and keep what the file was translated from."""
+    seen: list[Translation] = []
+
+    def remember(graph: Exported, prepared: Prepared, description: Description) -> Translation:
+        seen.append(translate(graph, prepared, description))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write_onnx, "translate", remember)
         said = export("--checkpoint", checkpoint, "--size", f"{H}x{W}", "--output", path, *flags)
     return Export(path, said, seen[0])
 
@@ -102,20 +114,6 @@ def export(*arguments: object) -> str:
     return said.getvalue()
 
 
-@contextlib.contextmanager
-def translations() -> Iterator[list[Translation]]:
-    """What is translated for the files written within it, in order."""
-    seen: list[Translation] = []
-
-    def remember(graph: Exported, prepared: Prepared, description: Description) -> Translation:
-        seen.append(translate(graph, prepared, description))
-        return seen[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write_onnx, "translate", remember)
-        yield seen
-
-
 def damaged(translation: Translation, weight: str, filters: slice = slice(1)) -> Translation:
     """The same graph with some filters of one weight, by default the first, turned around."""
     model = onnx.ModelProto()
@@ -125,6 +123,15 @@ def damaged(translation: Translation, weight: str, filters: slice = slice(1)) ->
     values[filters] *= -2
     tensor.CopyFrom(numpy_helper.from_array(values, weight))
     return Translation(model, translation.program)
+
+
+def dtypes_of(model: onnx.ModelProto) -> dict[str, str]:
+    """dtype of every value of a graph, by name."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    found = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        found[value.name] = value.type.tensor_type.elem_type
+    return {name: TensorProto.DataType.Name(dtype) for name, dtype in found.items()}
 
 
 def operators_of(path: Path) -> set[str]:
