@@ -240,20 +240,6 @@ def names_taken_out_of_functional(sources: Sources) -> Iterator[str]:
                 yield f"{path}:{node.lineno} imports from torch.nn.functional: write F.name in full"
 
 
-def asserts(sources: Sources) -> Iterator[str]:
-    """python -O removes them."""
-    for path, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Assert):
-                yield f"{path}:{node.lineno} asserts: raise InputError or another exception"
-
-
-def export_side_paths(sources: Sources) -> Iterator[str]:
-    for path, source in sources.items():
-        if re.search(r"\bis_in_onnx_export\b|\bis_exporting\b", source):
-            yield f"{path} has a side path for export: what is exported is what is tested"
-
-
 def modules_beyond_the_adapter(sources: Sources) -> Iterator[str]:
     """The model is functions; one file adapts it to what PyTorch wants a Module for."""
     homes = [
@@ -325,8 +311,6 @@ RULES: list[tuple[Rule, Sources]] = [
     (spread_of_confined_packages, {"gfl/train.py": "import gin"}),
     (spread_of_confined_packages, dict.fromkeys(("gfl/a.py", "gfl/b.py", "gfl/c.py"), "import pycocotools.coco")),
     (names_taken_out_of_functional, {"gfl/a.py": "from torch.nn.functional import conv2d"}),
-    (asserts, {"gfl/a.py": "def f(x):\n    assert x"}),
-    (export_side_paths, {"gfl/a.py": "if torch.onnx.is_in_onnx_export():\n    pass"}),
     (any_in_public_signatures, {"gfl/a.py": "def f(x: dict[str, Any]) -> None:\n    pass"}),
     (ignores_without_a_reason, {"gfl/a.py": "x = f()  # type: ignore[misc]"}),
     (ignores_without_a_reason, {"gfl/a.py": "x = f()  # type: ignore[misc]  # untyped\n" * 25}),

@@ -27,7 +27,7 @@ def parameters() -> list[Tensor]:
 
 @pytest.mark.parametrize("step", [0, 1, 250, 499])
 def test_warm_up_is_the_line_of_the_recipe(step: int) -> None:
-    expected = 0.01 * (1 - (1 - step / 500) * (1 - 0.001))  # mmdetection's linear warm-up: 500 steps from a ratio of 0.001
+    expected = 0.01 * (1 - (1 - step / 500) * (1 - 0.001))  # mmdetection: 500 steps from 0.001
     assert learning_rate(PAPER, 16, step, 0, 0.0) == pytest.approx(expected, rel=1e-12)
 
 
