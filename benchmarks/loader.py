@@ -14,15 +14,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from benchmarks.command_line import (
-    add_data_set,
-    benchmark_flags,
-    data_set_of,
-    positive,
-    rounds_of,
-    run_program,
-    whole,
-)
+from benchmarks.command_line import add_data_set, benchmark_flags, data_set_of, positive, rounds_of, run_program, whole
 from benchmarks.inputs import write_pictures
 from benchmarks.measure import Form, Sample, Timing, figures_of, interleave, milliseconds, rates, timed
 from benchmarks.tables import Findings, Table

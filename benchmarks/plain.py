@@ -117,13 +117,7 @@ def threshold(iou_BGA: Tensor, candidate_BGA: Tensor) -> Tensor:
 
 
 def loss_terms(
-    outputs: Outputs,
-    owner_BA: Tensor,
-    counted_BA: Tensor,
-    grid: Grid,
-    batch: Batch,
-    *,
-    cfg: LossConfig,
+    outputs: Outputs, owner_BA: Tensor, counted_BA: Tensor, grid: Grid, batch: Batch, *, cfg: LossConfig
 ) -> LossTerms:
     """`gfl.model.losses.loss_terms` with box losses on every anchor; those of an anchor without a box weigh 0."""
     positive_BA = owner_BA != NOBODY

@@ -123,8 +123,7 @@ def test_inductor_gives_the_same_losses_from_one_graph_a_canvas(name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("function", "symbolic"),
-    [(lambda x: x + 1, False), (lambda x: x[: x.shape[0] // 2] * x.shape[0], True)],
+    ("function", "symbolic"), [(lambda x: x + 1, False), (lambda x: x[: x.shape[0] // 2] * x.shape[0], True)]
 )
 def test_symbols_of_a_graph_are_found(function: Callable[[Tensor], Tensor], symbolic: bool) -> None:
     torch._dynamo.reset()

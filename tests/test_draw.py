@@ -102,14 +102,7 @@ def test_the_best_detection_lies_on_top() -> None:
 
 
 @pytest.mark.parametrize(
-    "box",
-    [
-        (np.nan, 10, 50, 50),
-        (10, 10, np.inf, 50),
-        (W + 5, 10, W + 90, 50),
-        (10, -80, 50, -20),
-        (50, 10, 20, 40),
-    ],
+    "box", [(np.nan, 10, 50, 50), (10, 10, np.inf, 50), (W + 5, 10, W + 90, 50), (10, -80, 50, -20), (50, 10, 20, 40)]
 )
 def test_a_box_without_a_part_in_the_picture_is_not_drawn(box: tuple[float, ...]) -> None:
     drawn = draw(grey(), np.array([box], np.float32), np.array([0.9]), np.array([0]), ["cat"])

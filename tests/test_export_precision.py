@@ -44,11 +44,7 @@ from gfl.tensors.variables import flatten
 
 H, W = tiny.CANVAS
 # Folded norms in the backbone, so that convolutions follow each other; few rounds, for a small graph.
-BINDINGS = (
-    *tiny.BINDINGS,
-    "resnet.ResNetConfig.norm = 'frozen_bn'",
-    "postprocess.PredictConfig.rounds = 2",
-)
+BINDINGS = (*tiny.BINDINGS, "resnet.ResNetConfig.norm = 'frozen_bn'", "postprocess.PredictConfig.rounds = 2")
 
 
 # ---- what the tests share ----

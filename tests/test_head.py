@@ -66,9 +66,7 @@ def test_the_quality_of_an_anchor_agrees_with_the_loops() -> None:
     }
     for anchor in range(20):
         expected = reference.quality(
-            edges[0, anchor].double().numpy(),
-            (flat["0.weight"], flat["0.bias"]),
-            (flat["2.weight"], flat["2.bias"]),
+            edges[0, anchor].double().numpy(), (flat["0.weight"], flat["0.bias"]), (flat["2.weight"], flat["2.bias"])
         )
         assert float(got[0, anchor, 0]) == pytest.approx(expected, rel=1e-5)
 

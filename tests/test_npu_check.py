@@ -316,11 +316,7 @@ def test_detections_agree_with_themselves_whatever_the_order() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [
-        row("b", 1, [0, 0, 10, 10], 0.9),
-        row("a", 2, [0, 0, 10, 10], 0.9),
-        row("a", 1, [2, 0, 10, 10], 0.9),
-    ],
+    [row("b", 1, [0, 0, 10, 10], 0.9), row("a", 2, [0, 0, 10, 10], 0.9), row("a", 1, [2, 0, 10, 10], 0.9)],
     ids=["another picture", "another class", "another place"],
 )
 def test_a_detection_without_an_equal_counts_on_both_sides(other: dict[str, object]) -> None:

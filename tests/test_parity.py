@@ -249,11 +249,7 @@ def test_losses_of_the_levels_agree(
 
 
 def test_total_loss_agrees(
-    loss_name: str,
-    loss_goldens: golden_cases.Arrays,
-    outputs: Outputs,
-    grid: Grid,
-    monkeypatch: pytest.MonkeyPatch,
+    loss_name: str, loss_goldens: golden_cases.Arrays, outputs: Outputs, grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = golden_cases.loss_case(loss_goldens, loss_name)
     use_golden_assignment(monkeypatch, case)

@@ -31,19 +31,7 @@ FILES = {
     "val_detections.json",
     "metrics.json",
 }
-STEP_FIELDS = {
-    "step",
-    "epoch",
-    "loss",
-    "qfl",
-    "dfl",
-    "giou",
-    "lr",
-    "img_per_s",
-    "data_wait",
-    "skipped",
-    "canvas",
-}
+STEP_FIELDS = {"step", "epoch", "loss", "qfl", "dfl", "giou", "lr", "img_per_s", "data_wait", "skipped", "canvas"}
 SPEEDS = {"img_per_s", "data_wait"}
 SUMMARY = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 EPOCHS = 2

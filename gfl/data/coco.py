@@ -13,16 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gfl.data.coco_json import (
-    GroundTruth,
-    Ints,
-    Mask,
-    Table,
-    collector_paused,
-    ground_truth,
-    read_coco_file,
-    shown,
-)
+from gfl.data.coco_json import GroundTruth, Ints, Mask, Table, collector_paused, ground_truth, read_coco_file, shown
 from gfl.errors import InputError
 
 PROBED_PICTURES = 20  # files looked for, to tell a wrong folder from a few missing pictures

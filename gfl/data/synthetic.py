@@ -262,10 +262,7 @@ def box_xywh(shape: Shape, height: int, width: int) -> tuple[float, float, float
 def _window(shape: Shape, height: int, width: int) -> tuple[slice, slice]:
     """Rows and columns of the picture that the patch covers."""
     h, w = shape.alpha.shape
-    return (
-        slice(max(shape.top, 0), min(shape.top + h, height)),
-        slice(max(shape.left, 0), min(shape.left + w, width)),
-    )
+    return (slice(max(shape.top, 0), min(shape.top + h, height)), slice(max(shape.left, 0), min(shape.left + w, width)))
 
 
 def under_patch(plane: Floats, shape: Shape) -> Floats:

@@ -61,11 +61,7 @@ def read_state(path: Path) -> Mapping[str, object]:
 
 
 def load_trained(
-    path: Path,
-    run: RunConfig | None = None,
-    names: tuple[str, ...] | None = None,
-    *,
-    bindings: Sequence[str] = (),
+    path: Path, run: RunConfig | None = None, names: tuple[str, ...] | None = None, *, bindings: Sequence[str] = ()
 ) -> TrainedModel:
     """Load a trained model from its file: the averaged weights where there are some.
 

@@ -107,11 +107,7 @@ def identity(normalisers: Tensor) -> Tensor:
 
 
 def loss(
-    prepared: Prepared,
-    batch: Batch,
-    grid: Grid,
-    cfg: DetectorConfig,
-    reduce: Callable[[Tensor], Tensor] = identity,
+    prepared: Prepared, batch: Batch, grid: Grid, cfg: DetectorConfig, reduce: Callable[[Tensor], Tensor] = identity
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The training loss of a batch. Pure, with fixed shapes, and nothing is read back to the host.
 
