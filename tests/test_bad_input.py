@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -448,18 +448,17 @@ def test_evaluation_of_what_is_no_model(
     assert not list(tmp_path.glob("evaluation*"))
 
 
-def test_evaluation_with_the_settings_of_another_model(
-    trained: Path, whole_data: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--gin_bindings", "head.HeadConfig.convs = 2"), "is not of this model: got weights"),
+        (("--batch", "0"), "got --batch 0, expected at least 1"),
+    ],
+)
+def test_evaluation_that_cannot_be(
+    flags: Sequence[str], said: str, trained: Path, whole_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = evaluation(trained / "last.pt", whole_data, "--gin_bindings", "head.HeadConfig.convs = 2")
-    assert "is not of this model: got weights" in refusal(evaluate.main, arguments, capsys)
-
-
-def test_evaluation_of_no_picture_at_a_time(
-    trained: Path, whole_data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = evaluation(trained / "last.pt", whole_data, "--batch", "0")
-    assert "got --batch 0, expected at least 1" in refusal(evaluate.main, arguments, capsys)
+    assert said in refusal(evaluate.main, evaluation(trained / "last.pt", whole_data, *flags), capsys)
 
 
 def test_no_space_for_the_results(

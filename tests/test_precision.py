@@ -218,24 +218,16 @@ STEPS, STEADY_RATE = 50, 0.001  # at 0.002 two courses part by 0.1 after 40 step
 LOSS_BOUND = 0.005  # of float32's loss, at any of the steps; seen: 0.0009
 R50_BOUND = 0.01  # the same of the R50 over 10 steps
 PATH_BOUND = 0.05  # of the way that the weights go, at the end; seen: 0.011
-REAL, REAL_CANVAS = (
-    DetectorConfig(
-        num_classes=3,
-        backbone=ResNetConfig(18, base_width=8, norm="gn", gn_groups=4, frozen_stages=-1),
-        neck=FPNConfig(channels=16),
-        head=HeadConfig(channels=16, convs=1, gn_groups=4),
-    ),
-    (64, 64),
-)
-EMULATED, EMULATED_CANVAS = (
-    DetectorConfig(
-        num_classes=3,
-        backbone=ResNetConfig(18, base_width=32, norm="gn", gn_groups=8, frozen_stages=-1),
-        neck=FPNConfig(channels=32),
-        head=HeadConfig(channels=32, convs=2, gn_groups=8),
-    ),
-    (96, 160),
-)
+
+
+def small(base_width: int, channels: int, convs: int, groups: int) -> DetectorConfig:
+    backbone = ResNetConfig(18, base_width=base_width, norm="gn", gn_groups=groups, frozen_stages=-1)
+    head = HeadConfig(channels=channels, convs=convs, gn_groups=groups)
+    return DetectorConfig(num_classes=3, backbone=backbone, neck=FPNConfig(channels=channels), head=head)
+
+
+REAL, REAL_CANVAS = small(8, 16, convs=1, groups=4), (64, 64)
+EMULATED, EMULATED_CANVAS = small(32, 32, convs=2, groups=8), (96, 160)
 
 
 @contextmanager

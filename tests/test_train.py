@@ -216,9 +216,6 @@ def assert_same_runs(run: Path, whole: Path) -> None:
 def test_interrupted_run_says_how_to_go_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(train, "validate", interrupted)
         assert train.main(train_arguments(data, tmp_path / "run")) == 130
@@ -231,9 +228,6 @@ def test_interrupted_run_says_how_to_go_on(
 def test_run_interrupted_before_its_first_checkpoint_promises_none(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(train, "step", interrupted)
     assert train.main(train_arguments(data, tmp_path / "run")) == 130
     assert "\nstopped before its first checkpoint; start again" in capsys.readouterr().err
@@ -468,3 +462,7 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for flag in ("gin_file", "gin_bindings", "workdir", "checkpoint", "resume", "print_config"):
         assert f"--{flag}" in said
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import pytest
 
 from gfl.data.coco import CocoData, Picture
 from gfl.data.coco_json import GroundTruth
+from gfl.errors import InputError
 
 Content: TypeAlias = dict[str, list[dict[str, object]]]
 
@@ -55,3 +57,11 @@ def data_of_sizes(count: int, seed: int = 0, boxes: int = 1, crowds: int = 0) ->
             for i, (height, width) in enumerate(sides)
         ]
     )
+
+
+def assert_told(attempt: Callable[[], object], words: Sequence[str]) -> None:
+    """That an attempt fails with one sentence which has these words."""
+    with pytest.raises(InputError) as error:
+        attempt()
+    assert "\n" not in str(error.value)
+    assert [word for word in words if word not in str(error.value)] == []
