@@ -216,9 +216,3 @@ def test_boxes_and_labels_are_those_that_the_authors_trained_on(test_data: Path,
             width = twin[f"s{s}.i{i}.img_shape"][1]
             expected[:, [0, 2]] = width - expected[:, [2, 0]]
         np.testing.assert_array_equal(expected, twin[f"s{s}.i{i}.boxes"])  # halves of integers: exact
-
-
-def test_a_reader_takes_text_paths_too(tmp_path: Path) -> None:
-    by_path = read(tmp_path, content(box(1, [0, 0, 9, 9])))
-    by_text = read_coco(str(tmp_path / "a.json"), str(tmp_path / "pictures"), keep_empty=False)
-    assert by_text.annotations == by_path.annotations == tmp_path / "a.json"

@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = sorted(
-    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
-    for package in ("gfl", "export", "infer")
-    for path in (ROOT / package).rglob("*.py")
-    if re.search(r"(?m)^ *>>> ", path.read_text(encoding="utf-8"))
-)
+FILES = [path for package in ("gfl", "export", "infer") for path in (ROOT / package).rglob("*.py")]
+WITH_EXAMPLES = [path for path in FILES if re.search(r"(?m)^ *>>> ", path.read_text(encoding="utf-8"))]
+EXAMPLES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in WITH_EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -1,7 +1,4 @@
-"""The floors and rooms of the project, read off its imports: each rule takes {path: source} and yields what breaks it.
-
-docs/architecture.md has the same house in words.
-"""
+"""The floors and rooms of the project, read off its imports: rules take {path: source} and yield what breaks them."""
 
 from __future__ import annotations
 
@@ -286,15 +283,12 @@ def ignores_without_a_reason(sources: Sources) -> Iterator[str]:
 RULES: list[tuple[Rule, Sources]] = [
     (upward_imports, {"gfl/tensors/boxes.py": "import gfl.model.head", "gfl/model/head.py": ""}),
     (upward_imports, {"gfl/model/head.py": "from gfl.data import coco", "gfl/data/coco.py": ""}),
-    (upward_imports, {"gfl/engine/optim.py": "def f():\n    from gfl import load"}),
     (imports_from_the_room_beside, {"gfl/errors.py": "from gfl.tensors.boxes import iou", "gfl/tensors/boxes.py": ""}),
     (upward_imports, {"gfl/report/pages.py": "from ..train import main", "gfl/train.py": ""}),
     (upward_imports, {"gfl/data/coco.py": "import_module('infer.run')"}),
     (imports_from_the_room_beside, {"gfl/data/coco.py": "from gfl.engine.device import pick"}),
-    (imports_from_the_room_beside, {"gfl/report/pages.py": "from gfl import config", "gfl/config.py": ""}),
     (upward_imports, {"gfl/settings.py": "from gfl.config import read"}),
     (imports_between_parts_of_the_model, {"gfl/model/head.py": "from gfl.model.losses import qfl"}),
-    (imports_between_parts_of_the_model, {"gfl/model/fpn.py": "from .backbones import resnet"}),
     (imports_between_parts_of_the_model, {"gfl/model/structures.py": "import gfl.model.head", "gfl/model/head.py": ""}),
     (imports_between_parts_of_the_model, {"gfl/model/backbones/resnet.py": "from gfl.model import fpn"}),
     (foreign_imports_in_tensors, {"gfl/tensors/boxes.py": "import numpy as np"}),
@@ -392,9 +386,3 @@ def test_import_gfl_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert loaded - sys.stdlib_module_names == {"gfl"}
-
-
-def test_gfl_has_a_version() -> None:
-    import gfl
-
-    assert re.fullmatch(r"\d+\.\d+\.\d+", gfl.__version__)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from gfl.report.coco_eval import Metrics
 from gfl.report.tables import aligned, evaluation_report, per_class_table, summary_table
 
@@ -32,6 +30,7 @@ def test_the_class_table_ranks_classes_and_says_which_had_no_boxes() -> None:
 
 
 def test_many_classes_stand_in_blocks_and_none_is_lost() -> None:
+    assert [per_class_table({f"c{i}": 0.5 for i in range(count)}).count("50.0") for count in (1, 21, 81)] == [1, 21, 81]
     table = per_class_table({f"c{index}": index / 100 for index in range(23)}, blocks=4)
     lines = table.split("\n")
     assert len(lines) == 1 + 6
@@ -39,12 +38,6 @@ def test_many_classes_stand_in_blocks_and_none_is_lost() -> None:
         f"c{index}" for index in range(23)
     )
     assert lines[0].split() == ["class", "AP"] * 4
-
-
-@pytest.mark.parametrize("count", [1, 20, 21, 80, 81])
-def test_any_number_of_classes_has_a_table(count: int) -> None:
-    table = per_class_table({f"c{index}": 0.5 for index in range(count)})
-    assert table.count("50.0") == count
 
 
 def test_wide_characters_keep_columns_aligned() -> None:
