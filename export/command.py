@@ -11,16 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.errors import CheckError
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
-
-
-class CheckError(Exception):
-    """An export that must not be used: what is wrong with it, in a sentence and up to five examples."""
-
-    def __init__(self, sentence: str, findings: Sequence[str]) -> None:
-        more = [f"... and {len(findings) - 5} more"] if len(findings) > 5 else []
-        super().__init__("\n  ".join([f"{sentence}:", *findings[:5], *more]))
-
 
 # What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or SIGTERM.
 FAILURES = (InputError, CheckError, KeyboardInterrupt)

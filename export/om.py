@@ -24,6 +24,7 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python ex
 
 from export import command
 from export.atc import PRECISION_MODE, PRECISION_MODES, Source, atc_command, read_source
+from export.errors import CheckError
 from gfl.errors import InputError
 from gfl.files import make_folder, write_atomic, write_errors
 from gfl.runtime.om_file import description_path, description_text
@@ -84,7 +85,7 @@ def compile_om(model: Path, source: Source, output: Path, target: Mapping[str, s
         compiled = [path for path in sorted(folder.glob(f"{output.stem}*.om")) if path.stat().st_size]
         if done.returncode or len(compiled) != 1:
             reason = f"it ended with {done.returncode} and wrote {len(compiled)} .om; its own words are above"
-            raise command.CheckError(f"atc did not compile {model}", [reason])
+            raise CheckError(f"atc did not compile {model}", [reason])
         write_atomic(description_path(output), description_text(source.description, source.output_names))
         os.replace(compiled[0], output)
 
