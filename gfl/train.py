@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from gfl.class_names import list_names, match_names
 from gfl.config import ParsedRun, read_run, read_text
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
@@ -56,6 +57,7 @@ class RunData(NamedTuple):
 
     train: CocoData
     val: CocoData | None
+    val_category_ids: tuple[int, ...]  # label of the training data -> category id of `val`
     canvases: tuple[Canvas, ...] | None  # None: each picture its own
     loader: TrainLoader
     val_loader: EvalLoader | None
@@ -85,7 +87,9 @@ def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFold
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(data.train.names)))
-    state, origin = initial_state(cfg, data.canvases, device, ranks, resumed=saved is not None)
+    if saved is not None:
+        require_same_classes(saved, data.train)
+    state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
     run = Run(cfg, parsed, folder, ranks, console, data, state, origin)
     if saved is not None:
@@ -101,11 +105,7 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     """
     train = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
     val = read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None
-    if val is not None and val.names != train.names:
-        raise InputError(
-            f"{val.annotations} names the classes {val.names[:5]}, {train.annotations} {train.names[:5]}; give "
-            "training and validation the same categories"
-        )
+    val_category_ids = () if val is None else category_ids_in(val, train)
     canvases = canvases_for(train, cfg.data, val=val)
     if cfg.compile and (canvases is None or len(canvases) > MOST_GRAPHS):
         raise InputError(
@@ -126,19 +126,48 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
                 content = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
                 ranks.check_same(content, data.annotations)
     settings = epoch_settings(checksum, cfg.data, canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
-    return RunData(train, val, canvases, loader, val_loader, settings)
+    return RunData(train, val, val_category_ids, canvases, loader, val_loader, settings)
+
+
+def category_ids_in(val: CocoData, train: CocoData) -> tuple[int, ...]:
+    """The validation file's category ids in the order of the training file's classes; InputError for other classes."""
+    places = [place for place in match_names(train.names, val.names) if place is not None]
+    if not len(places) == len(train.names) == len(val.names):
+        raise InputError(
+            f"{val.annotations} names the classes {val.names[:5]}, {train.annotations} {train.names[:5]}; give "
+            "training and validation the same categories"
+        )
+    return tuple(val.category_ids[place] for place in places)
+
+
+def require_same_classes(saved: Mapping[str, object], train: CocoData) -> None:
+    """InputError unless the annotations name the classes of the run that is resumed, in its order."""
+    names = saved.get("names")
+    before = [str(name) for name in names] if isinstance(names, (list, tuple)) else list(train.names)
+    if before == list(train.names):
+        return
+    place = next((i for i, pair in enumerate(zip(before, train.names, strict=False)) if pair[0] != pair[1]), None)
+    place = min(len(before), len(train.names)) if place is None else place
+    first, now = (repr(names[place]) if place < len(names) else "none" for names in (before, train.names))
+    raise InputError(
+        f"{train.annotations} names the classes {list_names(train.names)}, expected those of the run that is resumed, "
+        f"in its order: {list_names(before)} (first difference: class {place + 1} is {now}, was {first}); take the "
+        "change back, or start a run of its own with --checkpoint, which keeps classes by name"
+    )
 
 
 def initial_state(
-    cfg: RunConfig, canvases: tuple[Canvas, ...] | None, device: torch.device, ranks: Ranks, *, resumed: bool
+    cfg: RunConfig, data: RunData, device: torch.device, ranks: Ranks, *, resumed: bool
 ) -> tuple[TrainState, Origin]:
     """The state at step 0, the same on every rank, and where its weights come from; `resume` replaces them."""
     if resumed:
         variables, origin = detector.init(cfg.detector), Origin("")
     else:
-        variables, origin = ranks.broadcast_from_first(initial_variables(cfg) if ranks.first else None)
+        variables, origin = ranks.broadcast_from_first(
+            initial_variables(cfg, data.train.names) if ranks.first else None
+        )
     policy = policy_of(cfg.precision, apex=cfg.apex)
-    module = DetectorModule(variables, cfg.detector, canvases or (), device, policy=policy, reduce=ranks.mean)
+    module = DetectorModule(variables, cfg.detector, data.canvases or (), device, policy=policy, reduce=ranks.mean)
     state = make_state(module, cfg, ranks.maximum)
     state.forward = ranks.synchronised(state.forward)
     return state, origin
@@ -223,7 +252,7 @@ def validate(run: Run) -> None:
         return
     with without_casts(run.state):
         predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.state.module.device)
-        shares = run.ranks.gather_at_first(detect_all(predict, val_loader, val.category_ids))
+        shares = run.ranks.gather_at_first(detect_all(predict, val_loader, run.data.val_category_ids))
     run.evaluation_due = False
     if run.folder is None:
         return

@@ -101,6 +101,10 @@ def test_class_names_and_ids_come_from_annotations_when_asked(checkpoint: Path, 
     loaded = read_request(flags_of(flags)).model
     assert loaded.names == tuple(name.upper() for name in NAMES)
     assert loaded.category_ids == (10, 20, 30, 40, 50)
+    turned = [{**row, "id": 60 - int(str(row["id"]))} for row in categories]
+    file.write_text(json.dumps({"categories": turned}))
+    assert read_request(flags_of(flags)).model.names == loaded.names
+    assert read_request(flags_of(flags)).model.category_ids == (50, 40, 30, 20, 10)
     file.write_text(json.dumps({"categories": categories[:2]}))
     with pytest.raises(InputError, match="2 classes"):
         read_request(flags_of(flags))

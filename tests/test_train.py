@@ -19,6 +19,7 @@ from gfl.config import read_run, read_text
 from gfl.data import paths
 from gfl.engine.checkpoints import load_trained, read_state
 from gfl.engine.weights import read_checkpoint
+from gfl.tensors.variables import flatten
 
 FILES = {
     "config.gin",
@@ -293,14 +294,63 @@ def test_finetuning_tells_what_was_reinitialised(
     run = run_training(other, tmp_path / "run", "MAX_STEPS = 1", flags=["--checkpoint", str(whole / "best.pt")])
     printed = capsys.readouterr().out
     said = next(line for line in printed.splitlines() if line.startswith("model"))
-    assert re.search(r"best\.pt: tensors \d+ kept, 2 re-initialised$", said)
-    assert re.search(r"bbox_head\.gfl_cls\.weight +re-initialised 5 -> 2\n +bbox_head\.gfl_cls\.bias", printed)
-    assert load_trained(run / "last.pt").names == ("circle", "square")
+    assert re.search(r"best\.pt: tensors \d+ kept, 2 kept in part$", said)
+    layer = "class layer: 1 of 2 rows kept by name (circle), new: cube; not used from the file: square, triangle, star"
+    assert layer in printed
+    assert load_trained(run / "last.pt").names == ("cube", "circle")
 
 
 def keep_two_classes(content: dict[str, list[dict[str, object]]]) -> None:
-    content["categories"] = content["categories"][:2]
+    """A class of another name first, and the first class of the data second."""
+    content["categories"] = [{"id": 1, "name": "cube"}, {"id": 2, "name": "circle"}]
     content["annotations"] = [each for each in content["annotations"] if each["category_id"] in (1, 2)]
+
+
+def test_class_layer_follows_the_names_of_the_classes(data: Path, whole: Path, tmp_path: Path) -> None:
+    other = tiny.write_data(tmp_path / "data")
+    for split in ("train", "val"):
+        tiny.change_annotations(other, turn_the_ids, split)
+    flags = ["--checkpoint", str(whole / "last.pt")]
+    run = run_training(other, tmp_path / "run", "LR = 0.0", "MAX_STEPS = 1", flags=flags)
+    before, after = (load_trained(folder / "last.pt") for folder in (whole, run))
+    assert after.names == before.names[::-1]
+    for name in ("weight", "bias"):
+        rows = [flatten(model.variables)[f"bbox_head.gfl_cls.{name}"] for model in (before, after)]
+        assert torch.equal(rows[1], rows[0].flip(0))
+
+
+def turn_the_ids(content: dict[str, list[dict[str, object]]]) -> None:
+    """The same boxes and names with other ids, in the opposite order."""
+    for row in content["categories"]:
+        row["id"] = 100 - int(str(row["id"]))
+    for row in content["annotations"]:
+        row["category_id"] = 100 - int(str(row["category_id"]))
+
+
+def test_validation_is_counted_by_name(data: Path, whole: Path, tmp_path: Path) -> None:
+    other = tiny.write_data(tmp_path / "data")
+    tiny.change_annotations(other, turn_the_ids, "val")
+    flags = ["--checkpoint", str(whole / "last.pt")]
+    same, turned = (
+        run_training(folder, tmp_path / f"run{i}", "MAX_STEPS = 1", tiny.SEES_EVERYTHING, flags=flags)
+        for i, folder in enumerate((data, other))
+    )
+    aps = [json.loads((run / "metrics.json").read_text())["per_class"] for run in (same, turned)]
+    assert aps[0] == aps[1]
+
+
+def test_resuming_with_other_classes_is_refused(
+    whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as before: their weights would fit, in other places."""
+    other = tiny.write_data(tmp_path / "data")
+    for split in ("train", "val"):
+        tiny.change_annotations(other, turn_the_ids, split)
+    shutil.copytree(whole, tmp_path / "run")
+    arguments = ["--resume", "--workdir", str(tmp_path / "run"), "--gin_bindings", f"DATA_ROOT = {str(other)!r}"]
+    said = tiny.refusal(train.main, arguments, capsys)
+    assert "names the classes ring, star, triangle, square, circle, expected" in said
+    assert "first difference: class 1 is 'ring', was 'circle'" in said
 
 
 def test_checkpoint_of_another_backbone_is_refused(
