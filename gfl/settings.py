@@ -8,7 +8,7 @@ explains all of them. gfl/config.py checks the types, `__post_init__` what types
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gfl.model.detector import DetectorConfig
@@ -99,11 +99,13 @@ class RunConfig:
     max_steps: int = 0  # 0 = all
     seed: int = 0
     checkpoint: str | None = None  # a file, 'torchvision', or None
+    freeze: Literal["backbone"] | None = None  # what of the model is not trained, beside the frozen stages
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
     precision: Literal["fp32", "o1", "bf16"] = "fp32"
     loss_scale: float | Literal["dynamic"] = 128.0  # only 'o1' uses it
     apex: bool = False  # let an installed Apex do 'o1'
     compile: bool = False
+    recompute: bool = False  # keep few activations for the backward pass and compute the others again
     eval_every: int = 1  # epochs; 0 = never
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
@@ -122,3 +124,15 @@ class RunConfig:
                 f"APEX=True with PRECISION={self.precision!r} and COMPILE={self.compile}: expected 'o1' and False, for "
                 "Apex patches torch's functions to do O1, which no compiler follows; set them so, or APEX = False"
             )
+        if self.apex and self.recompute:
+            raise ValueError(
+                "RECOMPUTE=True with APEX=True: expected one of them, for Apex keeps casts that a second computation "
+                "would not make again; set APEX = False, and PRECISION = 'o1' does the same casts without it"
+            )
+
+    def for_classes(self, num_classes: int) -> RunConfig:
+        """The same run for a data set of so many classes, with all stages of a frozen backbone frozen."""
+        cfg = replace(self.detector, num_classes=num_classes)
+        if self.freeze == "backbone":
+            cfg = replace(cfg, backbone=replace(cfg.backbone, frozen_stages=4))
+        return replace(self, detector=cfg)

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +86,7 @@ def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFold
     device = ranks.local_device(choose_device(cfg.device))
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
-    cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(data.train.names)))
+    cfg = cfg.for_classes(len(data.train.names))
     if saved is not None:
         require_same_classes(saved, data.train)
     state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
@@ -167,7 +167,9 @@ def initial_state(
             initial_variables(cfg, data.train.names) if ranks.first else None
         )
     policy = policy_of(cfg.precision, apex=cfg.apex)
-    module = DetectorModule(variables, cfg.detector, data.canvases or (), device, policy=policy, reduce=ranks.mean)
+    module = DetectorModule(
+        variables, cfg.detector, data.canvases or (), device, policy=policy, reduce=ranks.mean, recompute=cfg.recompute
+    )
     state = make_state(module, cfg, ranks.maximum)
     state.forward = ranks.synchronised(state.forward)
     return state, origin

@@ -285,6 +285,26 @@ def test_resumed_run_keeps_its_weights_whatever_it_started_from(data: Path, tmp_
 # ---- where a run starts from ----
 
 
+def test_frozen_backbone_stays_as_it_was_and_the_rest_learns(
+    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, frozen = ["--checkpoint", str(whole / "last.pt")], "FREEZE = 'backbone'"
+    run = run_training(data, tmp_path / "run", frozen, "EMA = 0.9", "SAVE_EVERY = 2", flags=flags)
+    before = read_state(whole / "last.pt")["ema"]
+    assert isinstance(before, dict)
+    for tree in ("variables", "ema"):
+        after = read_state(run / "last.pt")[tree]
+        assert isinstance(after, dict)
+        changed = {path for path in after if not torch.equal(after[path], before[path])}
+        assert not any(path.startswith("backbone.") for path in changed)
+        assert {"neck.lateral_convs.0.conv.weight", "bbox_head.gfl_cls.weight"} <= changed
+    assert re.search(r"model +R18-FPN GFLV2 0\.73 M parameters \(0\.0\d M are trained\)", capsys.readouterr().out)
+    resumed = ["--resume", "--workdir", str(run), "--gin_bindings", "EPOCHS = 2"]
+    said = tiny.refusal(train.main, [*resumed, "FREEZE = None"], capsys)
+    assert re.search(r"trains \d+ weights, \d+ are trained now; --resume keeps FREEZE", said)
+    assert train.main(resumed) == 0
+
+
 def test_finetuning_tells_what_was_reinitialised(
     data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
