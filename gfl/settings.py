@@ -99,6 +99,7 @@ class RunConfig:
     max_steps: int = 0  # 0 = all
     seed: int = 0
     checkpoint: str | None = None  # a file, 'torchvision', or None
+    settings_from_checkpoint: bool = False  # take model, optimiser and picture sizes from the run of `checkpoint`
     freeze: Literal["backbone"] | None = None  # what of the model is not trained, beside the frozen stages
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
     precision: Literal["fp32", "o1", "bf16"] = "fp32"

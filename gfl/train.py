@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
 from gfl.data.sizes import canvases_for
-from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
+from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators, to_device
 from gfl.engine.faults import Divergence
 from gfl.engine.module import DetectorModule
@@ -49,6 +50,7 @@ from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
 
 BEST = "best.pt"
+HEAD_WIDTH = 112  # letters of a line in the head of a run, without its margin
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
 
 
@@ -318,7 +320,7 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
     if not arguments.resume:
         if not arguments.gin_file:
             raise InputError("got no --gin_file; give one, e.g. --gin_file r50.gin")
-        return read_run(arguments.gin_file, bindings), None
+        return read_run(arguments.gin_file, bindings, stored_settings), None
     last = last_checkpoint(arguments.workdir)
     if arguments.checkpoint is not None:
         raise InputError(
@@ -326,8 +328,9 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
             "the workdir's last.pt; start a run of its own to begin with other weights"
         )
     saved = dict(read_state(last))
-    parsed = read_run(arguments.gin_file, bindings) if arguments.gin_file else read_text(str(saved["config"]), bindings)
-    return parsed, saved
+    if arguments.gin_file:
+        return read_run(arguments.gin_file, bindings, stored_settings), saved
+    return read_text(str(saved["config"]), bindings), saved
 
 
 def parser() -> argparse.ArgumentParser:
@@ -390,6 +393,11 @@ def print_head(run: Run, folder: RunFolder) -> None:
         share = counted(run.data.loader.batch_size, "image") + " each"
         run.console.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
     run.console.line(headline("run", str(folder.path)))
+    if run.parsed.taken:
+        settings = textwrap.wrap(", ".join(run.parsed.taken), HEAD_WIDTH, break_on_hyphens=False)
+        run.console.line(headline("taken", f"{len(run.parsed.taken)} settings from {run.cfg.checkpoint}:"))
+        for line in settings:
+            run.console.line(headline("", line))
     for unused in run.parsed.unused:
         run.console.line(f"note: nothing uses {unused}")
 

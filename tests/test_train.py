@@ -384,15 +384,21 @@ def test_checkpoint_of_another_backbone_is_refused(
     assert "has another backbone than the run: got backbone.conv1.weight (16, 3, 7, 7), expected (32, 3, 7, 7)" in said
 
 
-def test_run_file_for_finetuning_trains_from_a_checkpoint(data: Path, whole: Path, tmp_path: Path) -> None:
-    """As the README has it for a model of one's own: its file first, then finetune.gin."""
-    flags = ["--checkpoint", str(whole / "best.pt"), "--gin_file", "finetune.gin"]
-    own = [f"BATCH_SIZE = {tiny.BATCH}", "head.HeadConfig.background_channel = False"]
-    named = ["--gin_file", tiny.GIN_FILE, "--workdir", str(tmp_path / "run"), *flags]
-    assert train.main([*named, "--gin_bindings", f"DATA_ROOT = {str(data)!r}", "EPOCHS = 1", *own]) == 0
-    settings = read_text((tmp_path / "run" / "config.gin").read_text()).run
-    assert (settings.optim.optimizer, settings.optim.lr) == ("sgd", 0.0025)
-    assert all(0 < float(str(line["loss"])) < 10 for line in log_lines(tmp_path / "run") if "loss" in line)
+def test_run_file_for_finetuning_trains_from_a_checkpoint(
+    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the README has it: no file of its model, which the checkpoint brings; or that file first."""
+    bindings = ["--gin_bindings", f"DATA_ROOT = {str(data)!r}", "MAX_STEPS = 2", "DEVICE = 'cpu'", "WORKERS = 0"]
+    start = ["--gin_file", "finetune.gin", "--checkpoint", str(whole / "best.pt")]
+    for name, files in (("alone", []), ("after", ["--gin_file", tiny.GIN_FILE])):
+        run = tmp_path / name
+        assert train.main([*files, *start, "--workdir", str(run), *bindings]) == 0
+        settings = read_text((run / "config.gin").read_text()).run
+        assert (settings.optim.optimizer, settings.optim.lr, settings.data.short_side) == ("adamw", 0.004, 64)
+        assert all(0 < float(str(line["loss"])) < 10 for line in log_lines(run) if "loss" in line)
+        said = capsys.readouterr().out
+        assert re.search(r"taken +\d+ settings from .*best\.pt:\n +OPTIMIZER = 'adamw', LR = 0\.004", said)
+        assert re.search(r"model +R18-FPN GFLV2 .* \| best\.pt: tensors \d+ kept\n", said)
 
 
 def test_run_starts_from_the_averaged_weights_of_its_checkpoint(data: Path, whole: Path, tmp_path: Path) -> None:

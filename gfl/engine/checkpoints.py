@@ -61,6 +61,15 @@ def read_state(path: Path) -> Mapping[str, object]:
     return tree
 
 
+def stored_settings(path: str) -> str | None:
+    """The run's settings in gin that a file of weights carries; None where it is none of this project's .pt.
+
+    Raises InputError as `read_checkpoint`.
+    """
+    text = read_checkpoint(path).extra.get("config")
+    return text if isinstance(text, str) else None
+
+
 def load_trained(
     path: Path, run: RunConfig | None = None, names: tuple[str, ...] | None = None, *, bindings: Sequence[str] = ()
 ) -> TrainedModel:
