@@ -22,21 +22,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from gfl.errors import InputError
-from gfl.settings import DataConfig, OptimConfig, RunConfig
+from gfl.settings import FOLLOWS, DataConfig, OptimConfig, RunConfig, passed_on
 
 BASE = "base.gin"  # all knobs; read before anything else
 KNOB_OWNERS = (RunConfig, DataConfig, OptimConfig)  # each of their plain fields is set by a knob
 COMMAND_LINE = "--gin_bindings"
 SETTINGS = "gfl.settings"  # the source of what is bound before any file is read
-# What SETTINGS_FROM_CHECKPOINT takes beside the model; all else is about a machine, a data set or the length of a run.
-CARRIED = frozenset(
-    {
-        *("optimizer", "lr", "momentum", "weight_decay", "decay_vectors", "clip", "ema"),
-        *("short_side", "long_side", "eval_short_side", "flip", "flip_vertical", "brightness", "contrast"),
-    }
-)
-# A field that means little without another is not taken where that other one is set to something else by hand.
-LEADERS = {"eval_short_side": "short_side"} | dict.fromkeys(("lr", "momentum", "weight_decay"), "optimizer")
 LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
 REQUIRED = "gin.REQUIRED"  # gin's constant for "the user must give this"
 
@@ -296,7 +287,7 @@ def _settle(value: object, location: str) -> object:
 
 
 def _take_settings(table: _Bindings, stored_text: Callable[[str], str | None]) -> tuple[str, ...]:
-    """Put what CARRIED names of the settings of CHECKPOINT's run into the table; 'NAME = value' of what it changes."""
+    """Put the settings that CHECKPOINT's run passes on into the table; 'NAME = value' of what that changes."""
     asked, checkpoint = (
         _resolve(table[name].value, (name,), table, set())
         for name in ("settings.RunConfig.settings_from_checkpoint", "settings.RunConfig.checkpoint")
@@ -309,33 +300,23 @@ def _take_settings(table: _Bindings, stored_text: Callable[[str], str | None]) -
     below = {SETTINGS, str(config_folder() / BASE), table["SETTINGS_FROM_CHECKPOINT"].source} - {COMMAND_LINE}
     taken: list[str] = []
     by_hand: set[str] = set()  # fields that were set to something else than the checkpoint says
-    for setting, field, value in _carried(read_text(text).run):
+    names = {cls: name for name, cls in _setting_classes().items()}
+    for config, field, value in passed_on(read_text(text).run):
+        kind = type(config)
+        setting = names[kind]
         bound = table.get(f"{setting}.{field}")
         name = bound.value.name if bound is not None and isinstance(bound.value, _Macro) else f"{setting}.{field}"
         before = table.get(name)
         if before is not None and before.source not in below:
             by_hand |= {field} if before.value != value else set()
             continue
-        if LEADERS.get(field) in by_hand:
+        if FOLLOWS.get(field) in by_hand:
             continue
-        default = next(each.default for each in dataclasses.fields(_setting_classes()[setting]) if each.name == field)
+        default = getattr(kind, field)
         if value != (default if before is None else before.value):
             taken.append(f"{name} = {value!r}")
         table[name] = _Binding(value, f"the settings of {checkpoint}", 0)
     return tuple(taken)
-
-
-def _carried(run: RunConfig) -> Iterator[tuple[str, str, object]]:
-    """(module.Class, field, value) of what a run that starts from another's checkpoint takes from its settings."""
-    names = {cls: name for name, cls in _setting_classes().items()}
-    waiting: list[object] = [run.optim, run.data, run.detector]
-    while waiting:
-        config = waiting.pop(0)
-        for name, value in vars(config).items():
-            if type(value) in names:
-                waiting.append(value)
-            elif name in CARRIED if type(config) in KNOB_OWNERS else name != "num_classes":  # that is the data set's
-                yield names[type(config)], name, value
 
 
 # ---- checking: macros and types

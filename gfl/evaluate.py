@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gfl.class_names import ClassMap, map_classes
+from gfl.class_names import ClassMap
 from gfl.config import read_run
+from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
 from gfl.data.sizes import canvases_for
@@ -53,18 +54,12 @@ class Opened(NamedTuple):
     classes: ClassMap  # from the model's labels to the category ids of the annotations
 
 
-def class_map(names: Sequence[str], data: CocoData, given: Sequence[str]) -> ClassMap:
-    """The model's classes by name among those of the annotations; InputError as `map_classes`."""
-    file_names = dict(zip(data.category_ids, data.names, strict=True))
-    return map_classes(names, file_names, str(data.annotations), given)
-
-
 def open_trained(arguments: argparse.Namespace, data: CocoData) -> Opened:
     """The model of --checkpoint as a function of a batch, and the pictures at the sizes of its run."""
     batch = 4 if arguments.batch is None else arguments.batch
     settings = read_run(arguments.gin_file, arguments.gin_bindings).run if arguments.gin_file else None
     model = load_trained(arguments.checkpoint, settings, data.names, bindings=arguments.gin_bindings)
-    classes = class_map(model.names, data, arguments.class_map)
+    classes = map_labels(model.names, data, arguments.class_map)
     if not model.names_its_classes:
         trust = (
             f"{arguments.checkpoint} does not name its classes; that they are in the order of {data.annotations} is "
@@ -85,7 +80,7 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
     provider = {"npu": "cann"}.get(arguments.device, arguments.device)
     model = open_model(path, threads=torch.get_num_threads(), choice=ProviderChoice(provider))
     about = model.description
-    classes = class_map(about.names, data, arguments.class_map)
+    classes = map_labels(about.names, data, arguments.class_map)
     sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
     return Opened(array_predictor(model), EvalLoader(data, sizes, model.canvases, batch_size=model.batch), classes)
 

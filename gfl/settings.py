@@ -8,13 +8,23 @@ explains all of them. gfl/config.py checks the types, `__post_init__` what types
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Literal
 
 from gfl.model.detector import DetectorConfig
 from gfl.shapes import Canvas
 
 ANY = math.inf
+
+# Beside the model, what a run passes on to one that starts from its checkpoint (SETTINGS_FROM_CHECKPOINT). All else is
+# about a machine, a data set, or the length of a run.
+PASSED_ON = (
+    *("optimizer", "lr", "momentum", "weight_decay", "decay_vectors", "clip", "ema"),
+    *("short_side", "long_side", "eval_short_side", "flip", "flip_vertical", "brightness", "contrast"),
+)
+# A field that means little without another is not passed on where that other one is set to something else by hand.
+FOLLOWS = {"eval_short_side": "short_side"} | dict.fromkeys(("lr", "momentum", "weight_decay"), "optimizer")
 
 
 def require(config: object, **limits: tuple[float, float]) -> None:
@@ -137,3 +147,15 @@ class RunConfig:
         if self.freeze == "backbone":
             cfg = replace(cfg, backbone=replace(cfg.backbone, frozen_stages=4))
         return replace(self, detector=cfg)
+
+
+def passed_on(run: RunConfig) -> Iterator[tuple[object, str, object]]:
+    """(dataclass, field, value) of what a run passes on to one that starts from its checkpoint."""
+    configs: list[object] = [run.optim, run.data, run.detector]
+    for config in configs:
+        of_model = not isinstance(config, (OptimConfig, DataConfig))
+        for name, value in vars(config).items():
+            if is_dataclass(value):
+                configs.append(value)
+            elif name != "num_classes" if of_model else name in PASSED_ON:  # the number of classes is the data set's
+                yield config, name, value

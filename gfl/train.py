@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import torch
 
-from gfl.class_names import list_names, match_names
 from gfl.config import ParsedRun, read_run, read_text
+from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
@@ -90,7 +90,7 @@ def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFold
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     cfg = cfg.for_classes(len(data.train.names))
     if saved is not None:
-        require_same_classes(saved, data.train)
+        require_same_classes(data.train, saved.get("names"))
     state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
     run = Run(cfg, parsed, folder, ranks, console, data, state, origin)
@@ -129,33 +129,6 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
                 ranks.check_same(content, data.annotations)
     settings = epoch_settings(checksum, cfg.data, canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
     return RunData(train, val, val_category_ids, canvases, loader, val_loader, settings)
-
-
-def category_ids_in(val: CocoData, train: CocoData) -> tuple[int, ...]:
-    """The validation file's category ids in the order of the training file's classes; InputError for other classes."""
-    places = [place for place in match_names(train.names, val.names) if place is not None]
-    if not len(places) == len(train.names) == len(val.names):
-        raise InputError(
-            f"{val.annotations} names the classes {val.names[:5]}, {train.annotations} {train.names[:5]}; give "
-            "training and validation the same categories"
-        )
-    return tuple(val.category_ids[place] for place in places)
-
-
-def require_same_classes(saved: Mapping[str, object], train: CocoData) -> None:
-    """InputError unless the annotations name the classes of the run that is resumed, in its order."""
-    names = saved.get("names")
-    before = [str(name) for name in names] if isinstance(names, (list, tuple)) else list(train.names)
-    if before == list(train.names):
-        return
-    place = next((i for i, pair in enumerate(zip(before, train.names, strict=False)) if pair[0] != pair[1]), None)
-    place = min(len(before), len(train.names)) if place is None else place
-    first, now = (repr(names[place]) if place < len(names) else "none" for names in (before, train.names))
-    raise InputError(
-        f"{train.annotations} names the classes {list_names(train.names)}, expected those of the run that is resumed, "
-        f"in its order: {list_names(before)} (first difference: class {place + 1} is {now}, was {first}); take the "
-        "change back, or start a run of its own with --checkpoint, which keeps classes by name"
-    )
 
 
 def initial_state(

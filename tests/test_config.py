@@ -386,7 +386,9 @@ def environment(*path: Path) -> dict[str, str]:
 # config.py needs of gfl.settings only these names here; a stand-in keeps torch out of the subprocess.
 ASK_FOR_GIN = """
 import sys, types
-sys.modules["gfl.settings"] = types.SimpleNamespace(RunConfig=object, DataConfig=object, OptimConfig=object)
+sys.modules["gfl.settings"] = types.SimpleNamespace(
+    RunConfig=object, DataConfig=object, OptimConfig=object, FOLLOWS={}, passed_on=None
+)
 if sys.argv[1] == "without gin-config":
     sys.path = [path for path in sys.path if not path.endswith("-packages")]
 from gfl.config import load_gin
