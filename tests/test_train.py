@@ -329,7 +329,7 @@ def keep_two_classes(content: dict[str, list[dict[str, object]]]) -> None:
 def test_class_layer_follows_the_names_of_the_classes(data: Path, whole: Path, tmp_path: Path) -> None:
     other = tiny.write_data(tmp_path / "data")
     for split in ("train", "val"):
-        tiny.change_annotations(other, turn_the_ids, split)
+        tiny.change_annotations(other, tiny.turn_ids, split)
     flags = ["--checkpoint", str(whole / "last.pt")]
     run = run_training(other, tmp_path / "run", "LR = 0.0", "MAX_STEPS = 1", flags=flags)
     before, after = (load_trained(folder / "last.pt") for folder in (whole, run))
@@ -339,17 +339,9 @@ def test_class_layer_follows_the_names_of_the_classes(data: Path, whole: Path, t
         assert torch.equal(rows[1], rows[0].flip(0))
 
 
-def turn_the_ids(content: dict[str, list[dict[str, object]]]) -> None:
-    """The same boxes and names with other ids, in the opposite order."""
-    for row in content["categories"]:
-        row["id"] = 100 - int(str(row["id"]))
-    for row in content["annotations"]:
-        row["category_id"] = 100 - int(str(row["category_id"]))
-
-
 def test_validation_is_counted_by_name(data: Path, whole: Path, tmp_path: Path) -> None:
     other = tiny.write_data(tmp_path / "data")
-    tiny.change_annotations(other, turn_the_ids, "val")
+    tiny.change_annotations(other, tiny.turn_ids, "val")
     flags = ["--checkpoint", str(whole / "last.pt")]
     same, turned = (
         run_training(folder, tmp_path / f"run{i}", "MAX_STEPS = 1", tiny.SEES_EVERYTHING, flags=flags)
@@ -365,7 +357,7 @@ def test_resuming_with_other_classes_is_refused(
     """As many as before: their weights would fit, in other places."""
     other = tiny.write_data(tmp_path / "data")
     for split in ("train", "val"):
-        tiny.change_annotations(other, turn_the_ids, split)
+        tiny.change_annotations(other, tiny.turn_ids, split)
     shutil.copytree(whole, tmp_path / "run")
     arguments = ["--resume", "--workdir", str(tmp_path / "run"), "--gin_bindings", f"DATA_ROOT = {str(other)!r}"]
     said = tiny.refusal(train.main, arguments, capsys)
