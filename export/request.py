@@ -54,6 +54,11 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if arguments.checkpoint is None:
         notes.append(f"no --checkpoint given: taking the newest, {checkpoint}")
     model = read_model(arguments, checkpoint, annotated)
+    if not model.names_its_classes:
+        notes.append(
+            f"{checkpoint} does not name its classes; that they are in the order of {arguments.annotations} is taken on "
+            "trust"
+        )
     if not sizes:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")
