@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
+from gfl.say import say
 
 
 class CheckError(Exception):
@@ -69,10 +70,10 @@ def read_arguments(flags: argparse.ArgumentParser, argv: Sequence[str] | None) -
 def report_failure(failure: BaseException) -> int:
     """Print one of FAILURES to stderr; the exit code for it."""
     if isinstance(failure, InputError):
-        print(f"error: {failure}", file=sys.stderr)
+        say(f"error: {failure}", error=True)
         return 2
     if isinstance(failure, CheckError):
-        print(f"failed: {failure}", file=sys.stderr)
+        say(f"failed: {failure}", error=True)
         return 1
-    print("\nstopped; files that were finished stay, the one that was not is gone", file=sys.stderr)
+    say("\nstopped; files that were finished stay, the one that was not is gone", error=True)
     return 130

@@ -30,6 +30,7 @@ from gfl.runtime.on_torch.dataset import evaluate
 from gfl.runtime.on_torch.pt_file import Predict, predictor
 from gfl.runtime.open import EXPORTS, open_model
 from gfl.runtime.providers import ProviderChoice
+from gfl.say import say
 from gfl.settings import DataConfig
 
 
@@ -84,7 +85,7 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluate one file on one data set, print the tables, write metrics.json and val_detections.json."""
+    """Evaluate one file on one data set, write metrics.json and val_detections.json, print the tables."""
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture; omit it for the default (4)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
@@ -98,12 +99,12 @@ def run(arguments: argparse.Namespace) -> None:
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
     metrics, results, failed = evaluate(predict, data, loader)
-    print(evaluation_report(metrics))
-    for reason in failed:
-        print(f"without detections: {reason}", file=sys.stderr)
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
     write_atomic(output / "val_detections.json", to_json(results))
-    print(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+    say(evaluation_report(metrics))
+    for reason in failed:
+        say(f"without detections: {reason}", error=True)
+    say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(parser().parse_args(argv))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     return 0
 

@@ -42,6 +42,7 @@ from gfl.report.tables import evaluation_report
 from gfl.report.words import counted, headline
 from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
 from gfl.runtime.on_torch.pt_file import predictor
+from gfl.say import say
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
@@ -339,9 +340,9 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) 
 
 def print_config(parsed: ParsedRun) -> None:
     """The settings that a run would use."""
-    print(parsed.config_text)
+    say(parsed.config_text)
     for unused in parsed.unused:
-        print(f"# note: nothing uses {unused}")
+        say(f"# note: nothing uses {unused}")
 
 
 def how_to_go_on(folder: RunFolder | None) -> str:

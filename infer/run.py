@@ -65,16 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
+    from gfl.say import say
 
     try:
         from infer.task import run
 
         run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; nothing was written to {arguments.output}", file=sys.stderr)
+        say(f"\nstopped; nothing was written to {arguments.output}", error=True)
         return 130
     return 0
 

@@ -27,6 +27,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.shapes": (),
         "gfl.machine": (),
         "gfl.autoload": (),
+        "gfl.say": (),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),
     },
