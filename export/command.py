@@ -6,13 +6,13 @@ Nothing heavy is imported here, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
 from gfl.say import say
+from gfl.signals import interrupt_on_sigterm
 
 
 class CheckError(Exception):
@@ -63,7 +63,7 @@ def read_arguments(flags: argparse.ArgumentParser, argv: Sequence[str] | None) -
         raise InputError(f"got started from inside export/, expected `{flags.prog}` from elsewhere")
     arguments = flags.parse_args(argv)
     if argv is None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems send it; leave nothing half-written
+        interrupt_on_sigterm()
     return arguments
 
 

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    import signal
+    from gfl.signals import interrupt_on_sigterm
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a batch system sends; leave nothing half-written
+    interrupt_on_sigterm()
     sys.exit(main())

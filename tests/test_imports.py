@@ -28,6 +28,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.machine": (),
         "gfl.autoload": (),
         "gfl.say": (),
+        "gfl.signals": (),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),
     },

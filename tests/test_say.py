@@ -13,7 +13,9 @@ import pytest
 from gfl.say import Output, say
 
 ROOT = Path(__file__).resolve().parent.parent
-SAYS = "from gfl.say import say; [say('line 猫') for _ in range(20000)]; open('result', 'w').close(); raise SystemExit(3)"
+SAYS = (
+    "from gfl.say import say; [say('line 猫') for _ in range(20000)]; open('result', 'w').close(); raise SystemExit(3)"
+)
 LIBRARY_PRINTS = "import gfl.say; print('a' * 5); raise SystemExit(3)"  # flushed by Python at its exit alone
 
 

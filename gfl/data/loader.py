@@ -24,6 +24,7 @@ from gfl.errors import InputError
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
 from gfl.shapes import Canvas
+from gfl.signals import obey_the_parent_alone
 
 NO_IMAGE = -1  # image id of a blank
 
@@ -129,7 +130,8 @@ def change_boxes(boxes_xyxy: boxes.Boxes, picture: Picture, planned: PlannedPict
 
 
 def start_worker(_: int) -> None:
-    """One thread a worker: the workers themselves are the parallelism."""
+    """One thread a worker: the workers themselves are the parallelism. It ends when the loader says so."""
+    obey_the_parent_alone()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -31,6 +30,7 @@ from gfl.npu_check.processes import run
 from gfl.npu_check.report import FAILED, PASSED, REPORT, SKIPPED, Outcome, Report, write_report
 from gfl.npu_check.sizes import CPU, DEVICE
 from gfl.say import say
+from gfl.signals import interrupt_on_sigterm
 
 PROBE_TIMEOUT_S = 300.0  # CANN may be slow the first time
 
@@ -152,5 +152,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by batch systems; the running part ends, too
+    interrupt_on_sigterm()  # the running part ends, too
     sys.exit(main())
