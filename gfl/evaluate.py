@@ -17,6 +17,7 @@ from torch import Tensor
 from gfl.config import read_run
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
+from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
@@ -98,7 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
     predict, loader = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
-    metrics, results, failed = evaluate(predict, data, loader)
+    with worker_errors():
+        metrics, results, failed = evaluate(predict, data, loader)
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
     write_atomic(output / "val_detections.json", to_json(results))
     say(evaluation_report(metrics))

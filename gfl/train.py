@@ -23,10 +23,12 @@ from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
+from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators, to_device
 from gfl.engine.faults import Divergence
+from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
@@ -180,7 +182,9 @@ def train(run: Run) -> None:
             epochs_done = cursor.epoch + cursor.batch / len(plan)
             progress = cursor.step / cfg.max_steps if cfg.max_steps else epochs_done / cfg.epochs
             rate = learning_rate(cfg.optim, cfg.batch_size, cursor.step, cursor.epoch, progress)
-            metrics = step(state, [to_device(loaded.batch, state.module.device) for loaded in group], rate, cfg.optim)
+            with memory_errors(group[0].canvas, run.data.loader.batch_size):
+                batches = [to_device(loaded.batch, state.module.device) for loaded in group]
+                metrics = step(state, batches, rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
             written = log.add(
@@ -359,7 +363,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
-            with closing(run.console):
+            with closing(run.console), worker_errors():
                 train(run)
         except KeyboardInterrupt as stopped:
             stopped.args = (how_to_go_on(folder),)
