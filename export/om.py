@@ -28,6 +28,7 @@ from export.errors import CheckError
 from gfl.errors import InputError
 from gfl.files import make_folder, write_atomic, write_errors
 from gfl.runtime.om_file import description_path, description_text
+from gfl.say import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"got --output {output}, expected a file that ends in .om; rename it")
     source = read_source(model)
     target = {"soc_version": arguments.soc_version, "precision_mode": arguments.precision_mode}
-    print(shlex.join(atc_command(model, source.inputs, output, **target)), flush=True)
+    say(shlex.join(atc_command(model, source.inputs, output, **target)))
     if arguments.print_only:
         return
     if shutil.which("atc") is None:
@@ -65,9 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
             "command where it is installed"
         )
     compile_om(model, source, output, target)
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB for {arguments.soc_version}, never run on hardware by us")
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB for {arguments.soc_version}, never run on hardware by us")
     infer = ["python", "infer/run.py", "--model", str(output), "--input", "PICTURES", "--output", "found"]
-    print(f"next, on the machine with the NPU: {shlex.join(infer)}")
+    say(f"next, on the machine with the NPU: {shlex.join(infer)}")
 
 
 def compile_om(model: Path, source: Source, output: Path, target: Mapping[str, str]) -> None:

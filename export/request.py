@@ -56,8 +56,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
     model = read_model(arguments, checkpoint, annotated)
     if not model.names_its_classes:
         notes.append(
-            f"{checkpoint} does not name its classes; that they are in the order of {arguments.annotations} is taken on "
-            "trust"
+            f"{checkpoint} does not name its classes; that they are in the order of {arguments.annotations} is taken "
+            "on trust"
         )
     if not sizes:
         sizes = own_sizes(model, checkpoint)

@@ -20,6 +20,7 @@ from gfl.config import read_run
 from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
+from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
@@ -33,6 +34,7 @@ from gfl.runtime.on_torch.dataset import evaluate
 from gfl.runtime.on_torch.pt_file import Predict, predictor
 from gfl.runtime.open import EXPORTS, open_model
 from gfl.runtime.providers import ProviderChoice
+from gfl.say import say
 from gfl.settings import DataConfig
 
 
@@ -86,7 +88,7 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluate one file on one data set, print the tables, write metrics.json and val_detections.json."""
+    """Evaluate one file on one data set, write metrics.json and val_detections.json, print the tables."""
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture; omit it for the default (4)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
@@ -98,16 +100,17 @@ def run(arguments: argparse.Namespace) -> None:
         )
     opened = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
     for note in opened.classes.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
-    metrics, results, failed = evaluate(opened.predict, data, opened.loader, opened.classes.category_ids)
-    print(evaluation_report(metrics))
-    for reason in failed:
-        print(f"without detections: {reason}", file=sys.stderr)
+    with worker_errors():
+        metrics, results, failed = evaluate(opened.predict, data, opened.loader, opened.classes.category_ids)
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
     write_atomic(output / "val_detections.json", to_json(results))
-    print(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+    say(evaluation_report(metrics))
+    for reason in failed:
+        say(f"without detections: {reason}", error=True)
+    say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -141,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(parser().parse_args(argv))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     return 0
 

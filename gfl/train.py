@@ -11,9 +11,9 @@ import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +25,12 @@ from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
+from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators, to_device
 from gfl.engine.faults import Divergence
+from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
@@ -36,7 +38,7 @@ from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, s
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.record.console import ProgressWriter, validation_line
-from gfl.record.run_folder import LAST, RunFolder, last_checkpoint, open_run
+from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
 from gfl.report.coco_eval import evaluate_detections
@@ -44,12 +46,13 @@ from gfl.report.tables import evaluation_report
 from gfl.report.words import counted, headline
 from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
 from gfl.runtime.on_torch.pt_file import predictor
+from gfl.say import say
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
+from gfl.signals import Stopped, StopRequest, exit_code
 from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
 
-BEST = "best.pt"
 HEAD_WIDTH = 112  # letters of a line in the head of a run, without its margin
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
 
@@ -78,11 +81,14 @@ class Run:
     data: RunData
     state: TrainState
     origin: Origin
+    stop: StopRequest
     best: float = -1.0  # the highest AP so far
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
 
 
-def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFolder | None, ranks: Ranks) -> Run:
+def start(
+    parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFolder | None, ranks: Ranks, stop: StopRequest
+) -> Run:
     """A run before its next step: at step 0, or where the checkpoint `saved` left it."""
     cfg = parsed.run
     device = ranks.local_device(choose_device(cfg.device))
@@ -93,7 +99,7 @@ def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFold
         require_same_classes(data.train, saved.get("names"))
     state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin)
+    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop)
     if saved is not None:
         resume(run, saved)
     return run
@@ -182,7 +188,9 @@ def train(run: Run) -> None:
             epochs_done = cursor.epoch + cursor.batch / len(plan)
             progress = cursor.step / cfg.max_steps if cfg.max_steps else epochs_done / cfg.epochs
             rate = learning_rate(cfg.optim, cfg.batch_size, cursor.step, cursor.epoch, progress)
-            metrics = step(state, [to_device(loaded.batch, state.module.device) for loaded in group], rate, cfg.optim)
+            with memory_errors(group[0].canvas, run.data.loader.batch_size):
+                batches = [to_device(loaded.batch, state.module.device) for loaded in group]
+                metrics = step(state, batches, rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
             written = log.add(
@@ -192,10 +200,12 @@ def train(run: Run) -> None:
                 [reason for loaded in group for reason in loaded.failed],
             )
             divergence.check(written)
+            run.stop.defer()  # from here on there is a step to save
             if run.folder is not None and not operative_written:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
                 operative_written = True
-            if enough_steps(run):
+            # Several ranks agree where the log makes them meet anyway.
+            if enough_steps(run) or ((written or run.ranks.world == 1) and asked_to_stop(run)):
                 break
             # Not after the epoch's last batch: that is saved below, as the beginning of the next epoch.
             if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < len(plan):
@@ -208,6 +218,8 @@ def train(run: Run) -> None:
             ended(run) or (cursor.batch == 0 and cursor.epoch % cfg.eval_every == 0)
         )
         save(run, LAST)  # before an evaluation, which takes its time and may fail
+        if not ended(run) or run.evaluation_due:
+            stop_if_asked(run)
         if run.evaluation_due:
             validate(run)
 
@@ -222,6 +234,25 @@ def ended(run: Run) -> bool:
     return run.state.cursor.epoch >= run.cfg.epochs or enough_steps(run)
 
 
+def asked_to_stop(run: Run) -> int:
+    """The signal that asked any rank to stop, or 0. Every rank must call it."""
+    number = torch.tensor(run.stop.number, device=run.state.module.device if run.ranks.world > 1 else "cpu")
+    return int(run.ranks.maximum(number))
+
+
+def stop_if_asked(run: Run) -> None:
+    """Raise Stopped, on every rank, where any was asked to stop."""
+    number = asked_to_stop(run)
+    if number:
+        run.ranks.leave()  # while the first rank writes, none may be gone
+        raise Stopped(number)
+
+
+def until_stop(loader: EvalLoader, stop: StopRequest) -> Iterator[LoadedBatch]:
+    """The loader's batches, until a signal asks to stop."""
+    return takewhile(lambda _: not stop.number, loader)
+
+
 def validate(run: Run) -> None:
     """Evaluate the averaged weights, each rank its share; the first counts, records, keeps the best, and saves."""
     val, val_loader = run.data.val, run.data.val_loader
@@ -229,7 +260,9 @@ def validate(run: Run) -> None:
         return
     with without_casts(run.state):
         predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.state.module.device)
-        shares = run.ranks.gather_at_first(detect_all(predict, val_loader, run.data.val_category_ids))
+        share = detect_all(predict, until_stop(val_loader, run.stop), run.data.val_category_ids)
+    stop_if_asked(run)  # last.pt knows that the evaluation is due
+    shares = run.ranks.gather_at_first(share)
     run.evaluation_due = False
     if run.folder is None:
         return
@@ -317,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) -> None:
+def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, stop: StopRequest) -> None:
     """One run from its settings to its end; the first rank reads them and owns the folder."""
     parsed, saved = ranks.broadcast_from_first(read_settings(arguments) if ranks.first else None)
     if arguments.print_config:
@@ -326,36 +359,38 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) 
         return
     name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
     with open_run(arguments.workdir, name, resume=arguments.resume) if ranks.first else nullcontext() as folder:
-        run = start(parsed, saved, folder, ranks)
-        if folder is not None:
-            folder.write_text("config.gin", parsed.config_text)
-            about = {"device": describe(run.state.module.device), "precision": run.cfg.precision, "ranks": ranks.world}
-            folder.write_environment(command, about)
-            if saved is not None:
-                folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
-            print_head(run, folder)
         try:
-            train(run)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(how_to_go_on(folder)) from None
-        finally:
-            run.console.close()
+            run = start(parsed, saved, folder, ranks, stop)
+            if folder is not None:
+                folder.write_text("config.gin", parsed.config_text)
+                device = describe(run.state.module.device)
+                folder.write_environment(
+                    command, {"device": device, "precision": run.cfg.precision, "ranks": ranks.world}
+                )
+                if saved is not None:
+                    folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
+                print_head(run, folder)
+            with closing(run.console), worker_errors():
+                train(run)
+        except KeyboardInterrupt as stopped:
+            stopped.args = (how_to_go_on(folder),)
+            raise
         if folder is not None:
             run.console.line(f"\nthe run is in {folder.path}")
 
 
 def print_config(parsed: ParsedRun) -> None:
     """The settings that a run would use."""
-    print(parsed.config_text)
+    say(parsed.config_text)
     for unused in parsed.unused:
-        print(f"# note: nothing uses {unused}")
+        say(f"# note: nothing uses {unused}")
 
 
 def how_to_go_on(folder: RunFolder | None) -> str:
     """What a run that is interrupted leaves to go on with."""
     if folder is None or (folder.path / LAST).is_file():
         return "; go on with --resume --workdir " + ("of this run" if folder is None else str(folder.path))
-    return " before its first checkpoint; start again in another folder (SAVE_EVERY = N saves every N steps)"
+    return " before its first checkpoint; start again, in the same folder too (SAVE_EVERY = N saves every N steps)"
 
 
 def print_head(run: Run, folder: RunFolder) -> None:
@@ -376,22 +411,23 @@ def print_head(run: Run, folder: RunFolder) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Train as the command line says; 0, 2 on a user's mistake, 128 and its number where a signal ends the run."""
     arguments = parser().parse_args(argv)
     command = sys.argv if argv is None else [parser().prog, *argv]
     ranks = Ranks()
-    try:
-        ranks = join()
-        launch(arguments, command, ranks)
-        ranks.leave()
-    except InputError as error:
-        return ranks.fail(f"error: {error}", 2)
-    except KeyboardInterrupt as stop:
-        return ranks.fail(f"\nstopped{stop}", 130)
-    except Exception:
-        if ranks.world == 1:
-            raise
-        return ranks.fail(f"rank {ranks.rank} of {ranks.world}:\n{traceback.format_exc()}", 1)
+    with StopRequest() as stop:
+        try:
+            ranks = join()
+            launch(arguments, command, ranks, stop)
+            ranks.leave()
+        except InputError as error:
+            return ranks.fail(f"error: {error}", 2)
+        except KeyboardInterrupt as stopped:
+            return ranks.fail(f"\nstopped{stopped}", exit_code(stopped))
+        except Exception:
+            if ranks.world == 1:
+                raise
+            return ranks.fail(f"rank {ranks.rank} of {ranks.world}:\n{traceback.format_exc()}", 1)
     return 0
 
 

@@ -29,6 +29,8 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.machine": (),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
+        "gfl.say": (),
+        "gfl.signals": (),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),
     },

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -232,6 +234,76 @@ def test_run_interrupted_before_its_first_checkpoint_promises_none(
     monkeypatch.setattr(train, "step", interrupted)
     assert train.main(train_arguments(data, tmp_path / "run")) == 130
     assert "\nstopped before its first checkpoint; start again" in capsys.readouterr().err
+
+
+def signalled(function: Callable[..., object], call: int, number: int) -> Callable[..., object]:
+    """The function; a signal comes during its call of that number (from 1)."""
+    calls = iter(range(1, 1000))
+
+    def during(*arguments: object, **options: object) -> object:
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+
+    return during
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("step", [3, 4, 7], ids=["mid_epoch", "epoch_end", "later"])
+def test_run_told_to_end_saves_its_step_and_goes_on_from_there(
+    number: int,
+    step: int,
+    whole: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", signalled(train.step, step, number))
+        assert train.main(train_arguments(data, tmp_path / "run", *LONG_RUN, "LOG_EVERY = 20")) == 128 + number
+    assert capsys.readouterr().err == f"\nstopped; go on with --resume --workdir {tmp_path / 'run'}\n"
+    assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == step  # type: ignore[index]
+    assert not (tmp_path / "run" / ".lock").exists()
+    assert resume(tmp_path / "run", "LOG_EVERY = 1") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+def test_run_told_to_end_while_it_evaluates_stops_between_two_batches(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def predictor(*given: object) -> Callable[..., object]:
+        predict = usual(*given)  # type: ignore[arg-type]  # as they came
+
+        def counted(images: torch.Tensor, sizes: torch.Tensor) -> object:
+            seen.append(len(images))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return predict(images, sizes)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        usual = train.predictor
+        patch.setattr(train, "predictor", predictor)
+        assert train.main(train_arguments(data, tmp_path / "run", *LONG_RUN)) == 143
+    assert seen == [tiny.BATCH]
+    assert not (tmp_path / "run" / "results.csv").exists()
+    assert resume(tmp_path / "run") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("function", ["open_data", "print_head", "learning_rate"])
+def test_run_told_to_end_before_its_first_step_leaves_a_folder_for_the_next(
+    function: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ("MAX_STEPS = 1", "EVAL_EVERY = 0")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, function, signalled(getattr(train, function), 1, signal.SIGTERM))
+        assert train.main(train_arguments(data, tmp_path / "run", *short)) == 143
+    assert capsys.readouterr().err.startswith("\nstopped before its first checkpoint; start again, in the same folder")
+    run_training(data, tmp_path / "run", *short)
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

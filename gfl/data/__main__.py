@@ -21,6 +21,7 @@ from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
 from gfl.report.data_page import data_page
 from gfl.report.words import class_shares, counted
+from gfl.say import say
 from gfl.settings import DataConfig, RunConfig
 
 
@@ -35,22 +36,22 @@ def check(arguments: argparse.Namespace) -> int:
     val = splits[1] if len(splits) > 1 else None
     both = check_run(splits[0], val, run.data)
     for each in splits:
-        print(f"{each.split:<6}{each.annotations}: {summary(each)}")
+        say(f"{each.split:<6}{each.annotations}: {summary(each)}")
         for line in lines(each.findings):
-            print(f"  {line}")
+            say(f"  {line}")
     for line in lines(both):
-        print(line)
+        say(line)
     everything = [each for split in splits for each in split.findings] + both
     status = exit_status(everything)
     seconds = time.perf_counter() - started
     verdict = {0: "nothing is wrong", 1: "trains, with the findings above", 2: "cannot be trained on as it is"}[status]
     looked = "every picture read" if arguments.read_pictures else "pictures not decoded (--read_pictures does)"
-    print(f"{verdict} | {looked} | {sizes_text(run.data)} | {seconds:.1f} s")
+    say(f"{verdict} | {looked} | {sizes_text(run.data)} | {seconds:.1f} s")
     if arguments.json is not None:
         write_atomic(arguments.json, to_json(report(splits, both, status), indent=2) + "\n")
     if arguments.html is not None:
         write_atomic(arguments.html, data_page(splits, both))
-        print(f"wrote {arguments.html}")
+        say(f"wrote {arguments.html}")
     return status
 
 
@@ -139,10 +140,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         return int(arguments.run(arguments))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        say("\nstopped", error=True)
         return 130
 
 

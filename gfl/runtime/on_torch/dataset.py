@@ -9,6 +9,7 @@ import numpy as np
 from gfl.data.coco import CocoData
 from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.loader import LoadedBatch
+from gfl.engine.memory import memory_errors
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import Metrics, evaluate_detections
 from gfl.runtime.on_torch.pt_file import Predict
@@ -20,17 +21,19 @@ def detect_all(
     """The detections of every picture of a loader (on each rank its share), in pixels of the original, by image id.
 
     category_ids: label -> category id of the data set; None: its detections are left out.
-    The second value says why pictures could not be read, a sentence each.
+    The second value says why pictures could not be read, a sentence each. Raises InputError where the device has too
+    little memory for a batch.
     """
     results: list[CocoDetection] = []
     failed: list[str] = []
     for loaded in loader:
-        results += batch_detections(
-            predict(loaded.batch.images, loaded.batch.image_sizes),
-            loaded.image_ids,
-            loaded.scales.numpy(),
-            category_ids,
-        )
+        with memory_errors(loaded.canvas, len(loaded.image_ids)):
+            results += batch_detections(
+                predict(loaded.batch.images, loaded.batch.image_sizes),
+                loaded.image_ids,
+                loaded.scales.numpy(),
+                category_ids,
+            )
         failed += loaded.failed
     return sorted_by_image(results), tuple(failed)
 
