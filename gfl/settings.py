@@ -84,9 +84,12 @@ class OptimConfig:
     weight_decay: float = 1e-4
     decay_vectors: bool = True  # also decay biases and norms, as the reference does
     schedule: Literal["steps", "cosine"] = "steps"
-    decay_epochs: tuple[int, ...] = (8, 11)  # 'steps': divide lr by 10 after so many epochs
+    decay_epochs: tuple[float, ...] = (
+        8,
+        11,
+    )  # 'steps': divide lr by 10 after so many epochs, or such shares of the run
     final_lr: float = 0.0  # 'cosine': share of the base lr at the end
-    warmup_steps: int = 500
+    warmup_steps: int = 500  # at most a fifth of the run
     warmup_start: float = 0.001  # share of the base lr at step 0
     clip: float = 0.0  # maximum gradient norm; 0 = off
     ema: float = 0.0  # decay of the averaged weights; 0 = off
@@ -94,6 +97,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self, lr=(0, ANY), weight_decay=(0, ANY), clip=(0, ANY), warmup_steps=(0, ANY))
         require(self, final_lr=(0, 1), warmup_start=(0, 1), momentum=(0, 0.9999), ema=(0, 0.99999))
+        if not all(0 < decay < 1 or (decay >= 1 and float(decay).is_integer()) for decay in self.decay_epochs):
+            raise ValueError(
+                f"DECAY_EPOCHS={self.decay_epochs}: expected whole epochs, or shares of the run between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,12 +125,15 @@ class RunConfig:
     compile: bool = False
     recompute: bool = False  # keep few activations for the backward pass and compute the others again
     eval_every: int = 1  # epochs; 0 = never
+    patience: int = 0  # evaluations without a gain in AP after which the run ends; 0 = off
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
 
     def __post_init__(self) -> None:
         require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, ANY))
-        require(self, eval_every=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
+        require(self, eval_every=(0, ANY), patience=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
+        if self.patience and not self.eval_every:
+            raise ValueError(f"PATIENCE={self.patience} with EVAL_EVERY=0: expected an evaluation to judge by; set one")
         if self.batch_size < 1 or self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"

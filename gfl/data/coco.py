@@ -55,6 +55,8 @@ class CocoData:
     dropped_boxes: int  # under a pixel wide or high, or marked 'ignore'
     clipped_boxes: int  # kept boxes (crowds too) that reached over the border of their picture
     truth: GroundTruth  # the same file's boxes as evaluation counts them, none dropped or clipped
+    images: Path = Path()  # the folder given for the pictures
+    unreadable: frozenset[int] = frozenset()  # ids of pictures, of those looked into, that are missing or damaged
     notes: tuple[str, ...] = ()  # what of the file was read otherwise than it is written, a sentence each
 
 
@@ -117,6 +119,8 @@ def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: 
         dropped_boxes=int((~kept).sum()),
         clipped_boxes=int((over_border & kept).sum()),
         truth=truth,
+        images=folder,
+        unreadable=frozenset(image_ids[frames.unreadable].tolist()),
         notes=tuple(note for note in (root if truth.root_class else "", found, *frames.notes) if note),
     )
 
