@@ -104,7 +104,7 @@ def test_files_that_are_no_pictures_are_passed_over(tmp_path: Path) -> None:
 def test_photographs_are_not_merged_and_their_copies_are_found(test_data: Path, name: str, pairs: int) -> None:
     looks, readable = read_looks(paths := sorted((test_data / name).rglob("*.jpg")))
     assert len(readable) == len(paths)
-    assert [len(group) for group in group_alike(looks)] == [2] * pairs  # bccd has a picture twice, cropped otherwise
+    assert [len(group) for group in group_alike(looks)] == [2] * pairs  # bccd has one field of view in two focuses
     cropped = [cv2.imread(str(path))[8:-8, 8:-8] for path in paths[:40]]
     copies = looks_of(*(np.asarray(cv2.convertScaleAbs(each, alpha=1.1), dtype=np.uint8) for each in cropped))
     both = Looks(*(np.concatenate([first[:40], second]) for first, second in zip(looks, copies, strict=True)))

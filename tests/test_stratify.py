@@ -66,6 +66,11 @@ def test_every_class_of_two_pictures_is_on_both_sides() -> None:
     assert sum(in_val[20:]) == 10
 
 
+def test_a_class_of_a_single_picture_trains() -> None:
+    classes = [[at] if at < 10 else [10] for at in range(100)]
+    assert not any(sides(alone(100), classes, 50)[:10])
+
+
 def test_a_common_class_is_not_crowded_out_by_rare_ones() -> None:
     classes = [[at // 2] if at < 10 else [5] for at in range(30)]
     in_val = sides(alone(30), classes, 3)

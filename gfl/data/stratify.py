@@ -61,9 +61,9 @@ def _count(groups: Sequence[Sequence[int]], classes: Sequence[Collection[int]], 
     keys, pictures = np.unique(np.array(pairs, dtype=np.int64), return_counts=True)
     unit, kind = np.divmod(keys, everything + 1)
     totals = np.bincount(kind, weights=pictures, minlength=everything + 1).astype(np.int64)
-    splittable = np.bincount(kind, minlength=everything + 1) > 1
+    splittable: Mask = np.bincount(kind, minlength=everything + 1) > 1
     wanted: Floats = totals.astype(np.float64) * val / count
-    wanted[splittable] = wanted[splittable].clip(1, totals[splittable] - 1)
+    wanted = np.where(splittable, wanted.clip(1, np.maximum(totals - 1, 1)), 0.0)  # what only one side can have trains
     return Units(
         sizes=np.array([len(group) for group in groups], dtype=np.int64),
         unit=unit,
