@@ -15,6 +15,7 @@ PACKAGES = [
     "gfl",
     "gfl.configs",
     "gfl.data",
+    "gfl.data.check",
     "gfl.data.source",
     "gfl.doctor",
     "gfl.engine",

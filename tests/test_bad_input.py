@@ -69,7 +69,7 @@ def test_missing_annotation_file(refused: Callable[..., str], data: Path) -> Non
 
 def test_root_that_is_no_data_set(refused: Callable[..., str], tmp_path: Path) -> None:
     said = refused(f"DATA_ROOT = {str(tmp_path / 'nowhere')!r}")
-    assert "nowhere has no annotations/instances_train2017.json" in said
+    assert "nowhere: no such folder" in said
 
 
 def test_missing_validation_data(refused: Callable[..., str], data: Path) -> None:

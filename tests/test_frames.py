@@ -113,14 +113,16 @@ def test_a_few_pictures_of_another_size_are_said_to_be_passed_over(tmp_path: Pat
     data = read(tmp_path, [box(i, list(MARK_XYWH), image=i) for i in range(1, 5)])
     assert len(data.pictures) == 4
     (note,) = data.notes
-    assert "1 pictures have another size" in note
+    assert "pictures of another size than a.json says (1:" in note
     assert "3.jpg is 200x130" in note
 
 
 def test_pictures_that_are_not_those_annotated_are_refused(tmp_path: Path) -> None:
     for i in range(3):
         write_picture(tmp_path / f"{i}.jpg", grow=30)
-    assert_told(lambda: read(tmp_path, [box(1, list(MARK_XYWH))]), ["3 pictures have another size", "check the folder"])
+    assert_told(
+        lambda: read(tmp_path, [box(1, list(MARK_XYWH))]), ["another size than a.json says (3:", "check the folder"]
+    )
 
 
 def test_a_picture_that_cannot_be_read_stays_for_the_loader_to_name(tmp_path: Path) -> None:

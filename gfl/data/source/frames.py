@@ -77,7 +77,7 @@ def read_frames(
     notes: list[str] = []
     if unknown.any():
         _guess_unreadable(sizes.true_hw, picture_N, boxes_xywh)
-        notes.append(f"{unknown.sum():,} pictures without a height or width in {file.name}: read from the pictures")
+        notes.append(f"pictures without a height or width in {file.name} ({unknown.sum():,}): read from the pictures")
     differs = (sizes.true_hw != stated_hw).any(axis=1) & ~unknown
     scaled = differs & _alike(stated_hw, sizes.true_hw)
     turned = differs & _alike(stated_hw[:, ::-1], sizes.true_hw) & ~scaled
@@ -127,7 +127,7 @@ def _beyond(boxes_xywh: Floats, sizes_hw: Ints) -> bool:
 def _scaled(sizes: Sizes, rows: Mask, picture_N: Ints, boxes_xywh: Floats) -> tuple[Floats, str]:
     """Boxes of pictures that were resized after they were annotated."""
     stated_hw, true_hw = sizes.stated_hw[picture_N], sizes.true_hw[picture_N]
-    what = f"{rows.sum():,} pictures of another scale than {sizes.file.name} says ({sizes.example(rows)})"
+    what = f"pictures of another scale than {sizes.file.name} says ({rows.sum():,}: {sizes.example(rows)})"
     if _beyond(boxes_xywh, stated_hw) and not _beyond(boxes_xywh, true_hw):
         return boxes_xywh, f"{what}: the boxes fit the pictures, whose sizes were read from them"
     return boxes_xywh * (true_hw / stated_hw)[:, [1, 0, 1, 0]], f"{what}: their boxes were scaled"
@@ -138,7 +138,7 @@ def _turned(sizes: Sizes, rows: Mask, picture_N: Ints, boxes_xywh: Floats) -> tu
     stated_hw, true_hw = sizes.stated_hw[picture_N], sizes.true_hw[picture_N]
     by_exif = np.isin(sizes.orientation[rows], TURNING)
     beyond_stated, beyond_true = _beyond(boxes_xywh, stated_hw), _beyond(boxes_xywh, true_hw)
-    what = f"{rows.sum():,} pictures have height and width exchanged in {sizes.file.name} ({sizes.example(rows)})"
+    what = f"pictures whose height and width are exchanged in {sizes.file.name} ({rows.sum():,}: {sizes.example(rows)})"
     if not beyond_true and (beyond_stated or not by_exif.any()):
         return boxes_xywh, f"{what}: the boxes fit the pictures, whose sizes were read from them"
     if beyond_true and not beyond_stated and by_exif.all():
@@ -177,7 +177,7 @@ def turn_boxes(boxes_xywh: Floats, stored_hw: Ints, orientation: Ints) -> Floats
 
 def _other(sizes: Sizes, rows: Mask, compared: int) -> str:
     """What is said of pictures of quite another size; InputError where they are most of those compared."""
-    what = f"{rows.sum():,} pictures have another size than {sizes.file.name} says ({sizes.example(rows)})"
+    what = f"pictures of another size than {sizes.file.name} says ({rows.sum():,}: {sizes.example(rows)})"
     if rows.sum() * 2 > compared:
         raise InputError(f"{what}; expected the pictures that were annotated; check the folder, or correct the sizes")
-    return f"{what} and will be passed over; correct the file or leave them out"
+    return f"{what}: passed over; correct the file or leave them out"
