@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gfl.data.near_duplicates import BITS, Looks, cut_chains, group_alike, look_at, read_looks
+from gfl.data.split.near_duplicates import BITS, Looks, cut_chains, group_alike, look_at, read_looks
 
 Image = NDArray[np.uint8]
 
@@ -79,7 +79,7 @@ def test_groups_across_blocks_are_found(monkeypatch: pytest.MonkeyPatch) -> None
     pictures = [scene(seed % 5) for seed in range(13)]
     expected = [[at, *range(at + 5, 13, 5)] for at in range(5)]
     assert group_alike(looks_of(*pictures)) == expected
-    monkeypatch.setattr("gfl.data.near_duplicates.BLOCK", 3)
+    monkeypatch.setattr("gfl.data.split.near_duplicates.BLOCK", 3)
     assert group_alike(looks_of(*pictures)) == expected
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gfl.data.stratify import choose_val
+from gfl.data.split.stratify import choose_val
 
 
 def sides(groups: Sequence[Sequence[int]], classes: Sequence[Sequence[int]], val: int, seed: int = 0) -> list[bool]:
