@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +20,13 @@ from typing import NamedTuple
 import torch
 
 from gfl.config import ParsedRun, read_run, read_text
+from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
 from gfl.data.sizes import canvases_for
-from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
+from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators, to_device
 from gfl.engine.faults import Divergence
 from gfl.engine.module import DetectorModule
@@ -48,6 +50,7 @@ from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
 
 BEST = "best.pt"
+HEAD_WIDTH = 112  # letters of a line in the head of a run, without its margin
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
 
 
@@ -56,6 +59,7 @@ class RunData(NamedTuple):
 
     train: CocoData
     val: CocoData | None
+    val_category_ids: tuple[int, ...]  # label of the training data -> category id of `val`
     canvases: tuple[Canvas, ...] | None  # None: each picture its own
     loader: TrainLoader
     val_loader: EvalLoader | None
@@ -84,8 +88,10 @@ def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFold
     device = ranks.local_device(choose_device(cfg.device))
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
-    cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(data.train.names)))
-    state, origin = initial_state(cfg, data.canvases, device, ranks, resumed=saved is not None)
+    cfg = cfg.for_classes(len(data.train.names))
+    if saved is not None:
+        require_same_classes(data.train, saved.get("names"))
+    state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
     run = Run(cfg, parsed, folder, ranks, console, data, state, origin)
     if saved is not None:
@@ -101,11 +107,7 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     """
     train = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
     val = read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None
-    if val is not None and val.names != train.names:
-        raise InputError(
-            f"{val.annotations} names the classes {val.names[:5]}, {train.annotations} {train.names[:5]}; give "
-            "training and validation the same categories"
-        )
+    val_category_ids = () if val is None else category_ids_in(val, train)
     canvases = canvases_for(train, cfg.data, val=val)
     if cfg.compile and (canvases is None or len(canvases) > MOST_GRAPHS):
         raise InputError(
@@ -126,19 +128,23 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
                 content = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
                 ranks.check_same(content, data.annotations)
     settings = epoch_settings(checksum, cfg.data, canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
-    return RunData(train, val, canvases, loader, val_loader, settings)
+    return RunData(train, val, val_category_ids, canvases, loader, val_loader, settings)
 
 
 def initial_state(
-    cfg: RunConfig, canvases: tuple[Canvas, ...] | None, device: torch.device, ranks: Ranks, *, resumed: bool
+    cfg: RunConfig, data: RunData, device: torch.device, ranks: Ranks, *, resumed: bool
 ) -> tuple[TrainState, Origin]:
     """The state at step 0, the same on every rank, and where its weights come from; `resume` replaces them."""
     if resumed:
         variables, origin = detector.init(cfg.detector), Origin("")
     else:
-        variables, origin = ranks.broadcast_from_first(initial_variables(cfg) if ranks.first else None)
+        variables, origin = ranks.broadcast_from_first(
+            initial_variables(cfg, data.train.names) if ranks.first else None
+        )
     policy = policy_of(cfg.precision, apex=cfg.apex)
-    module = DetectorModule(variables, cfg.detector, canvases or (), device, policy=policy, reduce=ranks.mean)
+    module = DetectorModule(
+        variables, cfg.detector, data.canvases or (), device, policy=policy, reduce=ranks.mean, recompute=cfg.recompute
+    )
     state = make_state(module, cfg, ranks.maximum)
     state.forward = ranks.synchronised(state.forward)
     return state, origin
@@ -223,7 +229,7 @@ def validate(run: Run) -> None:
         return
     with without_casts(run.state):
         predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.state.module.device)
-        shares = run.ranks.gather_at_first(detect_all(predict, val_loader, val.category_ids))
+        shares = run.ranks.gather_at_first(detect_all(predict, val_loader, run.data.val_category_ids))
     run.evaluation_due = False
     if run.folder is None:
         return
@@ -287,7 +293,7 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
     if not arguments.resume:
         if not arguments.gin_file:
             raise InputError("got no --gin_file; give one, e.g. --gin_file r50.gin")
-        return read_run(arguments.gin_file, bindings), None
+        return read_run(arguments.gin_file, bindings, stored_settings), None
     last = last_checkpoint(arguments.workdir)
     if arguments.checkpoint is not None:
         raise InputError(
@@ -295,8 +301,9 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
             "the workdir's last.pt; start a run of its own to begin with other weights"
         )
     saved = dict(read_state(last))
-    parsed = read_run(arguments.gin_file, bindings) if arguments.gin_file else read_text(str(saved["config"]), bindings)
-    return parsed, saved
+    if arguments.gin_file:
+        return read_run(arguments.gin_file, bindings, stored_settings), saved
+    return read_text(str(saved["config"]), bindings), saved
 
 
 def parser() -> argparse.ArgumentParser:
@@ -359,6 +366,11 @@ def print_head(run: Run, folder: RunFolder) -> None:
         share = counted(run.data.loader.batch_size, "image") + " each"
         run.console.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
     run.console.line(headline("run", str(folder.path)))
+    if run.parsed.taken:
+        settings = textwrap.wrap(", ".join(run.parsed.taken), HEAD_WIDTH, break_on_hyphens=False)
+        run.console.line(headline("taken", f"{len(run.parsed.taken)} settings from {run.cfg.checkpoint}:"))
+        for line in settings:
+            run.console.line(headline("", line))
     for unused in run.parsed.unused:
         run.console.line(f"note: nothing uses {unused}")
 

@@ -113,7 +113,6 @@ CASES: dict[str, tuple[Change, int, str]] = {
     "doubled name": (with_image(file_name="2.jpg"), 1, "stand for several pictures (1)"),
     "unknown class": (with_box(box(3, [5, 5, 50, 50], category=9)), 2, "category_id that the file does not list (1)"),
     "no width": (with_image(width=None), 0, "note: pictures without a height or width (1)"),
-    "too small": (with_box(box(3, [12.6, 12.6, 1, 1])), 1, "get no positive anchor"),
     "many": (with_box(*(box(3 + i, [i, i % 60, 40, 30]) for i in range(101))), 1, "1.jpg: 102 boxes"),
 }
 

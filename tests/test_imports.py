@@ -28,6 +28,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.shapes": (),
         "gfl.machine": (),
         "gfl.autoload": (),
+        "gfl.class_names": ("gfl.errors",),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),
     },

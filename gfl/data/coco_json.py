@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypedDict, TypeVar
+from typing import TypeAlias, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,10 @@ class Table:
 
     def integers(self, key: str) -> Ints:
         """Integers; 3.0 counts as 3, and so does "3"."""
-        return np.array(self._values(key, values.integer, "an integer"), dtype=np.int64)
+        try:
+            return np.array(self._values(key, values.integer, "an integer", usual=(int,)), dtype=np.int64)
+        except OverflowError:  # one of them is no id, and is named
+            return np.array(self._values(key, values.integer, "an integer"), dtype=np.int64)
 
     def sides(self, key: str) -> Ints:
         """Heights or widths of pictures, px; 0 where the file does not say."""
@@ -85,20 +88,27 @@ class Table:
 
     def flags(self, key: str) -> Mask:
         """Whether each row has a mark: 1 or true, but not 0, "0" or null."""
-        return np.array(self._values(key, values.flag, "0 or 1"), dtype=np.bool_)
+        usual = (int, bool, type(None))
+        return np.array(self._values(key, values.flag, "0 or 1", usual=usual), dtype=np.bool_)
 
     def name_of(self, index: int) -> str:
         """What a message calls the row at an index: 'annotation 17'."""
         row = self.rows[index]
         return f"{self.kind} {row['id']!r}" if "id" in row else f"{self.kind} number {index + 1} of the file"
 
-    def _values(self, key: str, read: Callable[[object], Value], expected: str) -> list[Value]:
+    def _values(
+        self, key: str, read: Callable[[object], Value], expected: str, *, usual: tuple[type, ...] = ()
+    ) -> list[Value]:
+        """The field of all rows, by `read`; values that all are of the types `usual` are taken as they are, fast."""
+        given: list[object] = [row.get(key) for row in self.rows]
+        if set(usual).issuperset(map(type, given)):
+            return cast(list[Value], given)
         found = []
-        for index, row in enumerate(self.rows):
+        for index, value in enumerate(given):
             try:
-                found.append(read(row.get(key)))
+                found.append(read(value))
             except ValueError:
-                got = shown(row[key]) if key in row else "no value"
+                got = shown(value) if key in self.rows[index] else "no value"
                 raise InputError(
                     f"{self.path}: {self.name_of(index)} has {got} as '{key}', expected {expected}; "
                     "mend or remove that entry"

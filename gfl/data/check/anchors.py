@@ -19,7 +19,7 @@ from gfl.data.canvas import own_canvas
 from gfl.data.check.findings import Finding
 from gfl.data.coco import Picture
 from gfl.data.plan import draw_changes
-from gfl.data.sizes import sizes_of
+from gfl.data.sizes import short_side_range, sizes_of
 from gfl.model.anchors import make_grid, padded_sizes
 from gfl.model.assign import claims, nearest_in_window
 from gfl.settings import DataConfig
@@ -29,6 +29,7 @@ Ints = NDArray[np.int64]
 CHUNK = 20_000  # boxes at a time; each takes some kilobytes
 BUCKETS = (8, 16, 32, 96)  # px, where the side of a box (the root of its area) passes from one group to the next
 LARGER = (1.25, 1.5, 2.0, 3.0, 4.0)  # times the short side, tried in this order
+TRIED = 2_000  # pictures with such boxes on which larger short sides are tried
 MENDED = 0.1  # share of the boxes without a positive that may stay so at a short side that is called a mend
 
 
@@ -97,22 +98,24 @@ def check_anchors(pictures: Sequence[Picture], cfg: DataConfig, seed: int) -> tu
     affected = [pictures[i] for i in np.unique(owners).tolist()]
     share = f"{without.sum():,} of {len(without):,} boxes ({without.mean():.1%}) get no positive anchor at these sizes"
     by_size = ", ".join(f"{group.without:,} of {group.boxes:,} {group.size}" for group in groups if group.without)
-    text = f"{share} and are not learnt: {by_size}; {_mend(affected, cfg, seed, int(without.sum()))}"
+    text = f"{share} and are not learnt: {by_size}; {_mend(affected, cfg, seed)}"
     names = tuple(picture.file_name for picture in affected[:10])
     return [Finding("boxes_without_anchor", int(without.sum()), text, names)], groups
 
 
-def _mend(affected: Sequence[Picture], cfg: DataConfig, seed: int, before: int) -> str:
-    """Which SHORT_SIDE leaves nearly none of the boxes without a positive, or the best of those tried."""
+def _mend(affected: Sequence[Picture], cfg: DataConfig, seed: int) -> str:
+    """Which SHORT_SIDE gives nearly all boxes of the affected pictures a positive, or the best of those tried."""
+    tried = affected[:: -(-len(affected) // TRIED)]
+    low, high = short_side_range(cfg)
     left: list[tuple[int, str]] = []
-    for factor in LARGER:
-        low, high = (cfg.short_side, cfg.short_side) if isinstance(cfg.short_side, int) else cfg.short_side
-        sides = (round(low * factor), round(high * factor))
-        short = sides[0] if isinstance(cfg.short_side, int) else sides
+    for factor in (1.0, *LARGER):
+        short = round(low * factor) if isinstance(cfg.short_side, int) else (round(low * factor), round(high * factor))
         larger = replace(cfg, short_side=short, long_side=round(cfg.long_side * factor))
-        still = int((positives(affected, draw_changes(affected, larger, seed, epoch=0)[1]) == 0).sum())
-        left.append((still, f"SHORT_SIDE = {short} (with LONG_SIDE = {larger.long_side})"))
-        if still <= MENDED * before:
-            return f"{left[-1][1]} would leave {still:,} of them"
-    still, best = min(left)
-    return f"even {best} leaves {still:,} of them" if still < before else "larger pictures do not help"
+        still = int((positives(tried, draw_changes(tried, larger, seed, epoch=0)[1]) == 0).sum())
+        left.append((still, f"SHORT_SIDE = {short} with LONG_SIDE = {larger.long_side}"))
+        if still <= MENDED * left[0][0]:
+            break
+    before, (still, best) = left[0][0], min(left)
+    if still == before:
+        return "larger pictures do not help"
+    return f"{'' if still <= MENDED * before else 'even '}{best} would leave {still:,} of {before:,}"
