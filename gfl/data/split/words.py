@@ -126,9 +126,11 @@ def _alike(data: Labelled, together: Together, asked: int) -> Iterator[str]:
         return
     largest = max(together.alike, key=len)
     first, second = (data.file_names[at] for at in largest[:2])
+    groups, pictures = len(together.alike), sum(map(len, together.alike))
+    extent = f"; the largest has {len(largest):,}" if groups > 1 else ""
     yield (
-        f"near-duplicates: {counted(len(together.alike), 'group')} of {sum(map(len, together.alike)):,} pictures, each "
-        f"kept on one side; the largest has {len(largest):,} (e.g. {first} and {second})"
+        f"near-duplicates: {counted(groups, 'group')} of {pictures:,} pictures{', each' if groups > 1 else ''} kept on "
+        f"one side{extent} (e.g. {first} and {second})"
     )
     if len(largest) > asked:
         yield (
