@@ -17,6 +17,7 @@ PACKAGES = [
     "gfl.data",
     "gfl.data.check",
     "gfl.data.source",
+    "gfl.data.split",
     "gfl.doctor",
     "gfl.engine",
     "gfl.model",
