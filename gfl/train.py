@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from gfl.config import ParsedRun, read_run, read_text
-from gfl.data.check.outlook import look_ahead
+from gfl.data.check.outlook import Outlook, look_ahead
 from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.coco_json import CocoDetection
@@ -86,9 +86,10 @@ class Run:
     origin: Origin
     stop: StopRequest
     length: RunLength
+    outlook: Outlook | None  # None on every rank but the first
     notes: list[str]  # what a user should know of the schedule
     best: float = -1.0  # the highest AP so far; -1 where nothing could be measured
-    best_epoch: int = 0  # of the weights in best.pt
+    best_step: int = 0  # after which the weights in best.pt were
     stale: int = 0  # evaluations since the AP last rose
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
 
@@ -102,6 +103,7 @@ def start(
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     cfg = cfg.for_classes(len(data.train.names))
+    outlook = look_ahead(data.train, cfg.data, cfg.seed) if ranks.first else None
     length = run_length(cfg, -(-len(data.loader.plan(0)) // cfg.accumulate))
     optim, notes = fit_schedule(cfg.optim, length)
     cfg = replace(cfg, optim=optim)
@@ -109,7 +111,7 @@ def start(
         require_same_classes(data.train, saved.get("names"))
     state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, list(notes))
+    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
     if saved is not None:
         resume(run, saved)
     return run
@@ -170,7 +172,7 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
     """Put a checkpoint's state back. InputError where the epoch that it stopped in would go on with other batches."""
     restore(run.state, saved)
     run.best, run.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
-    run.best_epoch, run.stale = int(str(saved.get("best_epoch", 0))), int(str(saved.get("stale", 0)))
+    run.best_step, run.stale = int(str(saved.get("best_step", 0))), int(str(saved.get("stale", 0)))
     run.origin = Origin(f"resumed at step {run.state.cursor.step:,}")
     earlier, at = read_text(str(saved["config"])).run, run.state.cursor
     done = at.epoch + at.batch / len(run.data.loader.plan(at.epoch))
@@ -242,7 +244,7 @@ def train(run: Run) -> None:
         if run.evaluation_due:
             validate(run)
     if run.data.val is None:
-        run.best_epoch = cursor.epoch
+        run.best_step = cursor.step
         save(run, BEST)
 
 
@@ -296,7 +298,7 @@ def validate(run: Run) -> None:
 def record_evaluation(
     run: Run, folder: RunFolder, val: CocoData, shares: Sequence[tuple[list[CocoDetection], tuple[str, ...]]]
 ) -> None:
-    """Count the detections of all ranks and write what follows from them. Of weights of equal AP, the later are best."""
+    """Count the detections of all ranks and write what follows. Of weights of equal AP, the later are best."""
     results = sorted_by_image(chain.from_iterable(results for results, _ in shares))
     for reason in chain.from_iterable(failed for _, failed in shares):
         run.console.line(f"without detections: {reason}")
@@ -311,7 +313,7 @@ def record_evaluation(
     is_best, gained = run.best <= metrics.AP, run.best < metrics.AP
     run.stale = 0 if gained or metrics.AP < 0 else run.stale + 1
     if is_best:
-        run.best, run.best_epoch = metrics.AP, cursor.epoch
+        run.best, run.best_step = metrics.AP, cursor.step
         save(run, BEST)
     save(run, LAST)
     epoch = max(cursor.epoch, 1)
@@ -333,7 +335,7 @@ def save(run: Run, name: str) -> None:
     tree = {
         **state_tree(run.state),
         "best": run.best,
-        "best_epoch": run.best_epoch,
+        "best_step": run.best_step,
         "stale": run.stale,
         "evaluation_due": run.evaluation_due,
         "config": run.parsed.config_text,
@@ -421,12 +423,11 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
 
 def what_is_best(run: Run) -> str:
     """What best.pt holds, in words."""
-    weights = f"the weights of epoch {run.best_epoch}"
     if run.data.val is None:
-        return f"the last weights, of epoch {run.best_epoch}: nothing was evaluated"
+        return f"the last weights ({run.best_step:,} steps): nothing was evaluated"
     if run.best < 0:
-        return f"the last weights, of epoch {run.best_epoch}: validation has no boxes, so there was nothing to measure"
-    return f"{weights}, AP {100 * run.best:.1f}"
+        return f"the last weights ({run.best_step:,} steps): validation has no boxes, so there is nothing to measure"
+    return f"the weights after {counted(run.best_step, 'step')}, AP {100 * run.best:.1f}"
 
 
 def print_config(parsed: ParsedRun) -> None:
@@ -445,10 +446,10 @@ def how_to_go_on(folder: RunFolder | None) -> str:
 
 def print_head(run: Run, folder: RunFolder) -> None:
     """What a run says before its first step."""
-    data = run.data
-    outlook = look_ahead(data.train, run.cfg.data, run.cfg.seed)
-    for text in head_lines(run.cfg, run.state.module, data.loader, data.val, run.origin, outlook, run.length):
-        run.console.line(text)
+    data, outlook = run.data, run.outlook
+    if outlook is not None:
+        for text in head_lines(run.cfg, run.state.module, data.loader, data.val, run.origin, outlook, run.length):
+            run.console.line(text)
     for note in run.notes:
         run.console.line(headline("note", note))
     if run.ranks.world > 1:

@@ -170,6 +170,25 @@ def test_picture_that_cannot_be_read_is_named_counted_and_passed_over(
     assert all(isinstance(loss, float) for loss in losses)
 
 
+def test_pictures_of_which_most_cannot_be_read(refused: Callable[..., str], data: Path) -> None:
+    for path in sorted((data / "train2017").iterdir())[:4]:
+        path.write_bytes(b"no picture")
+    said = refused()
+    assert "2 of 6 pictures can be read" in said
+    assert "gfl.data check --read_pictures" in said
+
+
+def test_boxes_that_no_anchor_would_learn(refused: Callable[..., str], data: Path) -> None:
+    def shrink(content: dict[str, list[dict[str, object]]]) -> None:
+        for row in content["annotations"]:
+            row["bbox"] = [10, 10, 1, 1]
+
+    tiny.change_annotations(data, shrink, "train")
+    said = refused()
+    assert "get no positive anchor at these sizes" in said
+    assert "nothing would be learnt" in said
+
+
 def test_picture_without_a_canvas(refused: Callable[..., str]) -> None:
     assert "fit no canvas of [(64, 64)]" in refused("CANVASES = ((64, 64),)")
 

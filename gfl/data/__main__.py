@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from gfl.config import read_run
+from gfl.data import split
 from gfl.data.check.findings import Finding, lines
 from gfl.data.check.inspection import Inspection, check_run, inspect
 from gfl.data.paths import split_paths
@@ -131,6 +132,9 @@ def parser() -> argparse.ArgumentParser:
     one = verbs.add_parser("check", help="look at a data set as a run would", description=check.__doc__)
     add_check_flags(one)
     one.set_defaults(run=check)
+    two = verbs.add_parser("split", help="one file into training and validation")
+    split.add_flags(two)
+    two.set_defaults(run=split.run)
     return flags
 
 

@@ -55,13 +55,13 @@ def fit_schedule(cfg: OptimConfig, length: RunLength) -> tuple[OptimConfig, tupl
 
 
 def rate_at(cfg: RunConfig, step: int, epoch: int, epochs_done: float) -> float:
-    """The learning rate of the step that comes after `step` steps, where `epochs_done` epochs are done (`epoch` whole)."""
+    """The learning rate of the step that comes after `step` steps, where `epochs_done` epochs are done."""
     progress = step / cfg.max_steps if cfg.max_steps else epochs_done / cfg.epochs
     return learning_rate(cfg.optim, cfg.batch_size, step, epoch, progress)
 
 
 def changed_length(before: RunConfig, now: RunConfig, step: int, epoch: int, epochs_done: float) -> str:
-    """What the rate does where a run goes on with another length than it was begun with; empty where it has the same."""
+    """What the rate does where a run goes on with another length than before; empty where it has the same."""
     changes = [
         f"{name.upper()} {getattr(before, name)} -> {getattr(now, name)}"
         for name in ("epochs", "max_steps")

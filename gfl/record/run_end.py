@@ -18,7 +18,8 @@ def end_lines(folder: Path, best: str, train: CocoData, val: CocoData | None) ->
         yield f"  evaluate  python -m gfl.evaluate --checkpoint {_quoted(checkpoint)} {where}"
     yield f"  export    python -m export.onnx --checkpoint {_quoted(checkpoint)}"
     pictures, found = (val or train).images, folder / "found"
-    yield f"  detect    python -m infer.run --model {_quoted(checkpoint)} --input {_quoted(pictures)} --output {_quoted(found)} --draw"
+    flags = f"--input {_quoted(pictures)} --output {_quoted(found)} --draw"
+    yield f"  detect    python -m infer.run --model {_quoted(checkpoint)} {flags}"
 
 
 def _quoted(path: Path) -> str:

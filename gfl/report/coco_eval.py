@@ -221,8 +221,9 @@ def limit_notes(truth: GroundTruth, detections: Sequence[CocoDetection], limit: 
     found = Counter(detection["image_id"] for detection in detections)
     full = sum(found[key] >= limit for key in ids[crowded].tolist())
     return [
-        f"the limit of {limit} detections a picture binds: {crowded.sum():,} pictures have more objects (at most "
-        f"{counts.max():,}), {full:,} of these as many detections; evaluate with --max_detections {_next_limit(counts.max())}"
+        f"the limit of {limit} detections a picture binds: pictures with more objects ({crowded.sum():,}, at most "
+        f"{counts.max():,} objects), of them with as many detections ({full:,}); "
+        f"evaluate with --max_detections {_next_limit(int(counts.max()))}"
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a run may expect of its data: the short form of `gfl.data check`, which every run looks at before its first step."""
+"""What a run may expect of its data: the short form of `gfl.data check`, looked at before the first step."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def look_ahead(data: CocoData, cfg: DataConfig, seed: int) -> Outlook:
     boxes = sum(len(picture.boxes_xyxy) for picture in data.pictures)
     there = set(existing([picture.path for picture in data.pictures]))
     readable = sum(picture.path in there and picture.id not in data.unreadable for picture in data.pictures)
+    if readable * 2 < len(data.pictures):
+        lost = next(each for each in data.pictures if each.path not in there or each.id in data.unreadable)
+        raise InputError(
+            f"{data.annotations}: {readable:,} of {len(data.pictures):,} pictures can be read (not {lost.path}, e.g.), "
+            "expected at least half; mend the folder: `python -m gfl.data check --read_pictures` names all"
+        )
     sample = [picture for picture in data.pictures if len(picture.boxes_xyxy)][:: -(-len(data.pictures) // LOOKED_AT)]
     if not sample:
         raise InputError(

@@ -17,6 +17,7 @@ from gfl.data.split.choice import Labelled, choose_side, find_together, label
 from gfl.data.split.folder import Side, find_pictures, placed_names, require_new, write_split
 from gfl.data.split.words import describe, next_command
 from gfl.errors import InputError
+from gfl.say import say
 
 MANY = 5000  # pictures that take long enough to say so
 
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         images = Path(arguments.images).expanduser() if arguments.images else None
         paths, note = find_pictures(path, images, data.file_names)
         if count >= MANY and not arguments.ignore_near_duplicates:
-            print(f"reading {count:,} pictures to find near-duplicates (--ignore_near_duplicates saves it)", flush=True)
+            say(f"reading {count:,} pictures to find near-duplicates (--ignore_near_duplicates saves it)")
     val = min(max(round(share * count), 1), count - 1)
     together = find_together(data, paths, max(val, count - val), compare=not arguments.ignore_near_duplicates)
     in_val = choose_side(data, together, val, seed)
@@ -72,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     missing = [at for at, file in enumerate(paths or []) if not file.is_file()]
     moved = [(data.file_names[at], placed[at]) for at in renamed]
     for line in describe(data, together, in_val, asked=val, missing=missing, renamed=moved, note=note):
-        print(line)
-    print(next_command(output, pictures=paths is not None))
+        say(line)
+    say(next_command(output, pictures=paths is not None))
     return 0
 
 
