@@ -89,6 +89,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluate one file on one data set, write metrics.json and val_detections.json, print the tables."""
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture; omit it for the default (4)")
+    if not 0 <= arguments.workers <= 1024:
+        raise InputError(f"got --workers {arguments.workers}, expected 0 to 1024; omit it for the default (2)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
     path = arguments.checkpoint or arguments.onnx
     exported = path.is_dir() or path.suffix in EXPORTS

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
+from gfl.limits import ANY
+from gfl.limits import require as require_limits
 from gfl.model.detector import DetectorConfig
 from gfl.shapes import Canvas
 
-ANY = math.inf
-
-
-def require(config: object, **limits: tuple[float, float]) -> None:
-    """Raise ValueError for a setting, by its name, that is not between its limits; None is no number."""
-    for name, (low, high) in limits.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            wanted = f"at least {low:g}" if high == ANY else f"a number from {low:g} to {high:g}"
-            raise ValueError(f"{name.upper()}={value}: expected {wanted}")
+MOST_PX = 65536  # of a side
+require = partial(require_limits, knobs=True)
 
 
 @dataclass(frozen=True)
@@ -54,10 +49,20 @@ class DataConfig:
                 "DATA_ROOT=None: expected a folder in COCO layout; give DATA_ROOT, "
                 "or TRAIN_JSON, TRAIN_IMAGES, VAL_JSON and VAL_IMAGES"
             )
-        require(self, eval_short_side=(32, ANY), flip=(0, 1), flip_vertical=(0, 1), brightness=(0, 1), contrast=(0, 1))
+        require(self, eval_short_side=(32, ANY), long_side=(32, ANY), workers=(0, 1024))
+        if self.max_boxes != "auto":
+            require(self, max_boxes=(1, 100_000))
+        require(self, flip=(0, 1), flip_vertical=(0, 1), brightness=(0, 1), contrast=(0, 1))
         sides = self.short_side if isinstance(self.short_side, tuple) else (self.short_side, self.short_side)
-        if len(sides) != 2 or not 32 <= sides[0] <= sides[1]:
-            raise ValueError(f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high")
+        if len(sides) != 2 or not 32 <= sides[0] <= sides[1] <= MOST_PX:
+            raise ValueError(
+                f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high <= {MOST_PX}"
+            )
+        if isinstance(self.canvases, tuple):
+            if not self.canvases:
+                raise ValueError("CANVASES=(): expected at least one (H, W); set it to 'auto' or to a list of (H, W)")
+            if max(map(max, self.canvases)) > MOST_PX:
+                raise ValueError(f"CANVASES={self.canvases}: expected sides of at most {MOST_PX}")
         if self.long_side < sides[1]:
             raise ValueError(
                 f"LONG_SIDE={self.long_side}: expected at least SHORT_SIDE={self.short_side}; raise LONG_SIDE"
@@ -109,9 +114,10 @@ class RunConfig:
     log_every: int = 20  # steps between two copies of the metrics to the host
 
     def __post_init__(self) -> None:
-        require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, ANY))
+        require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, 2**63 - 1))
         require(self, eval_every=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
-        if self.batch_size < 1 or self.batch_size % self.accumulate:
+        require(self, batch_size=(1, 65536))
+        if self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"
             )
