@@ -33,6 +33,7 @@ from gfl.runtime.open import EXPORTS, open_model
 from gfl.runtime.providers import ProviderChoice
 from gfl.say import say
 from gfl.settings import DataConfig
+from gfl.shapes import MOST_PICTURES
 
 
 def array_predictor(model: Model) -> Predict:
@@ -89,6 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluate one file on one data set, write metrics.json and val_detections.json, print the tables."""
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture; omit it for the default (4)")
+    if arguments.batch is not None and arguments.batch > MOST_PICTURES:
+        raise InputError(f"got --batch {arguments.batch}, expected at most {MOST_PICTURES} pictures; lower it")
     if not 0 <= arguments.workers <= 1024:
         raise InputError(f"got --workers {arguments.workers}, expected 0 to 1024; omit it for the default (2)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)

@@ -15,9 +15,8 @@ from typing import Literal
 from gfl.limits import ANY
 from gfl.limits import require as require_limits
 from gfl.model.detector import DetectorConfig
-from gfl.shapes import Canvas
+from gfl.shapes import MOST_PICTURES, MOST_SIDE_PX, Canvas
 
-MOST_PX = 65536  # of a side
 require = partial(require_limits, knobs=True)
 
 
@@ -54,15 +53,13 @@ class DataConfig:
             require(self, max_boxes=(1, 100_000))
         require(self, flip=(0, 1), flip_vertical=(0, 1), brightness=(0, 1), contrast=(0, 1))
         sides = self.short_side if isinstance(self.short_side, tuple) else (self.short_side, self.short_side)
-        if len(sides) != 2 or not 32 <= sides[0] <= sides[1] <= MOST_PX:
+        if len(sides) != 2 or not 32 <= sides[0] <= sides[1] <= MOST_SIDE_PX:
             raise ValueError(
-                f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high <= {MOST_PX}"
+                f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high "
+                f"<= {MOST_SIDE_PX}"
             )
-        if isinstance(self.canvases, tuple):
-            if not self.canvases:
-                raise ValueError("CANVASES=(): expected at least one (H, W); set it to 'auto' or to a list of (H, W)")
-            if max(map(max, self.canvases)) > MOST_PX:
-                raise ValueError(f"CANVASES={self.canvases}: expected sides of at most {MOST_PX}")
+        if self.canvases == ():
+            raise ValueError("CANVASES=(): expected at least one (H, W); set it to 'auto' or to a list of (H, W)")
         if self.long_side < sides[1]:
             raise ValueError(
                 f"LONG_SIDE={self.long_side}: expected at least SHORT_SIDE={self.short_side}; raise LONG_SIDE"
@@ -116,7 +113,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, 2**63 - 1))
         require(self, eval_every=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
-        require(self, batch_size=(1, 65536))
+        require(self, batch_size=(1, MOST_PICTURES))
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"

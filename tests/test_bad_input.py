@@ -453,6 +453,7 @@ def test_evaluation_of_what_is_no_model(
     [
         (("--gin_bindings", "head.HeadConfig.convs = 2"), "is not of this model: got weights"),
         (("--batch", "0"), "got --batch 0, expected at least 1"),
+        (("--batch", "1000000000"), "got --batch 1000000000, expected at most 65536"),
         (("--workers", "-1"), "got --workers -1, expected 0 to 1024"),
     ],
 )
