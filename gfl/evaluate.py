@@ -37,6 +37,7 @@ from gfl.runtime.open import EXPORTS, open_model
 from gfl.runtime.providers import ProviderChoice
 from gfl.say import say
 from gfl.settings import DataConfig
+from gfl.shapes import MOST_PICTURES
 
 
 def array_predictor(model: Model) -> Predict:
@@ -106,6 +107,10 @@ def run(arguments: argparse.Namespace) -> None:
     limit = COCO_LIMIT if arguments.max_detections is None else arguments.max_detections
     if limit < 1:
         raise InputError(f"got --max_detections {limit}, expected at least 1; omit it for COCO's ({COCO_LIMIT})")
+    if arguments.batch is not None and arguments.batch > MOST_PICTURES:
+        raise InputError(f"got --batch {arguments.batch}, expected at most {MOST_PICTURES} pictures; lower it")
+    if not 0 <= arguments.workers <= 1024:
+        raise InputError(f"got --workers {arguments.workers}, expected 0 to 1024; omit it for the default (2)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
     path = arguments.checkpoint or arguments.onnx
     exported = path.is_dir() or path.suffix in EXPORTS

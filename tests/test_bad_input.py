@@ -215,7 +215,7 @@ def test_picture_without_a_canvas(refused: Callable[..., str]) -> None:
         ("FLIP = 50.0", "FLIP=50.0: expected a number from 0 to 1"),
         ("SAVE_EVERY = -1", "SAVE_EVERY=-1: expected at least 0"),
         ("EVAL_EVERY = -1", "EVAL_EVERY=-1: expected at least 0"),
-        ("WORKERS = -1", "got WORKERS = -1, expected 0"),
+        ("WORKERS = -1", "WORKERS=-1: expected a number from 0 to 1024"),
         ("DEVICE = 'tpu'", "DEVICE = 'tpu': expected 'auto' | 'cpu' | 'cuda' | 'npu'"),
         ("CHECKPOINT = 'nowhere.pth'", "checkpoint nowhere.pth: no such file"),
     ],
@@ -385,7 +385,7 @@ def test_rate_that_is_far_too_high_is_told_as_such(
     [
         ("APEX = True", "APEX=True with PRECISION='fp32' and COMPILE=False: expected 'o1' and False"),
         ("ACCUMULATE = 0", "ACCUMULATE=0: expected at least 1"),
-        ("SEED = -1", "SEED=-1: expected at least 0"),
+        ("SEED = -1", "SEED=-1: expected a number from 0 to 9.22337e+18"),
     ],
 )
 def test_a_setting_that_cannot_be_honoured_is_refused(
@@ -471,6 +471,8 @@ def test_evaluation_of_what_is_no_model(
     [
         (("--gin_bindings", "head.HeadConfig.convs = 2"), "is not of this model: got weights"),
         (("--batch", "0"), "got --batch 0, expected at least 1"),
+        (("--batch", "1000000000"), "got --batch 1000000000, expected at most 65536"),
+        (("--workers", "-1"), "got --workers -1, expected 0 to 1024"),
     ],
 )
 def test_evaluation_that_cannot_be(
