@@ -6,21 +6,14 @@ Nothing heavy is imported here, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.errors import CheckError
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
-
-
-class CheckError(Exception):
-    """An export that must not be used: what is wrong with it, in a sentence and up to five examples."""
-
-    def __init__(self, sentence: str, findings: Sequence[str]) -> None:
-        more = [f"... and {len(findings) - 5} more"] if len(findings) > 5 else []
-        super().__init__("\n  ".join([f"{sentence}:", *findings[:5], *more]))
-
+from gfl.say import say
+from gfl.signals import interrupt_on_sigterm
 
 # What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or SIGTERM.
 FAILURES = (InputError, CheckError, KeyboardInterrupt)
@@ -62,17 +55,17 @@ def read_arguments(flags: argparse.ArgumentParser, argv: Sequence[str] | None) -
         raise InputError(f"got started from inside export/, expected `{flags.prog}` from elsewhere")
     arguments = flags.parse_args(argv)
     if argv is None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems send it; leave nothing half-written
+        interrupt_on_sigterm()
     return arguments
 
 
 def report_failure(failure: BaseException) -> int:
     """Print one of FAILURES to stderr; the exit code for it."""
     if isinstance(failure, InputError):
-        print(f"error: {failure}", file=sys.stderr)
+        say(f"error: {failure}", error=True)
         return 2
     if isinstance(failure, CheckError):
-        print(f"failed: {failure}", file=sys.stderr)
+        say(f"failed: {failure}", error=True)
         return 1
-    print("\nstopped; files that were finished stay, the one that was not is gone", file=sys.stderr)
+    say("\nstopped; files that were finished stay, the one that was not is gone", error=True)
     return 130

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from export import parity
-from export.command import CheckError
+from export.errors import CheckError
 from export.graph import Exported
 from export.parity import Parity
 from export.precision import REMARKS

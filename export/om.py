@@ -24,9 +24,11 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python ex
 
 from export import command
 from export.atc import PRECISION_MODE, PRECISION_MODES, Source, atc_command, read_source
+from export.errors import CheckError
 from gfl.errors import InputError
 from gfl.files import make_folder, write_atomic, write_errors
 from gfl.runtime.om_file import description_path, description_text
+from gfl.say import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(f"got --output {output}, expected a file that ends in .om; rename it")
     source = read_source(model)
     target = {"soc_version": arguments.soc_version, "precision_mode": arguments.precision_mode}
-    print(shlex.join(atc_command(model, source.inputs, output, **target)), flush=True)
+    say(shlex.join(atc_command(model, source.inputs, output, **target)))
     if arguments.print_only:
         return
     if shutil.which("atc") is None:
@@ -64,9 +66,9 @@ def run(arguments: argparse.Namespace) -> None:
             "command where it is installed"
         )
     compile_om(model, source, output, target)
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB for {arguments.soc_version}, never run on hardware by us")
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB for {arguments.soc_version}, never run on hardware by us")
     infer = ["python", "infer/run.py", "--model", str(output), "--input", "PICTURES", "--output", "found"]
-    print(f"next, on the machine with the NPU: {shlex.join(infer)}")
+    say(f"next, on the machine with the NPU: {shlex.join(infer)}")
 
 
 def compile_om(model: Path, source: Source, output: Path, target: Mapping[str, str]) -> None:
@@ -84,7 +86,7 @@ def compile_om(model: Path, source: Source, output: Path, target: Mapping[str, s
         compiled = [path for path in sorted(folder.glob(f"{output.stem}*.om")) if path.stat().st_size]
         if done.returncode or len(compiled) != 1:
             reason = f"it ended with {done.returncode} and wrote {len(compiled)} .om; its own words are above"
-            raise command.CheckError(f"atc did not compile {model}", [reason])
+            raise CheckError(f"atc did not compile {model}", [reason])
         write_atomic(description_path(output), description_text(source.description, source.output_names))
         os.replace(compiled[0], output)
 

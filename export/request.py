@@ -10,6 +10,7 @@ from pathlib import Path
 
 from export.precision import COUNTED_SAMPLES, SAMPLES
 from export.samples import Truth, annotated_pictures, picture_files
+from gfl.class_names import list_names, match_names
 from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas
 from gfl.data.coco_json import CocoFile, class_names, read_coco_file
@@ -53,6 +54,11 @@ def read_request(arguments: argparse.Namespace) -> Request:
     if arguments.checkpoint is None:
         notes.append(f"no --checkpoint given: taking the newest, {checkpoint}")
     model = read_model(arguments, checkpoint, annotated)
+    if not model.names_its_classes:
+        notes.append(
+            f"{checkpoint} does not name its classes; that they are in the order of {arguments.annotations} is taken "
+            "on trust"
+        )
     if not sizes:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")
@@ -134,12 +140,20 @@ def read_model(arguments: argparse.Namespace, checkpoint: Path, annotated: CocoF
         model = load_trained(checkpoint, None, names, bindings=arguments.gin_bindings)
     if names is None:
         return model
-    if len(names) != len(model.names):
+    if not model.names_its_classes:
+        return replace(model, names=names, category_ids=tuple(classes))
+    places = [place for place in match_names(model.names, names) if place is not None]
+    if not len(places) == len(names) == len(model.names):
         raise InputError(
-            f"{arguments.annotations} has {len(names)} classes, the model was trained on {len(model.names)}; "
-            "give annotations of the same classes"
+            f"{arguments.annotations} has {len(names)} classes ({list_names(names)}), the model was trained on "
+            f"{len(model.names)} ({list_names(model.names)}); give annotations of the same classes, in any order"
         )
-    return replace(model, names=names, category_ids=tuple(classes))
+    category_ids = tuple(classes)
+    return replace(
+        model,
+        names=tuple(names[place] for place in places),
+        category_ids=tuple(category_ids[place] for place in places),
+    )
 
 
 def parse_sizes(texts: Sequence[str]) -> tuple[Canvas, ...]:

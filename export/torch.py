@@ -16,6 +16,7 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python ex
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that the sentence about it can be said
 
 from export import command
+from gfl.say import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         request = read_request(arguments)
         for note in request.notes:
-            print(note)
+            say(note)
         for size in request.files:
-            print(*summary(write_program(request, size)), sep="\n", flush=True)
-        print(f"next: {next_command(request)}")
+            say("\n".join(summary(write_program(request, size))))
+        say(f"next: {next_command(request)}")
     except command.FAILURES as failure:
         return command.report_failure(failure)
     return 0

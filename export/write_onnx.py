@@ -10,9 +10,9 @@ import onnx
 
 from export.atc import atc_command, input_shapes
 from export.check import DTYPES, violations
-from export.command import CheckError
 from export.compare import conclude, read_batches
 from export.compare_onnx import compare
+from export.errors import CheckError
 from export.graph import graph_of
 from export.precision import POLICIES, REMARKS
 from export.request import Request

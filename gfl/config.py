@@ -18,15 +18,16 @@ import importlib.util  # gin-config 0.5.0 uses importlib.util without importing 
 import tokenize
 import types
 import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from gfl.errors import InputError
-from gfl.settings import DataConfig, OptimConfig, RunConfig
+from gfl.settings import FOLLOWS, DataConfig, OptimConfig, RunConfig, passed_on
 
 BASE = "base.gin"  # all knobs; read before anything else
 KNOB_OWNERS = (RunConfig, DataConfig, OptimConfig)  # each of their plain fields is set by a knob
 COMMAND_LINE = "--gin_bindings"
+SETTINGS = "gfl.settings"  # the source of what is bound before any file is read
 LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
 REQUIRED = "gin.REQUIRED"  # gin's constant for "the user must give this"
 
@@ -38,6 +39,7 @@ class ParsedRun(typing.NamedTuple):
     config_text: str  # self-contained gin text of every binding, knobs kept; `read_text` rebuilds the run from it
     operative_text: str  # the same with every default that was used
     unused: tuple[str, ...]  # "NAME = value (file:line)" of macros in files that no setting uses
+    taken: tuple[str, ...] = ()  # "NAME = value" of what CHECKPOINT's own settings changed
 
 
 class _Macro(typing.NamedTuple):
@@ -71,8 +73,16 @@ _Bindings = dict[str, _Binding]  # 'EPOCHS' (a macro) or 'settings.RunConfig.epo
 # ---- public
 
 
-def read_run(gin_files: Sequence[str | Path], bindings: Sequence[str] = ()) -> ParsedRun:
+def read_run(
+    gin_files: Sequence[str | Path],
+    bindings: Sequence[str] = (),
+    stored_text: Callable[[str], str | None] | None = None,
+) -> ParsedRun:
     """Read the run files in order, then the bindings of the command line; what comes later wins.
+
+    stored_text: the `config_text` that a checkpoint carries, None where it carries none. With it, and with
+    SETTINGS_FROM_CHECKPOINT, the model, the optimiser and the picture sizes of CHECKPOINT's own run are taken wherever
+    nothing but base.gin and the file that sets SETTINGS_FROM_CHECKPOINT says otherwise.
 
     Raises InputError for a missing file, wrong syntax, an unknown name, a wrong type or value, and a knob given on
     the command line that nothing uses.
@@ -80,14 +90,16 @@ def read_run(gin_files: Sequence[str | Path], bindings: Sequence[str] = ()) -> P
     table, files_read = _base()
     for name in gin_files:
         _read_file(find_gin_file(name), table, files_read)
-    return _build(table, files_read, bindings)
+    _read_bindings(bindings, table, files_read)
+    return _build(table, _take_settings(table, stored_text) if stored_text else ())
 
 
 def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
     """Read a `config_text` or `operative_text` again, with further bindings. Raises InputError as `read_run`."""
     table, files_read = _base()
     _read_text(text, "stored config", Path(), table, files_read)
-    return _build(table, files_read, bindings)
+    _read_bindings(bindings, table, files_read)
+    return _build(table)
 
 
 def run_files() -> tuple[str, ...]:
@@ -139,7 +151,7 @@ def load_gin() -> types.ModuleType:
 
 def _base() -> tuple[_Bindings, set[Path]]:
     """Each setting bound to its knob, the knobs of base.gin, and the files read so far."""
-    table: _Bindings = {name: _Binding(value, "gfl.settings", 0) for name, value in _wiring()}
+    table: _Bindings = {name: _Binding(value, SETTINGS, 0) for name, value in _wiring()}
     files_read: set[Path] = set()
     _read_file(config_folder() / BASE, table, files_read)
     return table, files_read
@@ -181,6 +193,12 @@ def _read_text(text: str, source: str, folder: Path, table: _Bindings, files_rea
             binding = _Binding(statement.value, source, statement.location.line_num)
             name = _full_name(statement.scope, statement.selector, statement.arg_name, binding.location)
             table[name] = binding._replace(value=_settle(statement.value, binding.location))
+
+
+def _read_bindings(bindings: Sequence[str], table: _Bindings, files_read: set[Path]) -> None:
+    """Add the bindings of the command line to the table."""
+    for binding in bindings:
+        _read_text(binding, COMMAND_LINE, Path(), table, files_read)
 
 
 class _Delegate:
@@ -263,6 +281,42 @@ def _settle(value: object, location: str) -> object:
     if isinstance(value, (list, tuple)):
         return tuple(_settle(item, location) for item in value)
     return value
+
+
+# ---- what a checkpoint's own run was like
+
+
+def _take_settings(table: _Bindings, stored_text: Callable[[str], str | None]) -> tuple[str, ...]:
+    """Put the settings that CHECKPOINT's run passes on into the table; 'NAME = value' of what that changes."""
+    asked, checkpoint = (
+        _resolve(table[name].value, (name,), table, set())
+        for name in ("settings.RunConfig.settings_from_checkpoint", "settings.RunConfig.checkpoint")
+    )
+    if asked is not True or not isinstance(checkpoint, str) or checkpoint == "torchvision":
+        return ()
+    text = stored_text(checkpoint)
+    if text is None:
+        return ()
+    below = {SETTINGS, str(config_folder() / BASE), table["SETTINGS_FROM_CHECKPOINT"].source} - {COMMAND_LINE}
+    taken: list[str] = []
+    by_hand: set[str] = set()  # fields that were set to something else than the checkpoint says
+    names = {cls: name for name, cls in _setting_classes().items()}
+    for config, field, value in passed_on(read_text(text).run):
+        kind = type(config)
+        setting = names[kind]
+        bound = table.get(f"{setting}.{field}")
+        name = bound.value.name if bound is not None and isinstance(bound.value, _Macro) else f"{setting}.{field}"
+        before = table.get(name)
+        if before is not None and before.source not in below:
+            by_hand |= {field} if before.value != value else set()
+            continue
+        if FOLLOWS.get(field) in by_hand:
+            continue
+        default = getattr(kind, field)
+        if value != (default if before is None else before.value):
+            taken.append(f"{name} = {value!r}")
+        table[name] = _Binding(value, f"the settings of {checkpoint}", 0)
+    return tuple(taken)
 
 
 # ---- checking: macros and types
@@ -368,17 +422,15 @@ def _near(name: str, names: Collection[str], least: float = 0.6) -> str | None:
 # ---- building: gin evaluates
 
 
-def _build(table: _Bindings, files_read: set[Path], bindings: Sequence[str]) -> ParsedRun:
-    """Add the bindings of the command line, check all and let gin make the run of them."""
-    for binding in bindings:
-        _read_text(binding, COMMAND_LINE, Path(), table, files_read)
+def _build(table: _Bindings, taken: tuple[str, ...] = ()) -> ParsedRun:
+    """Check all bindings and let gin make the run of them."""
     unused = _check(table)
     gin = load_gin()
     gin.clear_config()
     try:
         gin.parse_config(_one_text(table))
         run: RunConfig = gin.get_configurable(RunConfig)()
-        return ParsedRun(run, gin.config_str(), gin.operative_config_str(), unused)
+        return ParsedRun(run, gin.config_str(), gin.operative_config_str(), unused, taken)
     except ValueError as error:  # of a __post_init__; gin appends the call in which it was raised
         raise InputError(str(error).split("\n  In call to configurable")[0]) from error
     finally:

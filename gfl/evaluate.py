@@ -10,13 +10,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gfl.class_names import ClassMap
 from gfl.config import read_run
+from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
+from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
@@ -30,6 +34,7 @@ from gfl.runtime.on_torch.dataset import evaluate
 from gfl.runtime.on_torch.pt_file import Predict, predictor
 from gfl.runtime.open import EXPORTS, open_model
 from gfl.runtime.providers import ProviderChoice
+from gfl.say import say
 from gfl.settings import DataConfig
 
 
@@ -43,34 +48,33 @@ def array_predictor(model: Model) -> Predict:
     return predict
 
 
-def check_classes(model_names: Sequence[str], data: CocoData) -> None:
-    """InputError unless model and annotations have as many classes, and in one order where the names are the same."""
-    if len(model_names) != len(data.names):
-        raise InputError(
-            f"{data.annotations} has {len(data.names)} classes ({', '.join(data.names[:5])}, ...), the model was "
-            f"trained on {len(model_names)} ({', '.join(model_names[:5])}, ...); give annotations of the same classes"
-        )
-    if sorted(model_names) == sorted(data.names) and tuple(model_names) != data.names:
-        raise InputError(
-            f"{data.annotations} has the model's classes in another order ({', '.join(data.names[:5])}, ...), expected "
-            f"{', '.join(model_names[:5])}, ...; number its categories in that order"
-        )
+class Opened(NamedTuple):
+    """A model and a data set, ready to be evaluated."""
+
+    predict: Predict
+    loader: EvalLoader
+    classes: ClassMap  # from the model's labels to the category ids of the annotations
 
 
-def open_trained(arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
+def open_trained(arguments: argparse.Namespace, data: CocoData) -> Opened:
     """The model of --checkpoint as a function of a batch, and the pictures at the sizes of its run."""
     batch = 4 if arguments.batch is None else arguments.batch
     settings = read_run(arguments.gin_file, arguments.gin_bindings).run if arguments.gin_file else None
     model = load_trained(arguments.checkpoint, settings, data.names, bindings=arguments.gin_bindings)
-    check_classes(model.names, data)
+    classes = map_labels(model.names, data, arguments.class_map)
+    if not model.names_its_classes:
+        trust = (
+            f"{arguments.checkpoint} does not name its classes; that they are in the order of {data.annotations} is "
+        )
+        classes = classes._replace(notes=(f"{trust}taken on trust", *classes.notes))
     canvases = model.canvases
     if canvases is None or arguments.gin_file:
         canvases = canvases_for(None, model.run.data, val=data)
     loader = EvalLoader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
-    return predictor(model.variables, model.run.detector, choose_device(arguments.device)), loader
+    return Opened(predictor(model.variables, model.run.detector, choose_device(arguments.device)), loader, classes)
 
 
-def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> tuple[Predict, EvalLoader]:
+def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> Opened:
     """As `open_trained`, for an exported file or the files of a folder, which carry sizes, batch and resize rule."""
     for flag, default in (("gin_file", []), ("gin_bindings", []), ("batch", None)):
         if getattr(arguments, flag) != default:
@@ -78,13 +82,13 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
     provider = {"npu": "cann"}.get(arguments.device, arguments.device)
     model = open_model(path, threads=torch.get_num_threads(), choice=ProviderChoice(provider))
     about = model.description
-    check_classes(about.names, data)
+    classes = map_labels(about.names, data, arguments.class_map)
     sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
-    return array_predictor(model), EvalLoader(data, sizes, model.canvases, batch_size=model.batch)
+    return Opened(array_predictor(model), EvalLoader(data, sizes, model.canvases, batch_size=model.batch), classes)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Evaluate one file on one data set, print the tables, write metrics.json and val_detections.json."""
+    """Evaluate one file on one data set, write metrics.json and val_detections.json, print the tables."""
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture; omit it for the default (4)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
@@ -94,16 +98,19 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
         )
-    predict, loader = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
+    opened = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
+    for note in opened.classes.notes:
+        say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
-    metrics, results, failed = evaluate(predict, data, loader)
-    print(evaluation_report(metrics))
-    for reason in failed:
-        print(f"without detections: {reason}", file=sys.stderr)
+    with worker_errors():
+        metrics, results, failed = evaluate(opened.predict, data, opened.loader, opened.classes.category_ids)
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
     write_atomic(output / "val_detections.json", to_json(results))
-    print(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+    say(evaluation_report(metrics))
+    for reason in failed:
+        say(f"without detections: {reason}", error=True)
+    say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -118,6 +125,14 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--gin_file", action="append", default=[], help="settings, instead of those in the file")
     flags.add_argument("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
+    flags.add_argument(
+        "--class_map",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="'MODEL=FILE'",
+        help="'class of the model=class of the annotations' where names differ; 'class of the model=' leaves it out",
+    )
     flags.add_argument("--batch", type=int, help="pictures at a time (default 4; an .onnx has its own)")
     flags.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu"))
@@ -129,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(parser().parse_args(argv))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     return 0
 

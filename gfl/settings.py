@@ -8,13 +8,23 @@ explains all of them. gfl/config.py checks the types, `__post_init__` what types
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Literal
 
 from gfl.model.detector import DetectorConfig
 from gfl.shapes import Canvas
 
 ANY = math.inf
+
+# Beside the model, what a run passes on to one that starts from its checkpoint (SETTINGS_FROM_CHECKPOINT). All else is
+# about a machine, a data set, or the length of a run.
+PASSED_ON = (
+    *("optimizer", "lr", "momentum", "weight_decay", "decay_vectors", "clip", "ema"),
+    *("short_side", "long_side", "eval_short_side", "flip", "flip_vertical", "brightness", "contrast"),
+)
+# A field that means little without another is not passed on where that other one is set to something else by hand.
+FOLLOWS = {"eval_short_side": "short_side"} | dict.fromkeys(("lr", "momentum", "weight_decay"), "optimizer")
 
 
 def require(config: object, **limits: tuple[float, float]) -> None:
@@ -99,11 +109,14 @@ class RunConfig:
     max_steps: int = 0  # 0 = all
     seed: int = 0
     checkpoint: str | None = None  # a file, 'torchvision', or None
+    settings_from_checkpoint: bool = False  # take model, optimiser and picture sizes from the run of `checkpoint`
+    freeze: Literal["backbone"] | None = None  # what of the model is not trained, beside the frozen stages
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
     precision: Literal["fp32", "o1", "bf16"] = "fp32"
     loss_scale: float | Literal["dynamic"] = 128.0  # only 'o1' uses it
     apex: bool = False  # let an installed Apex do 'o1'
     compile: bool = False
+    recompute: bool = False  # keep few activations for the backward pass and compute the others again
     eval_every: int = 1  # epochs; 0 = never
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
@@ -122,3 +135,27 @@ class RunConfig:
                 f"APEX=True with PRECISION={self.precision!r} and COMPILE={self.compile}: expected 'o1' and False, for "
                 "Apex patches torch's functions to do O1, which no compiler follows; set them so, or APEX = False"
             )
+        if self.apex and self.recompute:
+            raise ValueError(
+                "RECOMPUTE=True with APEX=True: expected one of them, for Apex keeps casts that a second computation "
+                "would not make again; set APEX = False, and PRECISION = 'o1' does the same casts without it"
+            )
+
+    def for_classes(self, num_classes: int) -> RunConfig:
+        """The same run for a data set of so many classes, with all stages of a frozen backbone frozen."""
+        cfg = replace(self.detector, num_classes=num_classes)
+        if self.freeze == "backbone":
+            cfg = replace(cfg, backbone=replace(cfg.backbone, frozen_stages=4))
+        return replace(self, detector=cfg)
+
+
+def passed_on(run: RunConfig) -> Iterator[tuple[object, str, object]]:
+    """(dataclass, field, value) of what a run passes on to one that starts from its checkpoint."""
+    configs: list[object] = [run.optim, run.data, run.detector]
+    for config in configs:
+        of_model = not isinstance(config, (OptimConfig, DataConfig))
+        for name, value in vars(config).items():
+            if is_dataclass(value):
+                configs.append(value)
+            elif name != "num_classes" if of_model else name in PASSED_ON:  # the number of classes is the data set's
+                yield config, name, value

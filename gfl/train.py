@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from gfl.config import ParsedRun, read_run, read_text
+from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
+from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
-from gfl.engine.checkpoints import Origin, initial_variables, read_state, write_checkpoint
+from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators, to_device
 from gfl.engine.faults import Divergence
+from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
 from gfl.engine.optim import learning_rate
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
@@ -34,7 +38,7 @@ from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, s
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.record.console import ProgressWriter, validation_line
-from gfl.record.run_folder import LAST, RunFolder, last_checkpoint, open_run
+from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
 from gfl.report.coco_eval import evaluate_detections
@@ -42,12 +46,14 @@ from gfl.report.tables import evaluation_report
 from gfl.report.words import counted, headline
 from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
 from gfl.runtime.on_torch.pt_file import predictor
+from gfl.say import say
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
+from gfl.signals import Stopped, StopRequest, exit_code
 from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
 
-BEST = "best.pt"
+HEAD_WIDTH = 112  # letters of a line in the head of a run, without its margin
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
 
 
@@ -56,6 +62,7 @@ class RunData(NamedTuple):
 
     train: CocoData
     val: CocoData | None
+    val_category_ids: tuple[int, ...]  # label of the training data -> category id of `val`
     canvases: tuple[Canvas, ...] | None  # None: each picture its own
     loader: TrainLoader
     val_loader: EvalLoader | None
@@ -74,20 +81,25 @@ class Run:
     data: RunData
     state: TrainState
     origin: Origin
+    stop: StopRequest
     best: float = -1.0  # the highest AP so far
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
 
 
-def start(parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFolder | None, ranks: Ranks) -> Run:
+def start(
+    parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFolder | None, ranks: Ranks, stop: StopRequest
+) -> Run:
     """A run before its next step: at step 0, or where the checkpoint `saved` left it."""
     cfg = parsed.run
     device = ranks.local_device(choose_device(cfg.device))
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
-    cfg = replace(cfg, detector=replace(cfg.detector, num_classes=len(data.train.names)))
-    state, origin = initial_state(cfg, data.canvases, device, ranks, resumed=saved is not None)
+    cfg = cfg.for_classes(len(data.train.names))
+    if saved is not None:
+        require_same_classes(data.train, saved.get("names"))
+    state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin)
+    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop)
     if saved is not None:
         resume(run, saved)
     return run
@@ -101,11 +113,7 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     """
     train = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
     val = read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None
-    if val is not None and val.names != train.names:
-        raise InputError(
-            f"{val.annotations} names the classes {val.names[:5]}, {train.annotations} {train.names[:5]}; give "
-            "training and validation the same categories"
-        )
+    val_category_ids = () if val is None else category_ids_in(val, train)
     canvases = canvases_for(train, cfg.data, val=val)
     if cfg.compile and (canvases is None or len(canvases) > MOST_GRAPHS):
         raise InputError(
@@ -126,19 +134,23 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
                 content = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
                 ranks.check_same(content, data.annotations)
     settings = epoch_settings(checksum, cfg.data, canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
-    return RunData(train, val, canvases, loader, val_loader, settings)
+    return RunData(train, val, val_category_ids, canvases, loader, val_loader, settings)
 
 
 def initial_state(
-    cfg: RunConfig, canvases: tuple[Canvas, ...] | None, device: torch.device, ranks: Ranks, *, resumed: bool
+    cfg: RunConfig, data: RunData, device: torch.device, ranks: Ranks, *, resumed: bool
 ) -> tuple[TrainState, Origin]:
     """The state at step 0, the same on every rank, and where its weights come from; `resume` replaces them."""
     if resumed:
         variables, origin = detector.init(cfg.detector), Origin("")
     else:
-        variables, origin = ranks.broadcast_from_first(initial_variables(cfg) if ranks.first else None)
+        variables, origin = ranks.broadcast_from_first(
+            initial_variables(cfg, data.train.names) if ranks.first else None
+        )
     policy = policy_of(cfg.precision, apex=cfg.apex)
-    module = DetectorModule(variables, cfg.detector, canvases or (), device, policy=policy, reduce=ranks.mean)
+    module = DetectorModule(
+        variables, cfg.detector, data.canvases or (), device, policy=policy, reduce=ranks.mean, recompute=cfg.recompute
+    )
     state = make_state(module, cfg, ranks.maximum)
     state.forward = ranks.synchronised(state.forward)
     return state, origin
@@ -176,7 +188,9 @@ def train(run: Run) -> None:
             epochs_done = cursor.epoch + cursor.batch / len(plan)
             progress = cursor.step / cfg.max_steps if cfg.max_steps else epochs_done / cfg.epochs
             rate = learning_rate(cfg.optim, cfg.batch_size, cursor.step, cursor.epoch, progress)
-            metrics = step(state, [to_device(loaded.batch, state.module.device) for loaded in group], rate, cfg.optim)
+            with memory_errors(group[0].canvas, run.data.loader.batch_size):
+                batches = [to_device(loaded.batch, state.module.device) for loaded in group]
+                metrics = step(state, batches, rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
             written = log.add(
@@ -186,10 +200,12 @@ def train(run: Run) -> None:
                 [reason for loaded in group for reason in loaded.failed],
             )
             divergence.check(written)
+            run.stop.defer()  # from here on there is a step to save
             if run.folder is not None and not operative_written:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
                 operative_written = True
-            if enough_steps(run):
+            # Several ranks agree where the log makes them meet anyway.
+            if enough_steps(run) or ((written or run.ranks.world == 1) and asked_to_stop(run)):
                 break
             # Not after the epoch's last batch: that is saved below, as the beginning of the next epoch.
             if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < len(plan):
@@ -202,6 +218,8 @@ def train(run: Run) -> None:
             ended(run) or (cursor.batch == 0 and cursor.epoch % cfg.eval_every == 0)
         )
         save(run, LAST)  # before an evaluation, which takes its time and may fail
+        if not ended(run) or run.evaluation_due:
+            stop_if_asked(run)
         if run.evaluation_due:
             validate(run)
 
@@ -216,6 +234,25 @@ def ended(run: Run) -> bool:
     return run.state.cursor.epoch >= run.cfg.epochs or enough_steps(run)
 
 
+def asked_to_stop(run: Run) -> int:
+    """The signal that asked any rank to stop, or 0. Every rank must call it."""
+    number = torch.tensor(run.stop.number, device=run.state.module.device if run.ranks.world > 1 else "cpu")
+    return int(run.ranks.maximum(number))
+
+
+def stop_if_asked(run: Run) -> None:
+    """Raise Stopped, on every rank, where any was asked to stop."""
+    number = asked_to_stop(run)
+    if number:
+        run.ranks.leave()  # while the first rank writes, none may be gone
+        raise Stopped(number)
+
+
+def until_stop(loader: EvalLoader, stop: StopRequest) -> Iterator[LoadedBatch]:
+    """The loader's batches, until a signal asks to stop."""
+    return takewhile(lambda _: not stop.number, loader)
+
+
 def validate(run: Run) -> None:
     """Evaluate the averaged weights, each rank its share; the first counts, records, keeps the best, and saves."""
     val, val_loader = run.data.val, run.data.val_loader
@@ -223,7 +260,9 @@ def validate(run: Run) -> None:
         return
     with without_casts(run.state):
         predict = predictor(unflatten(averaged_leaves(run.state)), run.cfg.detector, run.state.module.device)
-        shares = run.ranks.gather_at_first(detect_all(predict, val_loader, val.category_ids))
+        share = detect_all(predict, until_stop(val_loader, run.stop), run.data.val_category_ids)
+    stop_if_asked(run)  # last.pt knows that the evaluation is due
+    shares = run.ranks.gather_at_first(share)
     run.evaluation_due = False
     if run.folder is None:
         return
@@ -287,7 +326,7 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
     if not arguments.resume:
         if not arguments.gin_file:
             raise InputError("got no --gin_file; give one, e.g. --gin_file r50.gin")
-        return read_run(arguments.gin_file, bindings), None
+        return read_run(arguments.gin_file, bindings, stored_settings), None
     last = last_checkpoint(arguments.workdir)
     if arguments.checkpoint is not None:
         raise InputError(
@@ -295,8 +334,9 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
             "the workdir's last.pt; start a run of its own to begin with other weights"
         )
     saved = dict(read_state(last))
-    parsed = read_run(arguments.gin_file, bindings) if arguments.gin_file else read_text(str(saved["config"]), bindings)
-    return parsed, saved
+    if arguments.gin_file:
+        return read_run(arguments.gin_file, bindings, stored_settings), saved
+    return read_text(str(saved["config"]), bindings), saved
 
 
 def parser() -> argparse.ArgumentParser:
@@ -310,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
-def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) -> None:
+def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, stop: StopRequest) -> None:
     """One run from its settings to its end; the first rank reads them and owns the folder."""
     parsed, saved = ranks.broadcast_from_first(read_settings(arguments) if ranks.first else None)
     if arguments.print_config:
@@ -319,36 +359,38 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks) 
         return
     name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
     with open_run(arguments.workdir, name, resume=arguments.resume) if ranks.first else nullcontext() as folder:
-        run = start(parsed, saved, folder, ranks)
-        if folder is not None:
-            folder.write_text("config.gin", parsed.config_text)
-            about = {"device": describe(run.state.module.device), "precision": run.cfg.precision, "ranks": ranks.world}
-            folder.write_environment(command, about)
-            if saved is not None:
-                folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
-            print_head(run, folder)
         try:
-            train(run)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(how_to_go_on(folder)) from None
-        finally:
-            run.console.close()
+            run = start(parsed, saved, folder, ranks, stop)
+            if folder is not None:
+                folder.write_text("config.gin", parsed.config_text)
+                device = describe(run.state.module.device)
+                folder.write_environment(
+                    command, {"device": device, "precision": run.cfg.precision, "ranks": ranks.world}
+                )
+                if saved is not None:
+                    folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
+                print_head(run, folder)
+            with closing(run.console), worker_errors():
+                train(run)
+        except KeyboardInterrupt as stopped:
+            stopped.args = (how_to_go_on(folder),)
+            raise
         if folder is not None:
             run.console.line(f"\nthe run is in {folder.path}")
 
 
 def print_config(parsed: ParsedRun) -> None:
     """The settings that a run would use."""
-    print(parsed.config_text)
+    say(parsed.config_text)
     for unused in parsed.unused:
-        print(f"# note: nothing uses {unused}")
+        say(f"# note: nothing uses {unused}")
 
 
 def how_to_go_on(folder: RunFolder | None) -> str:
     """What a run that is interrupted leaves to go on with."""
     if folder is None or (folder.path / LAST).is_file():
         return "; go on with --resume --workdir " + ("of this run" if folder is None else str(folder.path))
-    return " before its first checkpoint; start again in another folder (SAVE_EVERY = N saves every N steps)"
+    return " before its first checkpoint; start again, in the same folder too (SAVE_EVERY = N saves every N steps)"
 
 
 def print_head(run: Run, folder: RunFolder) -> None:
@@ -359,27 +401,33 @@ def print_head(run: Run, folder: RunFolder) -> None:
         share = counted(run.data.loader.batch_size, "image") + " each"
         run.console.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
     run.console.line(headline("run", str(folder.path)))
+    if run.parsed.taken:
+        settings = textwrap.wrap(", ".join(run.parsed.taken), HEAD_WIDTH, break_on_hyphens=False)
+        run.console.line(headline("taken", f"{len(run.parsed.taken)} settings from {run.cfg.checkpoint}:"))
+        for line in settings:
+            run.console.line(headline("", line))
     for unused in run.parsed.unused:
         run.console.line(f"note: nothing uses {unused}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Train as the command line says; 0, 2 on a user's mistake, 128 and its number where a signal ends the run."""
     arguments = parser().parse_args(argv)
     command = sys.argv if argv is None else [parser().prog, *argv]
     ranks = Ranks()
-    try:
-        ranks = join()
-        launch(arguments, command, ranks)
-        ranks.leave()
-    except InputError as error:
-        return ranks.fail(f"error: {error}", 2)
-    except KeyboardInterrupt as stop:
-        return ranks.fail(f"\nstopped{stop}", 130)
-    except Exception:
-        if ranks.world == 1:
-            raise
-        return ranks.fail(f"rank {ranks.rank} of {ranks.world}:\n{traceback.format_exc()}", 1)
+    with StopRequest() as stop:
+        try:
+            ranks = join()
+            launch(arguments, command, ranks, stop)
+            ranks.leave()
+        except InputError as error:
+            return ranks.fail(f"error: {error}", 2)
+        except KeyboardInterrupt as stopped:
+            return ranks.fail(f"\nstopped{stopped}", exit_code(stopped))
+        except Exception:
+            if ranks.world == 1:
+                raise
+            return ranks.fail(f"rank {ranks.rank} of {ranks.world}:\n{traceback.format_exc()}", 1)
     return 0
 
 

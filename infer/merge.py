@@ -19,6 +19,7 @@ from typing import TypedDict
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
 from gfl.report.words import counted
+from gfl.say import say
 from infer.output_folder import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
 
 # What shards of one whole have in common, and what a message calls it where they do not.
@@ -175,10 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         summary = merge(arguments.input, arguments.output)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
-    print(f"{counted(int(str(summary['images'])), 'image')}, {counted(int(str(summary['detections'])), 'detection')}")
-    print(f"wrote {arguments.output / DETECTIONS}, {arguments.output / SUMMARY}")
+    say(f"{counted(int(str(summary['images'])), 'image')}, {counted(int(str(summary['detections'])), 'detection')}")
+    say(f"wrote {arguments.output / DETECTIONS}, {arguments.output / SUMMARY}")
     return 0
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from gfl.report.words import duration
+from gfl.say import Output, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -25,7 +26,7 @@ class Progress:
         self._done = 0
         self._started = self._shown = time.monotonic()
         self._lock = threading.Lock()
-        self._bar = open_bar() if sys.stderr.isatty() else None
+        self._bar = open_bar()
 
     def __enter__(self) -> Progress:
         return self
@@ -46,18 +47,26 @@ class Progress:
                     self._bar.update(self._bar.task_ids[0], completed=self._done, total=self._total or None, text=text)
             elif now - self._shown >= QUIET_S:
                 self._shown = now
-                print(progress_line(self._done, self._total, now - self._started), file=sys.stderr, flush=True)
+                say(progress_line(self._done, self._total, now - self._started), error=True)
 
 
 def open_bar() -> RichProgress | None:
-    """A bar that is not shown yet; None without the package rich, which an installation that only runs an .onnx may
-    lack."""
+    """A bar that is not shown yet; None where stderr is no terminal, and without the package rich, which an
+    installation that only runs an .onnx may lack."""
+    output = Output(sys.stderr)
+    if not output.isatty():
+        return None
     try:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
     except ImportError:
         return None
-    bar = Progress(BarColumn(), TextColumn("{task.fields[text]}"), console=Console(stderr=True), redirect_stdout=False)
+    bar = Progress(
+        BarColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(file=cast(TextIO, output)),
+        redirect_stdout=False,
+    )
     bar.add_task("", text="")
     return bar
 

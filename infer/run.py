@@ -65,22 +65,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
+    from gfl.say import say
 
     try:
         from infer.task import run
 
         run(arguments)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; nothing was written to {arguments.output}", file=sys.stderr)
+        say(f"\nstopped; nothing was written to {arguments.output}", error=True)
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    import signal
+    from gfl.signals import interrupt_on_sigterm
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a batch system sends; leave nothing half-written
+    interrupt_on_sigterm()
     sys.exit(main())

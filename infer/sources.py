@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from gfl.data.picture_files import JPEG_START, PICTURES, PNG_START, decode_picture, is_picture
+from gfl.data.picture_files import JPEG_START, PICTURES, PNG_START, decode_picture, is_picture, read_bytes
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 
@@ -34,12 +34,7 @@ class File:
 
     def open(self) -> Opened:
         """Read the file; InputError where it cannot be read."""
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"got no picture from {self.path} ({error.strerror}), expected a readable file; check the folder"
-            ) from None
+        data = read_bytes(self.path)
         return Opened(stated_pixels(data), partial(decode_picture, data, str(self.path)))
 
 

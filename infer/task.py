@@ -16,6 +16,7 @@ from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport
 from gfl.runtime.result import Result
+from gfl.say import say
 from infer.drawn_pictures import DrawnPictures
 from infer.output_folder import DETECTIONS, DRAWN, SUMMARY, check_free, detections_file, new_results
 from infer.pipeline import Failed, Timings, run_pictures
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
     task = read_task(arguments)
     with new_results(task.folder) as unfinished:
         model = open_model(arguments.model, batch=arguments.batch, threads=arguments.threads, choice=task.choice)
-        print(*head_lines(model, task.inputs, task.shard), sep="\n", flush=True)
+        say("\n".join(head_lines(model, task.inputs, task.shard)))
         drawn = None
         if arguments.draw:
             make_folder(unfinished / DRAWN)
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
             timings = detect(model, task.inputs, recorder, draw=arguments.draw)
         check_any(recorder, task)
         for line in (*failure_lines(recorder), *task.inputs.notes):
-            print(line, file=sys.stderr)
+            say(line, error=True)
         report = model.provider_report() if timings.run_s else ProviderReport("none", {}, ())
         content = summarise(
             model,
@@ -133,13 +134,13 @@ def run(arguments: argparse.Namespace) -> None:
             annotations=arguments.annotations,
         )
         write_atomic(unfinished / SUMMARY, to_json(content, indent=2))
-    print(*result_lines(recorder, timings, report, arguments.score), sep="\n")
+    say("\n".join(result_lines(recorder, timings, report, arguments.score)))
     for note in report.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     written = (task.folder / name for name in (DETECTIONS, SUMMARY, *([DRAWN] if arguments.draw else [])))
-    print(f"\nwrote {', '.join(map(str, written))}")
+    say(f"\nwrote {', '.join(map(str, written))}")
     if task.shard is not None:
-        print(f"when all {task.shard[1]} are there: python -m infer.merge --input {arguments.output} --output DIR")
+        say(f"when all {task.shard[1]} are there: python -m infer.merge --input {arguments.output} --output DIR")
 
 
 def detect(model: Model, inputs: Inputs, recorder: Recorder, *, draw: bool) -> Timings:

@@ -55,13 +55,14 @@ BAD_FILES: list[tuple[str, object, list[str]]] = [
     ("NaN", content(box(5, [1, math.nan, 3, 4])), ["annotation 5", "[1, nan, 3, 4]", "four finite numbers"]),
     ("infinity", content(box(5, [1, 2, math.inf, 4])), ["annotation 5", "inf"]),
     ("three numbers", content(box(5, [1, 2, 3])), ["annotation 5", "[1, 2, 3]"]),
-    ("texts", with_rows("annotations", {**box(5, []), "bbox": ["1", "2", "3", "4"]}), ["annotation 5", "'1'"]),
+    ("texts", with_rows("annotations", {**box(5, []), "bbox": ["1", "2", "3", "x"]}), ["annotation 5", "'x'"]),
+    ("a crowd perhaps", content(box(5, [1, 2, 3, 4], iscrowd="maybe")), ["annotation 5", "'maybe'", "0 or 1"]),
     ("no box", with_rows("annotations", {"id": 5, "image_id": 1, "category_id": 1}), ["annotation 5", "no value"]),
     ("bad area", content(box(5, [1, 2, 3, 4], area="large")), ["annotation 5", "'large'", "'area'"]),
     ("image id of text", content({**box(5, [1, 2, 3, 4]), "image_id": "a"}), ["annotation 5", "'a'", "an integer"]),
     ("an id that is true", content({**box(5, [1, 2, 3, 4]), "image_id": True}), ["annotation 5", "True"]),
     ("half an id", content({**box(5, [1, 2, 3, 4]), "image_id": 1.5}), ["annotation 5", "1.5"]),
-    ("no annotation id", with_rows("annotations", {"image_id": 1}), ["annotation number 1", "'id'"]),
+    ("no image id", with_rows("annotations", {"bbox": [1, 2, 3, 4]}), ["annotation number 1", "'image_id'"]),
     ("annotation twice", content(box(5, [1, 2, 3, 4]), box(5, [1, 2, 3, 4])), ["annotation id 5 is used 2 times"]),
     ("image twice", with_rows("images", image(1), image(2), image(1)), ["image id 1 is used 2 times"]),
     ("category twice", with_rows("categories", *2 * [{"id": 1, "name": "a"}]), ["category id 1 is used 2 times"]),
@@ -111,8 +112,31 @@ def test_evaluation_takes_boxes_without_ids_rows_without_boxes_and_classes_witho
     truth = read(tmp_path, data, strict=False)
     assert truth.boxes_xywh.tolist() == [[1, 2, 3, 4]] * 3
     assert list(truth.class_names.items()) == [(1, "cat"), (8, "8")]
-    with pytest.raises(InputError, match="annotation number 3 of the file has no value as 'id'"):
+    with pytest.raises(InputError, match="annotation id 5 is used 4 times"):
         read(tmp_path, data)
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path: Path) -> None:
+    row = {"id": "5", "image_id": "1", "category_id": " 1 ", "bbox": ["1", "2.5", 3, "4"], "area": "7", "iscrowd": "0"}
+    more = {**row, "id": None, "area": "", "iscrowd": "1"}, {**row, "id": None, "area": 0, "iscrowd": "true"}
+    data = content(row, *more)
+    data["images"] = [{**image(1), "id": "1", "width": "200"}]
+    data["categories"] = [{"id": "1", "name": "cat"}]
+    truth = read(tmp_path, data)
+    assert (truth.image_id.tolist(), truth.category_id.tolist()) == ([1, 1, 1], [1, 1, 1])
+    assert truth.boxes_xywh[0].tolist() == [1, 2.5, 3, 4]
+    assert truth.areas.tolist() == [7, 12, 12]
+    assert truth.crowd.tolist() == [False, True, True]
+
+
+def test_a_root_category_without_boxes_is_no_class(tmp_path: Path) -> None:
+    root = {"id": 0, "name": "cells", "supercategory": "none"}
+    classes = [{"id": i, "name": name, "supercategory": "cells"} for i, name in enumerate("ab", start=1)]
+    data = {**content(box(1, [0, 0, 9, 9])), "categories": [root, *classes]}
+    assert class_names(read_coco_file(write(tmp_path, data))) == {1: "a", 2: "b"}
+    assert read(tmp_path, data).root_class == "cells"
+    data["annotations"] = [box(1, [0, 0, 9, 9], category=0)]
+    assert class_names(read_coco_file(write(tmp_path, data))) == {0: "cells", 1: "a", 2: "b"}
 
 
 def test_a_reader_asks_for_the_lists_that_it_needs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ OPTIMIZER = 'adamw'; LR = 0.123; MOMENTUM = 0.5; WEIGHT_DECAY = 0.77; DECAY_VECT
 DECAY_EPOCHS = (3, 5); FINAL_LR = 0.33; WARMUP_STEPS = 33; WARMUP_START = 0.44; CLIP = 1.5; EMA = 0.999;
 BATCH_SIZE = 6; ACCUMULATE = 2; EPOCHS = 31; MAX_STEPS = 17; SEED = 5; CHECKPOINT = 'w.pt'; DEVICE = 'cpu';
 PRECISION = 'o1'; LOSS_SCALE = 'dynamic'; APEX = True; COMPILE = False; EVAL_EVERY = 13; SAVE_EVERY = 14;
-LOG_EVERY = 15
+LOG_EVERY = 15; FREEZE = 'backbone'; RECOMPUTE = False; SETTINGS_FROM_CHECKPOINT = True
 """
 KNOBS = {name: ast.literal_eval(value) for name, value in re.findall(r"([A-Z_]+) = (.*?)(?:;|$)", BINDINGS, re.M)}
 
@@ -115,6 +116,68 @@ def test_run_files_use_all_they_bind() -> None:
 def test_finetune_says_which_binding_it_lacks(bindings: tuple[str, ...], missing: str) -> None:
     with pytest.raises(InputError, match=f"{missing}.*give"):
         read_run(["finetune.gin"], bindings)
+
+
+# ---- settings from a checkpoint ----
+
+
+def finetune(*bindings: str, files: Sequence[str | Path] = ("finetune.gin",)) -> ParsedRun:
+    """Finetuning from the checkpoint of a demo with settings of its own."""
+    stored = read_run(["demo.gin"], ["LR = 0.004", "CLIP = 5.0", "EPOCHS = 99", "SEED = 8"]).config_text
+    return read_run(files, [*NEEDED["finetune.gin"], *bindings], lambda path: stored)
+
+
+def test_finetuning_takes_model_optimiser_and_sizes_from_the_checkpoint() -> None:
+    parsed, trained = finetune(), read_run(["demo.gin"]).run
+    run = parsed.run
+    assert run.detector == trained.detector
+    assert (run.optim.optimizer, run.optim.lr, run.optim.clip, run.optim.weight_decay) == ("adamw", 0.004, 5.0, 0.05)
+    assert (run.data.short_side, run.data.long_side, run.data.eval_short_side) == ((160, 192), 256, 192)
+    assert (run.optim.ema, run.data.flip_vertical, run.data.brightness) == (0.999, 0.0, 0.2)
+    assert {"OPTIMIZER = 'adamw'", "LR = 0.004", "resnet.ResNetConfig.depth = 18"} <= set(parsed.taken)
+    assert "FLIP = 0.5" not in parsed.taken  # as base.gin has it
+
+
+def test_finetuning_takes_nothing_of_data_machine_and_length() -> None:
+    run, plain = finetune().run, read_run(["finetune.gin"], NEEDED["finetune.gin"]).run
+    assert (run.epochs, run.seed, run.data.root, run.checkpoint) == (plain.epochs, 0, "mine", "coco.pth")
+    assert (run.optim.schedule, run.optim.warmup_steps, run.batch_size) == ("cosine", 100, plain.batch_size)
+
+
+def test_run_files_and_bindings_win_over_the_checkpoint(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.gin", "CLIP = 1.0\nhead.HeadConfig.topk = 2\nsettings.OptimConfig.ema = 0.5")
+    for files in ([mine, "finetune.gin"], ["finetune.gin", mine]):
+        run = finetune("LR = 0.002", files=files).run
+        assert (run.optim.lr, run.optim.clip, run.optim.ema, run.detector.head.topk) == (0.002, 1.0, 0.5, 2)
+        assert (run.optim.optimizer, run.detector.head.channels) == ("adamw", 64)
+
+
+def test_what_belongs_to_another_setting_is_not_taken_without_it() -> None:
+    run = finetune("OPTIMIZER = 'sgd'", "SHORT_SIDE = 200").run
+    assert (run.optim.lr, run.optim.weight_decay, run.data.eval_short_side) == (0.0025, 0.0001, None)
+    assert finetune("OPTIMIZER = 'adamw'").run.optim.lr == 0.004
+
+
+def test_checkpoint_without_settings_is_finetuned_as_the_file_says() -> None:
+    plain = read_run(["finetune.gin"], NEEDED["finetune.gin"])
+    assert read_run(["finetune.gin"], NEEDED["finetune.gin"], lambda path: None) == plain
+    assert (plain.run.optim.optimizer, plain.run.optim.lr, plain.run.detector.backbone.depth) == ("sgd", 0.0025, 50)
+
+
+def test_settings_that_were_taken_are_in_the_stored_text_and_are_not_taken_again() -> None:
+    parsed = finetune("LR = 0.002")
+    assert read_text(parsed.config_text).run == parsed.run
+    assert read_text(parsed.config_text, ["CLIP = 3.0"]).run.optim.clip == 3.0
+
+
+@pytest.mark.parametrize("checkpoint", ["None", "'torchvision'"])
+def test_settings_are_taken_from_files_alone(checkpoint: str) -> None:
+    def refuse(path: str) -> str:
+        raise AssertionError(path)
+
+    bindings = ["SETTINGS_FROM_CHECKPOINT = True", f"CHECKPOINT = {checkpoint}"]
+    assert read_run(["r50.gin"], bindings, refuse).taken == ()
+    read_run(["r50.gin"], ["CHECKPOINT = 'best.pt'"], refuse)
 
 
 def test_finetune_after_a_run_file_keeps_that_model() -> None:
@@ -323,7 +386,9 @@ def environment(*path: Path) -> dict[str, str]:
 # config.py needs of gfl.settings only these names here; a stand-in keeps torch out of the subprocess.
 ASK_FOR_GIN = """
 import sys, types
-sys.modules["gfl.settings"] = types.SimpleNamespace(RunConfig=object, DataConfig=object, OptimConfig=object)
+sys.modules["gfl.settings"] = types.SimpleNamespace(
+    RunConfig=object, DataConfig=object, OptimConfig=object, FOLLOWS={}, passed_on=None
+)
 if sys.argv[1] == "without gin-config":
     sys.path = [path for path in sys.path if not path.endswith("-packages")]
 from gfl.config import load_gin

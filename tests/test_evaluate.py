@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import torch
 from tiny import run_training
 
 from gfl import evaluate
-from gfl.data.coco import read_coco
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.weights import read_checkpoint
 from gfl.model import detector
@@ -205,10 +205,68 @@ def test_predictor_keeps_the_weights_it_was_made_with() -> None:
     )
 
 
-def test_classes_are_compared_by_number_and_order(trained: Path, data: Path) -> None:
-    annotated = read_coco(tiny.annotations(data, "val"), data / "val2017", keep_empty=True)
-    with pytest.raises(evaluate.InputError, match="in another order"):
-        evaluate.check_classes(annotated.names[::-1], annotated)
-    evaluate.check_classes(load_trained(trained / "last.pt").names, annotated)
-    with pytest.raises(evaluate.InputError, match=r"has 5 classes \(circle, .*trained on 2 \(a, b"):
-        evaluate.check_classes(("a", "b"), annotated)
+# ---- classes by name ----
+
+
+def renamed(data: Path, folder: Path, change: Callable[[list[dict[str, object]]], None]) -> Path:
+    """A copy of a data set whose validation categories `change` has changed; their boxes keep their classes."""
+    shutil.copytree(data, folder)
+
+    def rewrite(content: dict[str, list[dict[str, object]]]) -> None:
+        change(content["categories"])
+        tiny.turn_ids(content)
+
+    tiny.change_annotations(folder, rewrite, "val")
+    return folder
+
+
+def test_classes_are_mapped_by_name_whatever_order_and_ids(trained: Path, data: Path, tmp_path: Path) -> None:
+    other = renamed(data, tmp_path / "data", lambda categories: None)
+    assert evaluate.main(arguments(trained / "last.pt", other, "--output", str(tmp_path))) == 0
+    (metrics, found), (expected_metrics, expected) = results_of(tmp_path), results_of(trained)
+    assert metrics["per_class"] == expected_metrics["per_class"]
+    assert metrics["AP"] == pytest.approx(expected_metrics["AP"], abs=1e-12)
+    assert [each["category_id"] for each in found] == [100 - int(str(each["category_id"])) for each in expected]
+
+
+def test_class_of_the_file_that_the_model_lacks_needs_a_map(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rename(categories: list[dict[str, object]]) -> None:
+        categories[0]["name"] = "circular"
+
+    other = renamed(data, tmp_path / "data", rename)
+    flags = arguments(trained / "last.pt", other, "--output", str(tmp_path))
+    said = tiny.refusal(evaluate.main, flags, capsys)
+    assert "has circular, which the model does not know" in said
+    assert "--class_map 'circle=circular'" in said
+    assert evaluate.main([*flags, "--class_map", "circle=circular"]) == 0
+    aps = [results_of(folder)[0]["per_class"] for folder in (tmp_path, trained)]
+    assert [list(each.values()) for each in aps[:1]] == [list(each.values()) for each in aps[1:]]
+
+
+def test_class_of_the_model_that_the_file_lacks_is_left_out_and_told(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = arguments(trained / "last.pt", data, "--output", str(tmp_path))
+
+    def keep_two(content: dict[str, list[dict[str, object]]]) -> None:
+        content["categories"] = content["categories"][:2]
+        content["annotations"] = [row for row in content["annotations"] if row["category_id"] in (1, 2)]
+
+    shutil.copytree(data, tmp_path / "data")
+    tiny.change_annotations(tmp_path / "data", keep_two, "val")
+    assert evaluate.main(arguments(trained / "last.pt", tmp_path / "data", "--output", str(tmp_path))) == 0
+    assert "note: 3 of the model's 5 classes are not counted" in capsys.readouterr().out
+    assert {each["category_id"] for each in results_of(tmp_path)[1]} <= {1, 2}
+    said = tiny.refusal(evaluate.main, [*flags, "--class_map", "circle="], capsys)
+    assert "has circle, which the model does not know" in said
+
+
+def test_plain_weights_take_the_order_of_the_file_on_trust(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"state_dict": read_checkpoint(trained / "last.pt").state, "meta": {}}, tmp_path / "model.pth")
+    settings = ["--gin_file", tiny.GIN_FILE, "--gin_bindings", *tiny.BINDINGS]
+    assert evaluate.main(arguments(tmp_path / "model.pth", data, "--output", str(tmp_path), *settings)) == 0
+    assert "model.pth does not name its classes" in capsys.readouterr().out

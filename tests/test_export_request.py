@@ -101,9 +101,24 @@ def test_class_names_and_ids_come_from_annotations_when_asked(checkpoint: Path, 
     loaded = read_request(flags_of(flags)).model
     assert loaded.names == tuple(name.upper() for name in NAMES)
     assert loaded.category_ids == (10, 20, 30, 40, 50)
+    turned = [{**row, "id": 60 - int(str(row["id"]))} for row in categories]
+    file.write_text(json.dumps({"categories": turned}))
+    assert read_request(flags_of(flags)).model.names == loaded.names
+    assert read_request(flags_of(flags)).model.category_ids == (50, 40, 30, 20, 10)
     file.write_text(json.dumps({"categories": categories[:2]}))
     with pytest.raises(InputError, match="2 classes"):
         read_request(flags_of(flags))
+
+
+def test_classes_that_a_file_does_not_name_are_taken_on_trust(checkpoint: Path, tmp_path: Path) -> None:
+    torch.save(torch.load(checkpoint, weights_only=True)["variables"], tmp_path / "bare.pth")
+    categories = [{"id": i, "name": f"class {i}"} for i in range(5)]
+    (tmp_path / "classes.json").write_text(json.dumps({"categories": categories}))
+    source = ["--checkpoint", str(tmp_path / "bare.pth"), "--annotations", str(tmp_path / "classes.json")]
+    size = ["--size", "64x96", "--gin_file", tiny.GIN_FILE, "--gin_bindings", *BINDINGS]
+    request = read_request(flags_of([*source, *size]))
+    assert request.model.names == tuple(f"class {i}" for i in range(5))
+    assert any("bare.pth does not name its classes" in note for note in request.notes)
 
 
 def test_pictures_are_those_that_the_annotations_list(checkpoint: Path, tmp_path: Path) -> None:

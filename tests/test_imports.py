@@ -19,7 +19,8 @@ Sources = Mapping[str, str]  # path relative to the root, with forward slashes -
 Rule = Callable[[Sources], Iterator[str]]
 
 # The rooms, floor by floor from the ground up. A module stands in the room that begins its dotted name; what stands in
-# none is a program. A room imports from the floors below it and from the rooms beside it that are named after it.
+# none is a program, and so is a __main__. A room imports from the floors below it and from the rooms beside it that are
+# named after it.
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "gfl.errors": (),
@@ -27,6 +28,9 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.shapes": (),
         "gfl.machine": (),
         "gfl.autoload": (),
+        "gfl.class_names": ("gfl.errors",),
+        "gfl.say": (),
+        "gfl.signals": (),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),
     },
@@ -120,8 +124,8 @@ def imports_by_name(function: ast.expr) -> bool:
 
 
 def room(module: str) -> str | None:
-    """The room that a module stands in; None for a program."""
-    return next((name for name in FLOOR_OF if within(module, name)), None)
+    """The room that a module stands in; None for a program, which a room's __main__ is too."""
+    return None if module.endswith(".__main__") else next((name for name in FLOOR_OF if within(module, name)), None)
 
 
 def floor(module: str) -> int:

@@ -9,9 +9,11 @@ from tiny import CANVAS, detector_config, make_batch
 from gfl.engine.module import DetectorModule
 from gfl.model import detector
 from gfl.model.anchors import make_grid
+from gfl.model.backbones import resnet
 from gfl.model.detector import DetectorConfig
+from gfl.settings import RunConfig
 from gfl.tensors.precision import O1
-from gfl.tensors.variables import flatten, map_leaves
+from gfl.tensors.variables import child, flatten, map_leaves
 
 CPU = torch.device("cpu")
 NORMS = ("gn", "frozen_bn")
@@ -39,6 +41,18 @@ def test_frozen_leaves_are_buffers_and_the_others_parameters() -> None:
     assert buffers == {path for path in module.leaves() if detector.is_frozen(path, cfg)}
     assert {"backbone.conv1.weight", "backbone.layer1.0.conv1.weight", "backbone.layer2.0.bn1.running_mean"} <= buffers
     assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_frozen_backbone_has_no_parameter_and_builds_no_graph(norm: str) -> None:
+    cfg = RunConfig(detector=detector_config(norm), freeze="backbone").for_classes(3).detector
+    module = module_of(cfg)
+    assert {path.partition(".")[0] for path, _ in module.named_parameters()} == {"neck", "bbox_head"}
+    prepared = detector.prepare(module.variables(), module.constants)
+    features = resnet.apply(child(prepared.tree, "backbone"), torch.ones(1, 3, *CANVAS), cfg.backbone)
+    assert not any(feature.requires_grad for feature in features)
+    module(make_batch())[0].backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 def test_without_frozen_stages_everything_is_a_parameter() -> None:

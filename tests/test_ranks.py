@@ -371,6 +371,21 @@ def test_what_fails_on_one_rank_is_told_once_and_ends_all(
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+def test_ranks_agree_on_the_step_at_which_a_signal_ends_them(data: Path, one: Path, tmp_path: Path) -> None:
+    """One is told to end in the first step; they meet once every LOG_EVERY steps."""
+    run = tmp_path / "run"
+    arguments = failing("term", 1, 2, data, run, "WORKERS = 1", "LOG_EVERY = 2", "EVAL_EVERY = 0", "SAVE_EVERY = 0")
+    for code, said in ends(by_hand(*arguments)):
+        assert code == 143
+        assert said in (
+            "",
+            "\nstopped; go on with --resume --workdir of this run\n",
+            f"\nstopped; go on with --resume --workdir {run}\n",
+        )
+    assert read_state(run / "last.pt")["cursor"]["step"] == 2  # type: ignore[index]
+    assert not (run / ".lock").exists()
+
+
 def test_a_rank_that_waits_for_its_device_learns_that_another_is_gone() -> None:
     """A device's own backend may not notice; here no backend is waited for."""
     program = """

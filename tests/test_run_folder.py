@@ -48,13 +48,48 @@ def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
     assert kept.is_dir()  # it was there before
 
 
-def test_a_workdir_with_a_run_needs_resume_or_another_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpoint", ["last.pt", "best.pt"])
+def test_a_workdir_with_a_run_needs_resume_or_another_name(checkpoint: str, tmp_path: Path) -> None:
     with open_run(tmp_path / "w", "r50") as run:
-        run.write_text("config.gin", "x = 1\n")
+        run.write_environment(["train"])
+        run.write_text(checkpoint, "")
     said = "holds a run; give --resume or another --workdir"
     with pytest.raises(InputError, match=said), open_run(tmp_path / "w", "r50"):
         pass
-    assert names_in(tmp_path / "w") == ["config.gin"]  # the refusal leaves no lock behind
+    assert names_in(tmp_path / "w") == sorted([checkpoint, "env.json"])  # the refusal leaves no lock behind
+
+
+def test_what_a_run_left_before_its_first_checkpoint_is_removed_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run(tmp_path / "w", "r50") as run:
+        run.write_text("config.gin", "x = 1\n")
+        run.write_environment(["train"])
+        run.append([{"step": 1}])
+        (run.path / ".last.pt.17.tmp").write_bytes(b"half")
+        (run.path / ".notes").write_text("mine", encoding="utf-8")
+    with open_run(tmp_path / "w", "r50"):
+        pass
+    assert names_in(tmp_path / "w") == [".notes"]
+    said = "that ended before its first checkpoint: config.gin, env.json, log.jsonl\n"
+    assert capsys.readouterr().out.endswith(said)
+
+
+@pytest.mark.parametrize("foreign", ["thesis.tex", "metrics.json"])
+def test_what_a_run_left_stays_beside_other_files(foreign: str, tmp_path: Path) -> None:
+    with open_run(tmp_path, "r50") as run:
+        run.write_environment(["train"])
+        run.write_text(foreign, "")
+    with pytest.raises(InputError, match=rf"not empty \({foreign}\)"), open_run(tmp_path, "r50"):
+        pass
+    assert names_in(tmp_path) == sorted(["env.json", foreign])
+
+
+def test_a_run_file_of_the_users_own_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "config.gin").write_text("LR = 0.1\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"not empty \(config.gin\)"), open_run(tmp_path, "r50"):
+        pass
+    assert names_in(tmp_path) == ["config.gin"]
 
 
 def test_a_workdir_with_other_files_is_refused_and_named(tmp_path: Path) -> None:

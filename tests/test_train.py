@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from gfl.config import read_run, read_text
 from gfl.data import paths
 from gfl.engine.checkpoints import load_trained, read_state
 from gfl.engine.weights import read_checkpoint
+from gfl.tensors.variables import flatten
 
 FILES = {
     "config.gin",
@@ -233,6 +236,76 @@ def test_run_interrupted_before_its_first_checkpoint_promises_none(
     assert "\nstopped before its first checkpoint; start again" in capsys.readouterr().err
 
 
+def signalled(function: Callable[..., object], call: int, number: int) -> Callable[..., object]:
+    """The function; a signal comes during its call of that number (from 1)."""
+    calls = iter(range(1, 1000))
+
+    def during(*arguments: object, **options: object) -> object:
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+
+    return during
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("step", [3, 4, 7], ids=["mid_epoch", "epoch_end", "later"])
+def test_run_told_to_end_saves_its_step_and_goes_on_from_there(
+    number: int,
+    step: int,
+    whole: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", signalled(train.step, step, number))
+        assert train.main(train_arguments(data, tmp_path / "run", *LONG_RUN, "LOG_EVERY = 20")) == 128 + number
+    assert capsys.readouterr().err == f"\nstopped; go on with --resume --workdir {tmp_path / 'run'}\n"
+    assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == step  # type: ignore[index]
+    assert not (tmp_path / "run" / ".lock").exists()
+    assert resume(tmp_path / "run", "LOG_EVERY = 1") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+def test_run_told_to_end_while_it_evaluates_stops_between_two_batches(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def predictor(*given: object) -> Callable[..., object]:
+        predict = usual(*given)  # type: ignore[arg-type]  # as they came
+
+        def counted(images: torch.Tensor, sizes: torch.Tensor) -> object:
+            seen.append(len(images))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return predict(images, sizes)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        usual = train.predictor
+        patch.setattr(train, "predictor", predictor)
+        assert train.main(train_arguments(data, tmp_path / "run", *LONG_RUN)) == 143
+    assert seen == [tiny.BATCH]
+    assert not (tmp_path / "run" / "results.csv").exists()
+    assert resume(tmp_path / "run") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("function", ["open_data", "print_head", "learning_rate"])
+def test_run_told_to_end_before_its_first_step_leaves_a_folder_for_the_next(
+    function: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ("MAX_STEPS = 1", "EVAL_EVERY = 0")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, function, signalled(getattr(train, function), 1, signal.SIGTERM))
+        assert train.main(train_arguments(data, tmp_path / "run", *short)) == 143
+    assert capsys.readouterr().err.startswith("\nstopped before its first checkpoint; start again, in the same folder")
+    run_training(data, tmp_path / "run", *short)
+
+
 def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {name: (whole / name).read_bytes() for name in ("log.jsonl", "results.csv", "last.pt")}
     assert resume(whole) == 0
@@ -284,6 +357,26 @@ def test_resumed_run_keeps_its_weights_whatever_it_started_from(data: Path, tmp_
 # ---- where a run starts from ----
 
 
+def test_frozen_backbone_stays_as_it_was_and_the_rest_learns(
+    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, frozen = ["--checkpoint", str(whole / "last.pt")], "FREEZE = 'backbone'"
+    run = run_training(data, tmp_path / "run", frozen, "EMA = 0.9", "SAVE_EVERY = 2", flags=flags)
+    before = read_state(whole / "last.pt")["ema"]
+    assert isinstance(before, dict)
+    for tree in ("variables", "ema"):
+        after = read_state(run / "last.pt")[tree]
+        assert isinstance(after, dict)
+        changed = {path for path in after if not torch.equal(after[path], before[path])}
+        assert not any(path.startswith("backbone.") for path in changed)
+        assert {"neck.lateral_convs.0.conv.weight", "bbox_head.gfl_cls.weight"} <= changed
+    assert re.search(r"model +R18-FPN GFLV2 0\.73 M parameters \(0\.0\d M are trained\)", capsys.readouterr().out)
+    resumed = ["--resume", "--workdir", str(run), "--gin_bindings", "EPOCHS = 2"]
+    said = tiny.refusal(train.main, [*resumed, "FREEZE = None"], capsys)
+    assert re.search(r"trains \d+ weights, \d+ are trained now; --resume keeps FREEZE", said)
+    assert train.main(resumed) == 0
+
+
 def test_finetuning_tells_what_was_reinitialised(
     data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,14 +386,55 @@ def test_finetuning_tells_what_was_reinitialised(
     run = run_training(other, tmp_path / "run", "MAX_STEPS = 1", flags=["--checkpoint", str(whole / "best.pt")])
     printed = capsys.readouterr().out
     said = next(line for line in printed.splitlines() if line.startswith("model"))
-    assert re.search(r"best\.pt: tensors \d+ kept, 2 re-initialised$", said)
-    assert re.search(r"bbox_head\.gfl_cls\.weight +re-initialised 5 -> 2\n +bbox_head\.gfl_cls\.bias", printed)
-    assert load_trained(run / "last.pt").names == ("circle", "square")
+    assert re.search(r"best\.pt: tensors \d+ kept, 2 kept in part$", said)
+    layer = "class layer: 1 of 2 rows kept by name (circle), new: cube; not used from the file: square, triangle, star"
+    assert layer in printed
+    assert load_trained(run / "last.pt").names == ("cube", "circle")
 
 
 def keep_two_classes(content: dict[str, list[dict[str, object]]]) -> None:
-    content["categories"] = content["categories"][:2]
+    """A class of another name first, and the first class of the data second."""
+    content["categories"] = [{"id": 1, "name": "cube"}, {"id": 2, "name": "circle"}]
     content["annotations"] = [each for each in content["annotations"] if each["category_id"] in (1, 2)]
+
+
+def test_class_layer_follows_the_names_of_the_classes(data: Path, whole: Path, tmp_path: Path) -> None:
+    other = tiny.write_data(tmp_path / "data")
+    for split in ("train", "val"):
+        tiny.change_annotations(other, tiny.turn_ids, split)
+    flags = ["--checkpoint", str(whole / "last.pt")]
+    run = run_training(other, tmp_path / "run", "LR = 0.0", "MAX_STEPS = 1", flags=flags)
+    before, after = (load_trained(folder / "last.pt") for folder in (whole, run))
+    assert after.names == before.names[::-1]
+    for name in ("weight", "bias"):
+        rows = [flatten(model.variables)[f"bbox_head.gfl_cls.{name}"] for model in (before, after)]
+        assert torch.equal(rows[1], rows[0].flip(0))
+
+
+def test_validation_is_counted_by_name(data: Path, whole: Path, tmp_path: Path) -> None:
+    other = tiny.write_data(tmp_path / "data")
+    tiny.change_annotations(other, tiny.turn_ids, "val")
+    flags = ["--checkpoint", str(whole / "last.pt")]
+    same, turned = (
+        run_training(folder, tmp_path / f"run{i}", "MAX_STEPS = 1", tiny.SEES_EVERYTHING, flags=flags)
+        for i, folder in enumerate((data, other))
+    )
+    aps = [json.loads((run / "metrics.json").read_text())["per_class"] for run in (same, turned)]
+    assert aps[0] == aps[1]
+
+
+def test_resuming_with_other_classes_is_refused(
+    whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as before: their weights would fit, in other places."""
+    other = tiny.write_data(tmp_path / "data")
+    for split in ("train", "val"):
+        tiny.change_annotations(other, tiny.turn_ids, split)
+    shutil.copytree(whole, tmp_path / "run")
+    arguments = ["--resume", "--workdir", str(tmp_path / "run"), "--gin_bindings", f"DATA_ROOT = {str(other)!r}"]
+    said = tiny.refusal(train.main, arguments, capsys)
+    assert "names the classes ring, star, triangle, square, circle, expected" in said
+    assert "first difference: class 1 is 'ring', was 'circle'" in said
 
 
 def test_checkpoint_of_another_backbone_is_refused(
@@ -314,15 +448,21 @@ def test_checkpoint_of_another_backbone_is_refused(
     assert "has another backbone than the run: got backbone.conv1.weight (16, 3, 7, 7), expected (32, 3, 7, 7)" in said
 
 
-def test_run_file_for_finetuning_trains_from_a_checkpoint(data: Path, whole: Path, tmp_path: Path) -> None:
-    """As the README has it for a model of one's own: its file first, then finetune.gin."""
-    flags = ["--checkpoint", str(whole / "best.pt"), "--gin_file", "finetune.gin"]
-    own = [f"BATCH_SIZE = {tiny.BATCH}", "head.HeadConfig.background_channel = False"]
-    named = ["--gin_file", tiny.GIN_FILE, "--workdir", str(tmp_path / "run"), *flags]
-    assert train.main([*named, "--gin_bindings", f"DATA_ROOT = {str(data)!r}", "EPOCHS = 1", *own]) == 0
-    settings = read_text((tmp_path / "run" / "config.gin").read_text()).run
-    assert (settings.optim.optimizer, settings.optim.lr) == ("sgd", 0.0025)
-    assert all(0 < float(str(line["loss"])) < 10 for line in log_lines(tmp_path / "run") if "loss" in line)
+def test_run_file_for_finetuning_trains_from_a_checkpoint(
+    data: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the README has it: no file of its model, which the checkpoint brings; or that file first."""
+    bindings = ["--gin_bindings", f"DATA_ROOT = {str(data)!r}", "MAX_STEPS = 2", "DEVICE = 'cpu'", "WORKERS = 0"]
+    start = ["--gin_file", "finetune.gin", "--checkpoint", str(whole / "best.pt")]
+    for name, files in (("alone", []), ("after", ["--gin_file", tiny.GIN_FILE])):
+        run = tmp_path / name
+        assert train.main([*files, *start, "--workdir", str(run), *bindings]) == 0
+        settings = read_text((run / "config.gin").read_text()).run
+        assert (settings.optim.optimizer, settings.optim.lr, settings.data.short_side) == ("adamw", 0.004, 64)
+        assert all(0 < float(str(line["loss"])) < 10 for line in log_lines(run) if "loss" in line)
+        said = capsys.readouterr().out
+        assert re.search(r"taken +\d+ settings from .*best\.pt:\n +OPTIMIZER = 'adamw', LR = 0\.004", said)
+        assert re.search(r"model +R18-FPN GFLV2 .* \| best\.pt: tensors \d+ kept\n", said)
 
 
 def test_run_starts_from_the_averaged_weights_of_its_checkpoint(data: Path, whole: Path, tmp_path: Path) -> None:

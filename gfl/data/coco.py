@@ -6,17 +6,27 @@ Source: the authors' code (mmdetection's CocoDataset, "the reference" below), ht
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from gfl.data.coco_json import GroundTruth, Ints, Mask, Table, collector_paused, ground_truth, read_coco_file, shown
+from gfl.data.coco_json import (
+    CocoFile,
+    GroundTruth,
+    Ints,
+    Mask,
+    Table,
+    collector_paused,
+    ground_truth,
+    read_coco_file,
+    shown,
+)
+from gfl.data.source.box_form import MENDS, box_form
+from gfl.data.source.frames import read_frames
+from gfl.data.source.picture_folder import picture_paths
 from gfl.errors import InputError
-
-PROBED_PICTURES = 20  # files looked for, to tell a wrong folder from a few missing pictures
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value: compare field by field
@@ -42,67 +52,84 @@ class CocoData:
     names: tuple[str, ...]  # label -> class name
     category_ids: tuple[int, ...]  # label -> the file's category id
     without_boxes: int  # pictures of the file without a box to learn from; among `pictures` if keep_empty
-    dropped_boxes: int  # under a pixel, without area, or marked 'ignore'
+    dropped_boxes: int  # under a pixel wide or high, or marked 'ignore'
     clipped_boxes: int  # kept boxes (crowds too) that reached over the border of their picture
     truth: GroundTruth  # the same file's boxes as evaluation counts them, none dropped or clipped
+    notes: tuple[str, ...] = ()  # what of the file was read otherwise than it is written, a sentence each
 
 
 @collector_paused()
 def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) -> CocoData:
-    """Read a COCO annotation file, whose `file_name`s start from the folder `images`, and probe the picture files.
+    """Read a COCO annotation file, whose `file_name`s start from the folder `images`, and find the picture files.
 
     keep_empty: keep pictures without (non-crowd) boxes; evaluation does, the reference's training does not.
     Raises InputError: the file or the folder is missing, is not COCO, or contradicts itself, or no picture is left.
     """
-    file, folder = read_coco_file(annotations), Path(images)
+    return data_of_file(read_coco_file(annotations), Path(images).expanduser(), keep_empty=keep_empty)
+
+
+def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: bool = False) -> CocoData:
+    """As `read_coco`, of a file that was read; every_size: compare the size of each picture, not of some."""
     image_ids = file.images.ids()
-    if len(image_ids) and image_ids.min() < 0:
+    if not len(image_ids):
+        raise InputError(f"{file.path}: got an empty list of images, expected at least one picture; check the file")
+    if image_ids.min() < 0:
         raise InputError(f"{file.path}: got the image id {image_ids.min()}, expected 0 or more; number the images anew")
     by_id = np.argsort(image_ids)
     image_ids = image_ids[by_id]
-    sizes_hw = np.stack([file.images.sides(key) for key in ("height", "width")], axis=1)[by_id]
+    stated_hw = np.stack([file.images.sides(key) for key in ("height", "width")], axis=1)[by_id]
     truth = ground_truth(file, strict=True)
     picture_N = _positions(file.annotations, "image_id", truth.image_id, image_ids, "images")
     category_ids = np.array(list(truth.class_names), dtype=np.int64)
     labels_N = _positions(file.annotations, "category_id", truth.category_id, category_ids, "categories")
-    boxes_xyxy, kept, over_border = _clip_boxes(file.annotations, truth, sizes_hw[picture_N])
+    texts = file.images.texts("file_name")
+    file_names = [texts[row] for row in by_id.tolist()]
+    paths, found = picture_paths(file.path, folder, file_names)
+    frames = read_frames(file.path, paths, stated_hw, picture_N, truth.boxes_xywh, every=every_size)
+    truth = replace(truth, boxes_xywh=frames.boxes_xywh, areas=truth.areas * frames.grown)
+    boxes_xyxy, kept, over_border = _clip_boxes(file.annotations, truth, frames.sizes_hw[picture_N])
     of_picture = _rows_by_picture(picture_N, kept & ~truth.crowd, len(image_ids))
     crowds_of_picture = _rows_by_picture(picture_N, kept & truth.crowd, len(image_ids))
-    file_names = file.images.texts("file_name")
     everything = tuple(
         Picture(
             id=int(image_ids[i]),
-            file_name=file_names[row],
-            path=folder / file_names[row],
-            height=int(sizes_hw[i, 0]),
-            width=int(sizes_hw[i, 1]),
+            file_name=file_names[i],
+            path=paths[i],
+            height=int(frames.sizes_hw[i, 0]),
+            width=int(frames.sizes_hw[i, 1]),
             boxes_xyxy=boxes_xyxy[of_picture[i]],
             labels=labels_N[of_picture[i]].astype(np.int32),
             ignored_xyxy=boxes_xyxy[crowds_of_picture[i]],
         )
-        for i, row in enumerate(by_id)
+        for i in range(len(image_ids))
     )
     with_boxes = tuple(picture for picture in everything if len(picture.boxes_xyxy))
     pictures = everything if keep_empty else with_boxes
-    dropped = int((~kept).sum())
-    if not everything:
-        raise InputError(f"{file.path}: got an empty list of images, expected at least one picture; check the file")
     if not pictures:
-        raise InputError(
-            f"{file.path}: none of its {len(everything)} pictures has a box to learn from ({dropped} boxes were "
-            "dropped as smaller than a pixel or without area, crowds do not count); add boxes or set KEEP_EMPTY"
-        )
-    _require_files(file.path, folder, pictures)
+        raise InputError(_nothing_to_learn(file.path, len(everything), int((~kept).sum()), int(truth.crowd.sum())))
+    root = f"the category '{truth.root_class}' only groups the others and has no box: left out"
     return CocoData(
         annotations=file.path,
         pictures=pictures,
         names=tuple(truth.class_names.values()),
         category_ids=tuple(truth.class_names),
         without_boxes=len(everything) - len(with_boxes),
-        dropped_boxes=dropped,
+        dropped_boxes=int((~kept).sum()),
         clipped_boxes=int((over_border & kept).sum()),
         truth=truth,
+        notes=tuple(note for note in (root if truth.root_class else "", found, *frames.notes) if note),
     )
+
+
+def _nothing_to_learn(path: Path, pictures: int, dropped: int, crowds: int) -> str:
+    """Why none of the pictures has a box to train on, and what would mend it."""
+    reasons = [f"{dropped} boxes were dropped as smaller than a pixel or without area"] if dropped else []
+    mend = "add boxes or set KEEP_EMPTY"
+    if crowds:
+        reasons.append(f"{crowds} are marked 'iscrowd', as some tools mark every mask, and crowds do not train")
+        mend = "set iscrowd to 0 in the file where a box is one object"
+    why = f" ({', '.join(reasons)})" if reasons else ""
+    return f"{path}: none of its {pictures} pictures has a box to learn from{why}; {mend}"
 
 
 def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> tuple[npt.NDArray[np.float32], Mask, Mask]:
@@ -113,8 +140,15 @@ def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> tuple
     xywh = truth.boxes_xywh
     xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     clipped = np.clip(xyxy, 0.0, sizes_hw[:, [1, 0, 1, 0]].astype(np.float64))
-    # The reference keeps boxes that are a pixel wide and high and have an area.
-    kept = (xywh[:, 2:] >= 1).all(axis=1) & (truth.areas > 0) & ~annotations.flags("ignore")
+    form = box_form(xywh, sizes_hw)
+    if form != "xywh":
+        looks, mend = MENDS[form]
+        raise InputError(
+            f"{annotations.path}: its boxes look like {looks} (e.g. {shown(xywh[0].tolist())}), expected x, y, width, "
+            f"height in pixels; {mend}"
+        )
+    # The reference keeps boxes that are a pixel wide and high (and of an 'area', which tools write as 0).
+    kept = (xywh[:, 2:] >= 1).all(axis=1) & ~annotations.flags("ignore")
     # A box with nothing of it inside its picture says that the file is wrong; the reference drops it silently.
     outside = kept & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
     if outside.any():
@@ -147,17 +181,3 @@ def _rows_by_picture(picture_N: Ints, chosen: Mask, count: int) -> list[Ints]:
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(picture_N[rows], kind="stable")]
     return np.split(rows, np.searchsorted(picture_N[rows], np.arange(1, count))) if count else []
-
-
-def _require_files(file: Path, folder: Path, pictures: Sequence[Picture]) -> None:
-    """A wrong folder fails here; single missing files are named by whoever reads them."""
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such images folder, expected the pictures of {file}; check DATA_ROOT, or the path given"
-        )
-    probed = pictures[:PROBED_PICTURES]
-    if not any(picture.path.is_file() for picture in probed):
-        raise InputError(
-            f"{folder}: holds none of the first {len(probed)} pictures of {file} (e.g. {probed[0].file_name}), "
-            "expected the folder that its file names start from; pass that folder"
-        )

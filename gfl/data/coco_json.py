@@ -1,6 +1,7 @@
 """COCO's JSON: annotation files in, detections out; whatever reads annotations reads them here.
 
 A file is checked as far as its reader needs it: that its lists hold objects at once, a field of them when it is read.
+What tools write in a form of their own (numbers as text, no ids for annotations) is read as what it means: values.py.
 Letters: N annotations, D detections. Source: https://cocodataset.org/#format-data.
 """
 
@@ -12,20 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data import values
 from gfl.errors import InputError
 
+Value = TypeVar("Value")
 Row: TypeAlias = dict[str, object]  # one entry of the file's images, annotations or categories
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
 
 LISTS = ("images", "annotations", "categories")
-LARGEST_NUMBER = 1e9  # pixels: far beyond any picture; also false for NaN and infinity
 
 
 @contextmanager
@@ -53,7 +55,67 @@ class Table:
 
     def ids(self) -> Ints:
         """The rows' `id`, each an integer that no other row has."""
-        ids = self.integers("id")
+        return self._once(self.integers("id"))
+
+    def check_ids(self) -> None:
+        """As `ids`, of rows that may lack one: nothing refers to an annotation."""
+        given = [row for row in self.rows if row.get("id") is not None]
+        replace(self, rows=given).ids()
+
+    def integers(self, key: str) -> Ints:
+        """Integers; 3.0 counts as 3, and so does "3"."""
+        try:
+            return np.array(self._values(key, values.integer, "an integer", usual=(int,)), dtype=np.int64)
+        except OverflowError:  # one of them is no id, and is named
+            return np.array(self._values(key, values.integer, "an integer"), dtype=np.int64)
+
+    def sides(self, key: str) -> Ints:
+        """Heights or widths of pictures, px; 0 where the file does not say."""
+        return np.array(self._values(key, values.side, "a number of pixels"), dtype=np.int64)
+
+    def texts(self, key: str) -> list[str]:
+        """Texts with at least one character."""
+        return self._values(key, values.text, "a non-empty text")
+
+    def boxes_xywh(self, key: str) -> Floats:
+        """(N,4) x, y, width, height, px."""
+        expected = "four finite numbers (x, y, width, height in pixels)"
+        return np.array(self._values(key, values.box, expected), dtype=np.float64).reshape(-1, 4)
+
+    def numbers(self, key: str) -> Floats:
+        """Finite numbers, NaN where a row has none."""
+        return np.array(self._values(key, values.number_or_nan, "a finite number or none"), dtype=np.float64)
+
+    def flags(self, key: str) -> Mask:
+        """Whether each row has a mark: 1 or true, but not 0, "0" or null."""
+        usual = (int, bool, type(None))
+        return np.array(self._values(key, values.flag, "0 or 1", usual=usual), dtype=np.bool_)
+
+    def name_of(self, index: int) -> str:
+        """What a message calls the row at an index: 'annotation 17'."""
+        row = self.rows[index]
+        return f"{self.kind} {row['id']!r}" if "id" in row else f"{self.kind} number {index + 1} of the file"
+
+    def _values(
+        self, key: str, read: Callable[[object], Value], expected: str, *, usual: tuple[type, ...] = ()
+    ) -> list[Value]:
+        """The field of all rows, by `read`; values that all are of the types `usual` are taken as they are, fast."""
+        given: list[object] = [row.get(key) for row in self.rows]
+        if set(usual).issuperset(map(type, given)):
+            return cast(list[Value], given)
+        found = []
+        for index, value in enumerate(given):
+            try:
+                found.append(read(value))
+            except ValueError:
+                got = shown(value) if key in self.rows[index] else "no value"
+                raise InputError(
+                    f"{self.path}: {self.name_of(index)} has {got} as '{key}', expected {expected}; "
+                    "mend or remove that entry"
+                ) from None
+        return found
+
+    def _once(self, ids: Ints) -> Ints:
         unique, counts = np.unique(ids, return_counts=True)
         if len(unique) < len(ids):
             twice = int(unique[counts > 1][0])
@@ -62,48 +124,6 @@ class Table:
                 "once; number the entries anew (ids clash when files are merged)"
             )
         return ids
-
-    def integers(self, key: str) -> Ints:
-        """Integers; 3.0 counts as 3, because spreadsheet tools write it so."""
-        return np.array(self._values(key, _is_integer, "an integer"), dtype=np.int64)
-
-    def sides(self, key: str) -> Ints:
-        """Heights or widths of pictures, px."""
-        return np.array(self._values(key, _is_side, "a positive number of pixels"), dtype=np.int64)
-
-    def texts(self, key: str) -> list[str]:
-        """Texts with at least one character."""
-        values = self._values(key, lambda value: isinstance(value, str) and value != "", "a non-empty text")
-        return list(map(str, values))
-
-    def boxes_xywh(self, key: str) -> Floats:
-        """(N,4) x, y, width, height, px."""
-        expected = "four finite numbers (x, y, width, height in pixels)"
-        return np.array(self._values(key, _is_box, expected), dtype=np.float64).reshape(-1, 4)
-
-    def numbers(self, key: str) -> Floats:
-        """Finite numbers, NaN where a row has none."""
-        return np.array(self._values(key, _is_number_or_none, "a finite number or none"), dtype=np.float64)
-
-    def flags(self, key: str) -> Mask:
-        """Whether each row has the field, other than 0."""
-        return np.array([bool(row.get(key)) for row in self.rows], dtype=np.bool_)
-
-    def name_of(self, index: int) -> str:
-        """What a message calls the row at an index: 'annotation 17'."""
-        row = self.rows[index]
-        return f"{self.kind} {row['id']!r}" if "id" in row else f"{self.kind} number {index + 1} of the file"
-
-    def _values(self, key: str, is_good: Callable[[object], bool], expected: str) -> list[object]:
-        values = [row.get(key) for row in self.rows]
-        for index, value in enumerate(values):
-            if not is_good(value):
-                got = shown(value) if key in self.rows[index] else "no value"
-                raise InputError(
-                    f"{self.path}: {self.name_of(index)} has {got} as '{key}', expected {expected}; "
-                    "mend or remove that entry"
-                )
-        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +148,7 @@ class GroundTruth:
     boxes_xywh: Floats  # (N,4) original px, neither clipped nor left out
     areas: Floats  # (N,) px; width * height where the file has none
     crowd: Mask  # (N,)
+    root_class: str | None = None  # a category that only groups the others (Roboflow's), left out
 
 
 @collector_paused()
@@ -136,7 +157,7 @@ def read_coco_file(path: str | Path, needed: Sequence[str] = LISTS) -> CocoFile:
 
     Raises InputError where the file is missing, is not JSON or is not COCO, or has no category where these are needed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     content = _read_json(path)
     wanted = f"expected COCO annotations (an object with {', '.join(needed or LISTS)})"
     if not isinstance(content, dict):
@@ -185,9 +206,21 @@ def _read_json(path: Path) -> object:
 
 
 def class_names(file: CocoFile) -> dict[int, str]:
-    """Category id -> name, in the order of the ids: a label is the position in it."""
-    names = zip(file.categories.ids().tolist(), file.categories.texts("name"), strict=True)
-    return dict(sorted(names))
+    """Category id -> name, in the order of the ids: a label is the position in it. A root category is no class."""
+    names = dict(zip(file.categories.ids().tolist(), file.categories.texts("name"), strict=True))
+    return dict(sorted(names.items() - root_category(file).items()))
+
+
+def root_category(file: CocoFile) -> dict[int, str]:
+    """Id -> name of the category that Roboflow puts above the classes: all others name it as theirs, no box has it."""
+    rows = dict(zip(file.categories.ids().tolist(), file.categories.rows, strict=True))
+    parents = [row.get("supercategory") for row in rows.values()]
+    for key, row in rows.items():
+        name = row.get("name")
+        if row.get("supercategory") in (None, "", "none") and len(rows) > 1 and parents.count(name) == len(rows) - 1:
+            used = any(annotation.get("category_id") in (key, str(key)) for annotation in file.annotations.rows)
+            return {} if used else {key: str(name)}
+    return {}
 
 
 def image_ids_by_name(file: CocoFile) -> dict[str, int]:
@@ -198,16 +231,16 @@ def image_ids_by_name(file: CocoFile) -> dict[str, int]:
 def ground_truth(file: CocoFile, *, strict: bool) -> GroundTruth:
     """The file's boxes, to count detections against.
 
-    strict: refuse what training refuses. Otherwise annotations need no ids of their own, those without a box are left
-    out, and a class without a name is called by its id: files that were written to be evaluated may be so.
+    strict: refuse what training refuses. Otherwise annotations without a box are left out, and a class without a name
+    is called by its id: files that were written to be evaluated may be so.
     """
     if strict:
-        file.annotations.ids()
+        file.annotations.check_ids()
         annotations, names = file.annotations, class_names(file)
     else:
         annotations = replace(file.annotations, rows=[row for row in file.annotations.rows if row.get("bbox")])
-        rows = zip(file.categories.ids().tolist(), file.categories.rows, strict=True)
-        names = {key: str(row.get("name", key)) for key, row in sorted(rows, key=lambda pair: pair[0])}
+        named = [{"name": row.get("id"), **row} for row in file.categories.rows]
+        names = class_names(replace(file, categories=replace(file.categories, rows=named)))
     boxes_xywh = annotations.boxes_xywh("bbox")
     areas = annotations.numbers("area")
     return GroundTruth(
@@ -217,31 +250,10 @@ def ground_truth(file: CocoFile, *, strict: bool) -> GroundTruth:
         image_id=annotations.integers("image_id"),
         category_id=annotations.integers("category_id"),
         boxes_xywh=boxes_xywh,
-        areas=np.where(np.isnan(areas), boxes_xywh[:, 2] * boxes_xywh[:, 3], areas),
+        areas=np.where(areas > 0, areas, boxes_xywh[:, 2] * boxes_xywh[:, 3]),  # absent (NaN), or 0: tools write both
         crowd=annotations.flags("iscrowd"),
+        root_class=next(iter(root_category(file).values()), None),
     )
-
-
-def _is_integer(value: object) -> bool:
-    if type(value) is int:  # not isinstance: true and false are no ids
-        return abs(value) < 2**63
-    return type(value) is float and value.is_integer() and abs(value) < 2**53
-
-
-def _is_side(value: object) -> bool:
-    return isinstance(value, (int, float)) and _is_integer(value) and 0 < value < LARGEST_NUMBER
-
-
-def _is_box(value: object) -> bool:
-    if not (isinstance(value, list) and len(value) == 4 and {int, float}.issuperset(map(type, value))):
-        return False
-    return bool(sum(map(abs, value)) < LARGEST_NUMBER)  # NaN and infinity carry over
-
-
-def _is_number_or_none(value: object) -> bool:
-    if isinstance(value, (int, float)) and type(value) is not bool:
-        return abs(value) < LARGEST_NUMBER
-    return value is None
 
 
 def shown(value: object) -> str:

@@ -16,14 +16,25 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from gfl.data import boxes, transforms
+from gfl.data.canvas import by_area
 from gfl.data.coco import CocoData, Picture
 from gfl.data.picture_files import read_picture
 from gfl.data.plan import BatchPlan, PlannedPicture, eval_plan, train_plan
-from gfl.data.sizes import box_slots, check_fits, ignored_slots
-from gfl.errors import InputError
+from gfl.data.shared_memory import (
+    PREFETCHED,
+    SILENCE_S,
+    batch_bytes,
+    check_shared_memory,
+    memory_text,
+    share,
+    worker_errors,
+)
+from gfl.data.sizes import box_slots, check_fits, ignored_slots, largest_canvas
+from gfl.errors import InputError, first_line
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
 from gfl.shapes import Canvas
+from gfl.signals import obey_the_parent_alone
 
 NO_IMAGE = -1  # image id of a blank
 
@@ -99,6 +110,15 @@ def build_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBat
     )
 
 
+def deliver_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatch | str:
+    """As `build_batch`, in a worker or not; why there is no batch where memory does not suffice for it."""
+    try:
+        loaded = build_batch(work, boxes_padded, ignored_padded)
+    except MemoryError as error:
+        return memory_text(first_line(error))
+    return share((*loaded.batch, loaded.scales)) or loaded
+
+
 def load_image(picture: Picture, planned: PlannedPicture) -> transforms.Image:
     """The picture (h,w,3), resized and changed as planned.
 
@@ -129,7 +149,8 @@ def change_boxes(boxes_xyxy: boxes.Boxes, picture: Picture, planned: PlannedPict
 
 
 def start_worker(_: int) -> None:
-    """One thread a worker: the workers themselves are the parallelism."""
+    """One thread a worker: the workers themselves are the parallelism. It ends when the loader says so."""
+    obey_the_parent_alone()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -137,18 +158,34 @@ def start_worker(_: int) -> None:
 class PlannedLoader:
     """Runs plans through worker processes that live as long as it does; one pass at a time."""
 
-    def __init__(self, data: CocoData, boxes_padded: int, *, workers: int, pin_memory: bool = False) -> None:
-        """boxes_padded: how many boxes each picture is padded to. workers: how many processes; 0 reads in this one."""
+    def __init__(
+        self,
+        data: CocoData,
+        boxes_padded: int,
+        *,
+        batch_size: int,
+        largest: Canvas,
+        workers: int,
+        pin_memory: bool = False,
+    ) -> None:
+        """boxes_padded: how many boxes each picture is padded to. workers: how many processes; 0 reads in this one.
+
+        batch_size, largest: of the largest batch. Raises InputError where shared memory does not hold the workers'.
+        """
         if workers < 0:
             raise InputError(f"got WORKERS = {workers}, expected 0 (read in the program itself) or more; raise it")
         self.data, self.box_slots = data, boxes_padded
+        ignored_padded = ignored_slots(data)
+        check_shared_memory(workers, batch_bytes(batch_size, largest, boxes_padded, ignored_padded))
         self._work: list[Work] = []  # of the plan that was set last
         self._loader = DataLoader(
             WorkItems(),
             batch_size=None,
             sampler=self._work,
             num_workers=workers,
-            collate_fn=partial(build_batch, boxes_padded=boxes_padded, ignored_padded=ignored_slots(data)),
+            collate_fn=partial(deliver_batch, boxes_padded=boxes_padded, ignored_padded=ignored_padded),
+            prefetch_factor=PREFETCHED if workers else None,
+            timeout=SILENCE_S if workers else 0,
             pin_memory=pin_memory,
             worker_init_fn=start_worker,
             persistent_workers=workers > 0,
@@ -156,10 +193,17 @@ class PlannedLoader:
         )
 
     def batches(self, plan: tuple[BatchPlan, ...]) -> Iterator[LoadedBatch]:
-        """The plan's batches in order: the same bytes whatever the workers."""
+        """The plan's batches in order: the same bytes whatever the workers.
+
+        Raises InputError where a worker is gone, or has too little memory for a batch.
+        """
         pictures = dict(enumerate(self.data.pictures))  # BLANK is not among them: None
         self._work[:] = [Work(batch, tuple(pictures.get(row.picture) for row in batch.pictures)) for batch in plan]
-        yield from self._loader
+        with worker_errors():
+            for loaded in self._loader:
+                if isinstance(loaded, str):
+                    raise InputError(loaded)
+                yield loaded
 
 
 class TrainLoader(PlannedLoader):
@@ -186,7 +230,14 @@ class TrainLoader(PlannedLoader):
         self._plan = partial(
             train_plan, data.pictures, cfg, self.canvases, batch_size=batch_size, seed=seed, rank=rank, world=world
         )
-        super().__init__(data, box_slots(data, cfg.max_boxes), workers=cfg.workers, pin_memory=pin_memory)
+        super().__init__(
+            data,
+            box_slots(data, cfg.max_boxes),
+            batch_size=batch_size,
+            largest=largest_canvas(data.pictures, cfg, self.canvases),
+            workers=cfg.workers,
+            pin_memory=pin_memory,
+        )
 
     def plan(self, epoch: int) -> tuple[BatchPlan, ...]:
         """This rank's batches of an epoch; their number may differ between epochs in multi-scale training."""
@@ -212,7 +263,8 @@ class EvalLoader(PlannedLoader):
         """Arguments as of `eval_plan`."""
         self.plan = eval_plan(data.pictures, cfg, canvases, batch_size=batch_size, rank=rank, world=world)
         # MAX_BOXES is training's: boxes do not enter evaluation's graph.
-        super().__init__(data, box_slots(data, "auto"), workers=cfg.workers)
+        largest = max((batch.canvas for batch in self.plan), key=by_area, default=(0, 0))
+        super().__init__(data, box_slots(data, "auto"), batch_size=batch_size, largest=largest, workers=cfg.workers)
 
     def __len__(self) -> int:
         return len(self.plan)

@@ -31,13 +31,17 @@ def read_picture(path: Path) -> Image:
     This is cv2.IMREAD_COLOR, mmcv's default ('color'): grey and transparent pictures become three channels.
     Raises InputError naming the file where it is missing, truncated or not a picture.
     """
+    return decode_picture(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a picture file, not decoded; InputError where it cannot be read."""
     try:
-        data = Path(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(
             f"got no picture from {path} ({error.strerror}), expected a readable file; check the folder"
         ) from None
-    return decode_picture(data, str(path))
 
 
 def decode_picture(data: bytes, name: str) -> Image:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from gfl.data.canvas import Ints, check_canvases, choose_canvases, own_canvas, pick_canvases
+from gfl.data.canvas import Ints, by_area, check_canvases, choose_canvases, own_canvas, pick_canvases
 from gfl.data.coco import CocoData, Picture
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
@@ -72,6 +72,14 @@ def check_fits(pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[
             f"{list(canvases)}, expected one that holds {height}x{width}; add {own_canvas(height, width)} to CANVASES, "
             "set it to 'auto', or lower SHORT_SIDE or LONG_SIDE"
         )
+
+
+def largest_canvas(pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[Canvas] | None) -> Canvas:
+    """The canvas of training with the most pixels; canvases: the run's, None where each picture has its own."""
+    if canvases is None:
+        sizes_hw = resized_sizes(sizes_of(pictures), short_side_range(cfg)[1], cfg.long_side)
+        canvases = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
+    return max(canvases, key=by_area, default=(0, 0))
 
 
 def box_slots(data: CocoData, max_boxes: Literal["auto"] | int) -> int:

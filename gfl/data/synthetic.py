@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gfl.errors import InputError
+from gfl.say import say
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Image: TypeAlias = npt.NDArray[np.uint8]
@@ -365,9 +366,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         write_synthetic(args.output, train=args.train, val=args.val, seed=args.seed)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
-    print(f"{args.output}: {args.train} training and {args.val} validation pictures of {', '.join(SHAPES)}")
+    say(f"{args.output}: {args.train} training and {args.val} validation pictures of {', '.join(SHAPES)}")
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import TypeAlias
 from gfl.autoload import SWITCH
 from gfl.doctor import installed
 from gfl.record.environment import git_commit
+from gfl.say import say
 from gfl.version import VERSION
 
 DEVICES = ("auto", "cpu", "cuda", "npu")
@@ -100,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.device not in DEVICES:
         expected = f"{', '.join(DEVICES[:-1])} or {DEVICES[-1]}"
-        print(f"error: got --device {arguments.device!r}, expected {expected}", file=sys.stderr)
+        say(f"error: got --device {arguments.device!r}, expected {expected}", error=True)
         return 2
     sections = report(arguments.device)
-    print(json.dumps(sections, indent=2) if arguments.json else "\n".join(lines(sections)).rstrip())
+    say(json.dumps(sections, indent=2) if arguments.json else "\n".join(lines(sections)).rstrip())
     return 0
 
 

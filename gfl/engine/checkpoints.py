@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from gfl.config import read_text
-from gfl.engine.weight_fit import LoadReport, fit
+from gfl.engine.weight_fit import Classes, LoadReport, fit
 from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
 from gfl.errors import InputError
 from gfl.files import atomic_file
@@ -34,13 +34,14 @@ class TrainedModel:
     category_ids: tuple[int, ...]  # in the annotations trained on, label 0 first
     canvases: tuple[Canvas, ...] | None  # of the run; None: a canvas for each picture, or `bindings` changed the sizes
     config_text: str = ""  # the run's settings in gin; empty where the caller gave the settings
+    names_its_classes: bool = True  # whether `names` are the file's own, not the caller's
 
 
 class Origin(NamedTuple):
     """Where a run's first weights come from."""
 
     text: str  # for the head of the run
-    table: str = ""  # what became of a file's weights, a line a group; empty where all were kept
+    table: str = ""  # what became of a file's weights, a line a group; where all were kept, of its classes alone
 
 
 def write_checkpoint(path: Path, tree: Mapping[str, object]) -> None:
@@ -58,6 +59,15 @@ def read_state(path: Path) -> Mapping[str, object]:
     if not isinstance(tree, dict) or not tree.keys() >= RESUME_FIELDS:
         raise InputError(f"{path} holds no run to go on with; give the last.pt of a run")
     return tree
+
+
+def stored_settings(path: str) -> str | None:
+    """The run's settings in gin that a file of weights carries; None where it is none of this project's .pt.
+
+    Raises InputError as `read_checkpoint`.
+    """
+    text = read_checkpoint(path).extra.get("config")
+    return text if isinstance(text, str) else None
 
 
 def load_trained(
@@ -83,12 +93,13 @@ def load_trained(
         before = read_text(stored).run.data if bindings else run.data
         if any(getattr(before, name) != getattr(run.data, name) for name in SIZE_SETTINGS):
             canvases = None
-    names = file.names or names
+    names_its_classes, names = file.names is not None, file.names or names
     if names is None:
         raise InputError(f"{path} does not name its classes; give --annotations, whose categories do")
     run = replace(run, detector=replace(run.detector, num_classes=len(names)))
     variables, _ = fit(detector.init(run.detector), file.state, require_all=True, source=path)
-    return TrainedModel(variables, run, names, _category_ids(file, len(names)), canvases, text)
+    category_ids = _category_ids(file, len(names))
+    return TrainedModel(variables, run, names, category_ids, canvases, text, names_its_classes)
 
 
 def _category_ids(file: CheckpointFile, classes: int) -> tuple[int, ...]:
@@ -101,9 +112,10 @@ def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:
     return tuple((int(h), int(w)) for h, w in saved) if isinstance(saved, (list, tuple)) else None
 
 
-def initial_variables(cfg: RunConfig) -> tuple[Variables, Origin]:
+def initial_variables(cfg: RunConfig, names: Sequence[str]) -> tuple[Variables, Origin]:
     """The weights at step 0: random, replaced by those of CHECKPOINT where they fit; and where they come from.
 
+    names: the classes of the data set, label 0 first; the class layer's rows are taken by these.
     Raises InputError as `read_checkpoint` and `fit` do, and where the file is of another backbone than the run's.
     """
     variables = detector.init(cfg.detector, cfg.seed)
@@ -113,16 +125,18 @@ def initial_variables(cfg: RunConfig) -> tuple[Variables, Origin]:
         file = fetch_torchvision(cfg.detector.backbone.depth)
     else:
         file = read_checkpoint(cfg.checkpoint)
-    variables, report = fit(variables, file.state, source=cfg.checkpoint)
+    variables, report = fit(variables, file.state, source=cfg.checkpoint, classes=Classes(names, file.names))
     _require_backbone(file, report)
     counts = {
         "kept": len(report.kept),
+        "kept in part": len(report.in_part),
         "re-initialised": len(report.reinitialised),
         "not in the file": len(report.missing),
         "left over": len(report.left_over),
     }
     text = f"{file.path.name}: tensors " + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return variables, Origin(text, report.table() if sum(counts.values()) > counts["kept"] else "")
+    whole = sum(counts.values()) == counts["kept"]
+    return variables, Origin(text, report.class_layer if whole else report.table())
 
 
 def _require_backbone(file: CheckpointFile, report: LoadReport) -> None:

@@ -24,7 +24,8 @@ Loss: TypeAlias = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]  # of `Det
 class DetectorModule(nn.Module):
     """The detector's loss as a module: its variables on a device, with the constants and grids that never change.
 
-    canvases: (height, width) in px whose grids are made in advance; reduce: mean over ranks of the loss's normalisers.
+    canvases: (height, width) in px whose grids are made in advance; reduce: mean over ranks of the loss's normalisers;
+    recompute: as of `detector.forward`.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class DetectorModule(nn.Module):
         *,
         policy: Policy = FP32,
         reduce: Callable[[Tensor], Tensor] = detector.identity,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.cfg, self.policy, self.reduce = cfg, policy, reduce
+        self.cfg, self.policy, self.reduce, self.recompute = cfg, policy, reduce, recompute
         # Convolutions on CPU and CUDA run faster with channels last; the NPU keeps a format of its own.
         self.memory_format = torch.contiguous_format if device.type == "npu" else torch.channels_last
         for path, tensor in flatten(variables).items():
@@ -68,7 +70,7 @@ class DetectorModule(nn.Module):
         prepared = detector.prepare(self.variables(), self.constants, self.policy)
         if canvas not in self.grids:  # only with a canvas a picture; a run's own canvases are there from the start
             self.grids[canvas] = make_grid(canvas, self.device)
-        return detector.loss(prepared, batch, self.grids[canvas], self.cfg, self.reduce)
+        return detector.loss(prepared, batch, self.grids[canvas], self.cfg, self.reduce, recompute=self.recompute)
 
 
 def compiled(module: DetectorModule, backend: str = "inductor") -> Loss:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import threading
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -25,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gfl.engine.module import Loss
 from gfl.errors import InputError, first_line
+from gfl.say import flush_outputs, say
 from gfl.settings import RunConfig
 
 Value = TypeVar("Value")
@@ -171,13 +171,13 @@ class Ranks:
         process ends without closing its connections, since the others may never answer.
         """
         if self._store is None:
-            print(text, file=sys.stderr)
+            say(text, error=True)
             return code
         if self._is_first_to_fail(self._store):
-            print(text, file=sys.stderr, flush=True)
+            say(text, error=True)
             with suppress(dist.DistError):
                 self._store.set("reason_printed", "")
-        sys.stdout.flush()
+        flush_outputs()
         for worker in multiprocessing.active_children():  # a loader's worker holds copies of this process's connections
             worker.kill()
         os._exit(code)

@@ -120,6 +120,7 @@ def restore(state: TrainState, tree: Mapping[str, object]) -> None:
             for path, tensor in target.items():
                 tensor.copy_(saved[path])
     state.module.freeze()
+    _require_same_parameters(state, tree["optimiser"])  # type: ignore[arg-type]  # as torch saved it
     restore_optimiser(state.optimiser, tree["optimiser"])  # type: ignore[arg-type]  # as torch saved it
     if state.loss_scale is not None and tree["loss_scale"]:  # empty: the run had none so far
         state.loss_scale.load_state_dict(tree["loss_scale"])  # type: ignore[arg-type]  # tensors by name
@@ -140,6 +141,18 @@ def _saved_tensors(tree: Mapping[str, object], name: str, target: Mapping[str, T
                 "with --checkpoint"
             )
     return saved
+
+
+def _require_same_parameters(state: TrainState, saved: Mapping[str, list[Mapping[str, list[int]]]]) -> None:
+    """InputError where the run trained other weights than now: the optimiser's state is a list without names."""
+    before, now = (
+        [len(group["params"]) for group in groups] for groups in (saved["param_groups"], state.optimiser.param_groups)
+    )
+    if before != now:
+        raise InputError(
+            f"the run's last.pt trains {sum(before)} weights, {sum(now)} are trained now; --resume keeps FREEZE and "
+            "frozen_stages: take the change back, or start a run of its own with --checkpoint"
+        )
 
 
 def _update_ema(state: TrainState, decay: float) -> None:

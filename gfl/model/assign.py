@@ -54,20 +54,28 @@ def assign(grid: Grid, padded_hw: Tensor, batch: Batch, cfg: ATSSConfig) -> Assi
     else:
         anchors_BGC, exists_BGC = nearest_in_window(grid, padded_hw, boxes_xyxy, cfg.topk)
     index_BGC = anchors_BGC.long()
-    centres_px = grid.centres_px[index_BGC]
-    half_side = (grid.strides[index_BGC] * (SCALE / 2)).unsqueeze(-1)
-    anchor_boxes = torch.cat([centres_px - half_side, centres_px + half_side], dim=-1)
-    boxes_BG14 = boxes_xyxy.unsqueeze(2)
-    iou_BGC = iou(anchor_boxes, boxes_BG14)
-    centre_inside = distances_from_boxes(centres_px, boxes_BG14).amin(dim=-1) > INSIDE_PX
-    passes = (iou_BGC >= _threshold(iou_BGC, exists_BGC)) & centre_inside & exists_BGC & batch.box_mask.unsqueeze(2)
-    positive = _one_box_an_anchor(index_BGC, iou_BGC, passes, grid.num_anchors)
+    iou_BGC, passes = claims(grid, index_BGC, exists_BGC, boxes_xyxy)
+    positive = _one_box_an_anchor(index_BGC, iou_BGC, passes & batch.box_mask.unsqueeze(2), grid.num_anchors)
     counted = inside_BA
     if cfg.ignore_iof > 0:
         assigned = torch.zeros_like(inside_BA, dtype=torch.float32)
         assigned = assigned.scatter_add(1, index_BGC.flatten(1), positive.float().flatten(1)) > 0
         counted = inside_BA & (assigned | ~ignored_BA)
     return Assignment(anchors_BGC, positive, counted)
+
+
+def claims(grid: Grid, index_BGC: Tensor, exists_BGC: Tensor, boxes_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """The IoU of each box with its candidates, and which of them it claims: (B,G,C) both.
+
+    index_BGC, int64, and exists_BGC: of `nearest_in_window`. boxes_xyxy: (B,G,4) px.
+    """
+    centres_px = grid.centres_px[index_BGC]
+    half_side = (grid.strides[index_BGC] * (SCALE / 2)).unsqueeze(-1)
+    anchor_boxes = torch.cat([centres_px - half_side, centres_px + half_side], dim=-1)
+    boxes_BG14 = boxes_xyxy.unsqueeze(2)
+    iou_BGC = iou(anchor_boxes, boxes_BG14)
+    centre_inside = distances_from_boxes(centres_px, boxes_BG14).amin(dim=-1) > INSIDE_PX
+    return iou_BGC, (iou_BGC >= _threshold(iou_BGC, exists_BGC)) & centre_inside & exists_BGC
 
 
 def nearest_in_window(grid: Grid, padded_hw: Tensor, boxes_xyxy: Tensor, topk: int) -> tuple[Tensor, Tensor]:

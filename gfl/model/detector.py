@@ -94,11 +94,14 @@ def _channels(values: tuple[float, float, float], device: torch.device) -> Tenso
     return torch.cat([torch.full((1, 1, 1, 1), value, device=device) for value in values], dim=1)
 
 
-def forward(prepared: Prepared, images: Tensor, cfg: DetectorConfig) -> Outputs:
-    """From normalised pictures, float32 (B,3,H,W), to scores (B,A,K) and edge logits (B,A,4,R) of all anchors."""
-    features = resnet.apply(child(prepared.tree, "backbone"), images, cfg.backbone)
+def forward(prepared: Prepared, images: Tensor, cfg: DetectorConfig, *, recompute: bool = False) -> Outputs:
+    """From normalised pictures, float32 (B,3,H,W), to scores (B,A,K) and edge logits (B,A,4,R) of all anchors.
+
+    recompute: of backbone and head keep little for the gradient, and compute it again: less memory, more time.
+    """
+    features = resnet.apply(child(prepared.tree, "backbone"), images, cfg.backbone, recompute=recompute)
     pyramid = fpn.apply(child(prepared.tree, "neck"), features)
-    return head.apply(child(prepared.tree, "bbox_head"), pyramid, cfg.head)
+    return head.apply(child(prepared.tree, "bbox_head"), pyramid, cfg.head, recompute=recompute)
 
 
 def identity(normalisers: Tensor) -> Tensor:
@@ -107,7 +110,13 @@ def identity(normalisers: Tensor) -> Tensor:
 
 
 def loss(
-    prepared: Prepared, batch: Batch, grid: Grid, cfg: DetectorConfig, reduce: Callable[[Tensor], Tensor] = identity
+    prepared: Prepared,
+    batch: Batch,
+    grid: Grid,
+    cfg: DetectorConfig,
+    reduce: Callable[[Tensor], Tensor] = identity,
+    *,
+    recompute: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The training loss of a batch. Pure, with fixed shapes, and nothing is read back to the host.
 
@@ -117,6 +126,7 @@ def loss(
       grid: the anchors of that canvas.
       cfg: the configuration of the variables.
       reduce: (2,) -> (2,), the mean over ranks of the two normalisers: number of samples, sum of box weights.
+      recompute: as of `forward`.
 
     Returns:
       The total, a scalar to differentiate, and its detached parts by name: qfl, dfl, giou.
@@ -124,7 +134,7 @@ def loss(
     Reference:
       Li et al., Generalized Focal Loss, arXiv 2006.04388, section 3.3.
     """
-    outputs = forward(prepared, normalise(batch.images, batch.image_sizes, cfg), cfg)
+    outputs = forward(prepared, normalise(batch.images, batch.image_sizes, cfg), cfg, recompute=recompute)
     return loss_of_outputs(outputs, batch, padded_sizes(batch.image_sizes), grid, cfg, reduce=reduce)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from gfl.model.structures import Outputs
+from gfl.tensors import recompute as recomputation
 from gfl.tensors.layers import conv, group_norm, init_conv, init_norm, linear
 from gfl.tensors.variables import Variables, child, leaf
 
@@ -70,16 +72,17 @@ def init(seed: int, num_classes: int, in_channels: int, cfg: HeadConfig, path: s
     return variables
 
 
-def apply(prepared: Variables, pyramid: tuple[Tensor, ...], cfg: HeadConfig) -> Outputs:
-    """P3..P7 -> scores and edge logits of all anchors (GFLV2 section 3); the levels share all but their scale."""
+def apply(prepared: Variables, pyramid: tuple[Tensor, ...], cfg: HeadConfig, *, recompute: bool = False) -> Outputs:
+    """P3..P7 -> scores and edge logits of all anchors (GFLV2 section 3); the levels share all but their scale.
+
+    recompute: keep of each level its logits alone, and compute the towers again for the gradient.
+    """
     class_logits, edge_logits = [], []
     for level, feature in enumerate(pyramid):
-        cls_feature = _tower(prepared, "cls_convs", feature, cfg)
-        reg_feature = _tower(prepared, "reg_convs", feature, cfg)
-        class_logits.append(_by_anchor(conv(child(prepared, "gfl_cls"), cls_feature, padding=1)))
-        # From here on float32 under every policy: the level's scale and everything that reads the distribution.
-        logits = conv(child(prepared, "gfl_reg"), reg_feature, padding=1).float()
-        edge_logits.append(_by_anchor(logits * leaf(child(prepared, f"scales.{level}"), "scale")))
+        towers = partial(_level, prepared, level, cfg=cfg)
+        class_logits_of_level, edge_logits_of_level = recomputation.call(towers, feature, recompute=recompute)
+        class_logits.append(class_logits_of_level)
+        edge_logits.append(edge_logits_of_level)
     edges_BAER = rearrange(torch.cat(edge_logits, dim=1), "b a (e r) -> b a e r", e=4)
     quality = dgqp(child(prepared, "reg_conf"), edges_BAER, cfg)
     scores = torch.cat(class_logits, dim=1).float().sigmoid() * quality
@@ -96,6 +99,16 @@ def dgqp(prepared: Variables, edge_logits: Tensor, cfg: HeadConfig) -> Tensor:
     statistics = torch.cat([top, top.mean(dim=-1, keepdim=True)], dim=-1).flatten(2)
     hidden = F.relu(linear(child(prepared, "0"), statistics))
     return linear(child(prepared, "2"), hidden).float().sigmoid()
+
+
+def _level(prepared: Variables, level: int, feature: Tensor, cfg: HeadConfig) -> tuple[Tensor, Tensor]:
+    """The class logits and edge logits of one level's anchors."""
+    cls_feature = _tower(prepared, "cls_convs", feature, cfg)
+    reg_feature = _tower(prepared, "reg_convs", feature, cfg)
+    class_logits = _by_anchor(conv(child(prepared, "gfl_cls"), cls_feature, padding=1))
+    # From here on float32 under every policy: the level's scale and everything that reads the distribution.
+    logits = conv(child(prepared, "gfl_reg"), reg_feature, padding=1).float()
+    return class_logits, _by_anchor(logits * leaf(child(prepared, f"scales.{level}"), "scale"))
 
 
 def _tower(prepared: Variables, name: str, x: Tensor, cfg: HeadConfig) -> Tensor:

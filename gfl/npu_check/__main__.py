@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 import time
@@ -30,6 +29,8 @@ from gfl.npu_check.parts import PARTS, Part
 from gfl.npu_check.processes import run
 from gfl.npu_check.report import FAILED, PASSED, REPORT, SKIPPED, Outcome, Report, write_report
 from gfl.npu_check.sizes import CPU, DEVICE
+from gfl.say import say
+from gfl.signals import interrupt_on_sigterm
 
 PROBE_TIMEOUT_S = 300.0  # CANN may be slow the first time
 
@@ -85,13 +86,13 @@ def run_all(check: Check, info: Mapping[str, object], parts: Mapping[str, Part])
     """Run all parts in order, and write the report after each. info: of the device, for the report."""
     report = Report(check.device, info, time.strftime("%Y-%m-%dT%H:%M:%S%z"), [], list(parts))
     for name, part in parts.items():
-        print(f"{name:10} ", end="", flush=True)
+        say(f"{name:10} ", end="")
         outcome = run_part(check, name, part)
         report.outcomes.append(outcome)
         report.left.remove(name)
         reason = f": {outcome.reason}" if outcome.reason else ""
-        print(f"{outcome.status} in {outcome.seconds:.0f} s{reason}", flush=True)
         write_report(check.folder, report)
+        say(f"{outcome.status} in {outcome.seconds:.0f} s{reason}")
     return report
 
 
@@ -135,21 +136,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             soc_version=arguments.soc_version or info.soc_version(),
         )
         devices = f"{info.devices} device{'s' if info.devices > 1 else ''}"
-        print(f"checking {info.device_name} ({devices}); logs and report in {folder}", flush=True)
+        say(f"checking {info.device_name} ({devices}); logs and report in {folder}")
         for recipe in (sizes.steps, sizes.learning):
             pictures = check.data(recipe.name)
             write_synthetic(pictures, train=recipe.train, val=recipe.val, size_hw=recipe.pictures_hw)
         report = run_all(check, info._asdict(), parts)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; what is known so far is in {folder}", file=sys.stderr)
+        say(f"\nstopped; what is known so far is in {folder}", error=True)
         return 130
-    print(f"\n{report.counts_text()}\nsend back {folder / f'{REPORT}.md'}")
+    say(f"\n{report.counts_text()}\nsend back {folder / f'{REPORT}.md'}")
     return 1 if report.counts()[FAILED] else 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # sent by batch systems; the running part ends, too
+    interrupt_on_sigterm()  # the running part ends, too
     sys.exit(main())

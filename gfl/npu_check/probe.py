@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import sys
 
+from gfl.say import say
+
 
 def main() -> int:
     """Look for the device that the command line names; 0, or 2 where it is not there."""
@@ -21,15 +23,15 @@ def main() -> int:
     except Exception as error:  # whatever it is, it is the reason
         reason = str(error).strip().splitlines()[-1]
         mend = "source CANN's set_env.sh, or uninstall torch_npu where there is no CANN"
-        print(f"error: PyTorch cannot be imported ({reason}); {mend}", file=sys.stderr)
+        say(f"error: PyTorch cannot be imported ({reason}); {mend}", error=True)
         return 2
     try:
         device = choose_device(name)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     count = 1 if device.type == "cpu" else torch.accelerator.device_count()
-    print(json.dumps({"device_name": describe(device), "devices": count, "providers": _providers()}))
+    say(json.dumps({"device_name": describe(device), "devices": count, "providers": _providers()}))
     return 0
 
 

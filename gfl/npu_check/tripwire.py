@@ -13,6 +13,7 @@ from pathlib import Path
 
 from gfl.errors import InputError
 from gfl.npu_check.compare import number, read_rows
+from gfl.say import say
 
 # epoch -> (expected AP, least AP). With 16 images a step an epoch has half the steps of the port's 8, so the margin of
 # the first is wide; that of the second allows for the spread over seeds. Both margins are this project's.
@@ -41,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         ap = ap_after(arguments.run, arguments.epoch)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     verdict = "as expected" if ap >= least else f"below {100 * least:.1f}: something is wrong"
-    print(f"AP {100 * ap:.1f} after epoch {arguments.epoch}, about {100 * expected:.1f} expected: {verdict}")
+    say(f"AP {100 * ap:.1f} after epoch {arguments.epoch}, about {100 * expected:.1f} expected: {verdict}")
     return 0 if ap >= least else 1
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 from gfl.report.words import counted, duration, memory, short_number
+from gfl.say import Output
 
 if TYPE_CHECKING:  # imported when a bar is drawn: programs that draw none start faster without it
     from rich.live import Live
@@ -72,12 +73,12 @@ class ProgressWriter:
     """Prints lines, and the bar of the current epoch; with stream=None nothing (every rank but the first).
 
     On a terminal the bar is redrawn in place, cut to the terminal's width; elsewhere it is a plain line every
-    PLAIN_EVERY_S and at the end of the epoch. An output that fails never stops a run: see `_Output`.
+    PLAIN_EVERY_S and at the end of the epoch. An output that fails never stops a run: see `gfl.say.Output`.
     """
 
     def __init__(self, stream: TextIO | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._output = _Output(stream)
-        self._terminal = stream is not None and stream.isatty()
+        self._output = Output(stream)
+        self._terminal = self._output.isatty()
         self._clock = clock
         self._next_s = clock() if self._terminal else clock() + PLAIN_EVERY_S
         self._live: Live | None = None  # the bar in place
@@ -121,25 +122,3 @@ class ProgressWriter:
             self._live.start()
             console.show_cursor()  # Live hides it, and a run that is killed would leave it hidden
         self._live.update(text, refresh=True)
-
-
-class _Output:
-    """A text stream that never raises: one that fails is written to no more, and what it cannot encode becomes '?'."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self.encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
-
-    def write(self, text: str) -> int:
-        """Write and flush."""
-        if self._stream is not None:
-            try:
-                # A class name that the terminal cannot show must not end the line, let alone the run.
-                self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
-                self._stream.flush()
-            except (OSError, ValueError):  # the reader of a pipe went away, the disk is full, or the stream is closed
-                self._stream = None
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing: `write` does it."""

@@ -19,11 +19,15 @@ from gfl.errors import InputError
 from gfl.files import append_text, make_folder, to_json, write_atomic, write_errors
 from gfl.record.environment import environment
 from gfl.record.lock import lock_folder, unlock_folder
+from gfl.say import say
 
 LOG = "log.jsonl"
 RESULTS = "results.csv"
 LAST = "last.pt"
-_RUN_FILES = ("config.gin", LOG, LAST)  # any of these says that a folder holds a run
+BEST = "best.pt"
+ENVIRONMENT = "env.json"
+# What a run writes before its first checkpoint. People have a config.gin of their own, but an env.json only from a run.
+_FIRST_FILES = ("config.gin", "operative.gin", ENVIRONMENT, LOG, RESULTS)
 
 
 def cut_log(path: Path, step: int, *, evaluated: bool = True) -> int:
@@ -95,7 +99,7 @@ class RunFolder:
 
     def write_environment(self, command: Sequence[str], more: Mapping[str, object] | None = None) -> None:
         """Write env.json: `environment(command)` and the caller's own fields (device, precision, number of ranks)."""
-        self.write_json("env.json", {**environment(command), **(more or {})})
+        self.write_json(ENVIRONMENT, {**environment(command), **(more or {})})
 
     def append(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Add lines to log.jsonl, either all or none; each has the key `step`."""
@@ -138,7 +142,8 @@ def open_run(
     After the block a folder that was made for this run, and in which nothing was written, is removed.
 
     workdir: the folder; None makes <runs>/<config_name>/<time>, with -2, -3, ... added where that exists.
-    resume: whether to go on with the run in `workdir`.
+    resume: whether to go on with the run in `workdir`. Where it is False, what a run left that ended before its first
+        checkpoint is removed.
     now: seconds since 1970, for the folder's name; None reads the clock.
 
     Raises InputError where another process uses the folder, where it holds a run and `resume` is False, where `resume`
@@ -154,11 +159,9 @@ def open_run(
     lock = lock_folder(workdir)
     try:
         if resume:
-            for unfinished in workdir.glob(".*.tmp"):  # of a killed run; half a checkpoint may be hundreds of megabytes
-                with contextlib.suppress(OSError):
-                    unfinished.unlink()
+            _remove_unfinished(workdir)
         else:
-            _check_empty(workdir)
+            _clear(workdir)
         yield RunFolder(workdir)
     finally:
         unlock_folder(lock)
@@ -191,11 +194,29 @@ def _make_default_workdir(parent: Path, now: float) -> Path:
             return folder
 
 
-def _check_empty(workdir: Path) -> None:
-    """Raise InputError where a folder for a new run holds another, or other files; hidden ones do not count."""
+def _clear(workdir: Path) -> None:
+    """Remove the files of a run that ended before its first checkpoint, and say so.
+
+    Raises InputError where the folder holds a checkpoint, or other files; hidden ones do not count.
+    """
     names = sorted(entry.name for entry in workdir.iterdir() if not entry.name.startswith("."))
-    if any(name in _RUN_FILES for name in names):
+    if any(name in (LAST, BEST) for name in names):
         raise InputError(f"the workdir {workdir} holds a run; give --resume or another --workdir")
-    if names:
-        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    foreign = [name for name in names if name not in _FIRST_FILES or ENVIRONMENT not in names]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise InputError(f"the workdir {workdir} is not empty ({shown}); give a new or an empty --workdir")
+    if names:
+        with write_errors(workdir):
+            # env.json last: until then a removal that is cut short can be done again.
+            for name in sorted(names, key=ENVIRONMENT.__eq__):
+                (workdir / name).unlink()
+        say(f"removed what a run left in {workdir} that ended before its first checkpoint: {', '.join(names)}")
+    _remove_unfinished(workdir)
+
+
+def _remove_unfinished(workdir: Path) -> None:
+    """Remove what a killed run was writing; half a checkpoint may be hundreds of megabytes."""
+    for unfinished in workdir.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            unfinished.unlink()

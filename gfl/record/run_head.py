@@ -38,7 +38,9 @@ def head_lines(
     yield headline("shapes", shapes_text(loader, loader.canvases), f"boxes padded to {loader.box_slots}")
     parameters = sum(leaf.numel() for leaf in module.leaves().values() if leaf.is_floating_point())
     depth = cfg.detector.backbone.depth
-    yield headline("model", f"R{depth}-FPN GFLV2 {parameters / 1e6:.2f} M parameters", origin.text)
+    trained = sum(leaf.numel() for leaf in module.parameters())
+    share = f" ({trained / 1e6:.2f} M are trained)" if trained < parameters else ""
+    yield headline("model", f"R{depth}-FPN GFLV2 {parameters / 1e6:.2f} M parameters{share}", origin.text)
     yield from (headline("", line) for line in origin.table.splitlines())
     optim = cfg.optim
     yield headline(

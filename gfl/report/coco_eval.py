@@ -118,6 +118,8 @@ def _true_rows(truth: GroundTruth) -> list[_Row]:
 def _checked_results(detections: Sequence[CocoDetection], truth: GroundTruth) -> list[_Row]:
     """Copies of the detections with the fields that pycocotools' own loadRes adds; the caller's stay untouched."""
     results: list[_Row] = []
+    unknown_ids: dict[str, set[int]] = {"image": set(), "category": set()}
+    known_images = set(truth.image_ids.tolist())
     for index, detection in enumerate(detections):
         try:
             box = [float(value) for value in detection["bbox"]]
@@ -132,10 +134,10 @@ def _checked_results(detections: Sequence[CocoDetection], truth: GroundTruth) ->
             raise InputError(f"detection {index} has bbox {box} and score {score}; expected finite x, y, width, height")
         ids = {"id": index + 1, "image_id": image_id, "category_id": category_id}
         results.append({**ids, "bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0})
-    unknown_ids = {
-        "image": {int(row["image_id"]) for row in detections}.difference(truth.image_ids.tolist()),
-        "category": {int(row["category_id"]) for row in detections}.difference(truth.class_names),
-    }
+        if image_id not in known_images:
+            unknown_ids["image"].add(image_id)
+        if category_id not in truth.class_names:
+            unknown_ids["category"].add(category_id)
     for noun, unknown in unknown_ids.items():
         if unknown:
             listed = ", ".join(map(str, sorted(unknown)[:5])) + (", ..." if len(unknown) > 5 else "")

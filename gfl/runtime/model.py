@@ -5,7 +5,6 @@ Shapes: B pictures a run; H, W the canvas.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import fit_canvas, own_canvas
+from gfl.data.canvas import by_area, fit_canvas, own_canvas
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description
@@ -68,7 +67,7 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
 
     Raises InputError where the files do not belong together, and where they give other outputs than detections.
     """
-    files = sorted(files, key=lambda file: (math.prod(file.description.size), file.description.size))
+    files = sorted(files, key=lambda file: by_area(file.description.size))
     first = files[0].description
     for file in files:
         if file.description.outputs != "detections":

@@ -1,4 +1,4 @@
-"""`gfl.train` of which one rank fails: failing_run.py kill|crash|refuse RANK STEP -- the arguments of a run."""
+"""`gfl.train` of which one rank fails: failing_run.py kill|crash|refuse|term RANK STEP -- the arguments of a run."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def crash() -> None:
     raise RuntimeError("a bug of the test")
 
 
+def term() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def refuse() -> None:
     raise InputError("got a mistake, expected none; mend it")
 
@@ -30,7 +34,7 @@ def main() -> int:
 
         def failing(*given: object) -> object:
             if next(steps) == int(last):
-                {"kill": kill, "crash": crash, "refuse": refuse}[how]()
+                {"kill": kill, "crash": crash, "refuse": refuse, "term": term}[how]()
             return step(*given)  # type: ignore[arg-type]  # as they came
 
         train.step = failing  # type: ignore[assignment]  # the same call

@@ -7,12 +7,14 @@ which `detector.prepare` folds into the convolution before it. 'gn', for trainin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfl.tensors import recompute as recomputation
 from gfl.tensors.layers import conv, group_norm, init_conv, init_norm
 from gfl.tensors.variables import Variables, child
 
@@ -69,15 +71,17 @@ def init(seed: int, cfg: ResNetConfig, path: str = "backbone") -> Variables:
     return variables
 
 
-def apply(prepared: Variables, x: Tensor, cfg: ResNetConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalised (B,3,H,W) -> C3, C4, C5 at strides 8, 16, 32."""
-    x = F.relu(_conv_norm(prepared, "conv1", x, cfg, stride=2, padding=3))
-    x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+def apply(
+    prepared: Variables, x: Tensor, cfg: ResNetConfig, *, recompute: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised (B,3,H,W) -> C3, C4, C5 at strides 8, 16, 32.
+
+    recompute: keep of the stem and of each stage its result alone, and compute the rest again for the gradient.
+    """
+    x = recomputation.call(partial(_stem, prepared, cfg=cfg), x, recompute=recompute)
     outputs = []
-    for stage, blocks in enumerate(BLOCKS[cfg.depth], start=1):
-        for index in range(blocks):
-            stride = 2 if stage > 1 and index == 0 else 1
-            x = _block(child(prepared, f"layer{stage}.{index}"), x, stride, cfg)
+    for stage in range(1, 5):
+        x = recomputation.call(partial(_stage, prepared, stage, cfg=cfg), x, recompute=recompute)
         outputs.append(x)
     return outputs[1], outputs[2], outputs[3]
 
@@ -119,6 +123,20 @@ def _init_block(seed: int, path: str, in_channels: int, width: int, cfg: ResNetC
             "1": _init_norm(cfg, out_channels),
         }
     return block
+
+
+def _stem(prepared: Variables, x: Tensor, cfg: ResNetConfig) -> Tensor:
+    """A 7x7 convolution and a pooling, each of stride 2."""
+    x = F.relu(_conv_norm(prepared, "conv1", x, cfg, stride=2, padding=3))
+    return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+
+def _stage(prepared: Variables, stage: int, x: Tensor, cfg: ResNetConfig) -> Tensor:
+    """The blocks of layer1 to layer4; but for layer1, the first has stride 2."""
+    for index in range(BLOCKS[cfg.depth][stage - 1]):
+        stride = 2 if stage > 1 and index == 0 else 1
+        x = _block(child(prepared, f"layer{stage}.{index}"), x, stride, cfg)
+    return x
 
 
 def _block(block: Variables, x: Tensor, stride: int, cfg: ResNetConfig) -> Tensor:

@@ -9,27 +9,31 @@ import numpy as np
 from gfl.data.coco import CocoData
 from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.loader import LoadedBatch
+from gfl.engine.memory import memory_errors
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import Metrics, evaluate_detections
 from gfl.runtime.on_torch.pt_file import Predict
 
 
 def detect_all(
-    predict: Predict, loader: Iterable[LoadedBatch], category_ids: Sequence[int]
+    predict: Predict, loader: Iterable[LoadedBatch], category_ids: Sequence[int | None]
 ) -> tuple[list[CocoDetection], tuple[str, ...]]:
     """The detections of every picture of a loader (on each rank its share), in pixels of the original, by image id.
 
-    The second value says why pictures could not be read, a sentence each.
+    category_ids: label -> category id of the data set; None: its detections are left out.
+    The second value says why pictures could not be read, a sentence each. Raises InputError where the device has too
+    little memory for a batch.
     """
     results: list[CocoDetection] = []
     failed: list[str] = []
     for loaded in loader:
-        results += batch_detections(
-            predict(loaded.batch.images, loaded.batch.image_sizes),
-            loaded.image_ids,
-            loaded.scales.numpy(),
-            category_ids,
-        )
+        with memory_errors(loaded.canvas, len(loaded.image_ids)):
+            results += batch_detections(
+                predict(loaded.batch.images, loaded.batch.image_sizes),
+                loaded.image_ids,
+                loaded.scales.numpy(),
+                category_ids,
+            )
         failed += loaded.failed
     return sorted_by_image(results), tuple(failed)
 
@@ -40,27 +44,31 @@ def sorted_by_image(results: Iterable[CocoDetection]) -> list[CocoDetection]:
 
 
 def batch_detections(
-    detections: Detections, image_ids: Sequence[int], scales: np.ndarray, category_ids: Sequence[int]
+    detections: Detections, image_ids: Sequence[int], scales: np.ndarray, category_ids: Sequence[int | None]
 ) -> list[CocoDetection]:
     """The detections of a batch as COCO results, in pixels of the original.
 
-    scales float32 (B,2): resized / original side, height then width. Blanks (image id -1) and detections of the
-    background channel are left out.
+    scales float32 (B,2): resized / original side, height then width. Blanks (image id -1), detections of the
+    background channel and of labels whose category id is None are left out.
     """
     boxes = detections.boxes_xyxy.cpu().numpy() / scales[:, None, [1, 0, 1, 0]]
     scores, labels = detections.scores.cpu().numpy(), detections.labels.cpu().numpy()
+    known = {label: category_id for label, category_id in enumerate(category_ids) if category_id is not None}
     results: list[CocoDetection] = []
     for image, image_id in enumerate(image_ids):
-        real = (labels[image] >= 0) & (labels[image] < len(category_ids))
+        real = np.isin(labels[image], list(known))
         if image_id >= 0:
-            categories = [category_ids[label] for label in labels[image][real]]
+            categories = [known[label] for label in labels[image][real].tolist()]
             results += coco_detections(image_id, boxes[image][real], scores[image][real], categories)
     return results
 
 
 def evaluate(
-    predict: Predict, data: CocoData, loader: Iterable[LoadedBatch]
+    predict: Predict, data: CocoData, loader: Iterable[LoadedBatch], category_ids: Sequence[int | None]
 ) -> tuple[Metrics, list[CocoDetection], tuple[str, ...]]:
-    """Detect on a data set: COCO's metrics, the detections, and why pictures could not be read."""
-    results, failed = detect_all(predict, loader, data.category_ids)
+    """Detect on a data set: COCO's metrics, the detections, and why pictures could not be read.
+
+    category_ids: as of `detect_all`.
+    """
+    results, failed = detect_all(predict, loader, category_ids)
     return evaluate_detections(data.truth, results), results, failed

@@ -1,0 +1,162 @@
+"""A look at a data set before hours are spent on it: its files, pictures and boxes, and what a run makes of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gfl.data.check.anchors import Reach, check_anchors
+from gfl.data.check.findings import Finding, finding
+from gfl.data.check.rows import check_rows
+from gfl.data.check.truth import check_truth
+from gfl.data.coco import CocoData, Picture, data_of_file
+from gfl.data.coco_json import CocoFile, GroundTruth, collector_paused, ground_truth, read_coco_file
+from gfl.data.picture_files import read_picture
+from gfl.data.same_pictures import same_pictures
+from gfl.data.sizes import box_slots, canvases_for, check_fits, eval_short_side, sizes_of
+from gfl.data.source.layouts import SplitPaths
+from gfl.data.transforms import resized_sizes
+from gfl.errors import InputError
+from gfl.settings import DataConfig
+from gfl.shapes import Canvas
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in the annotation file of one split."""
+
+    split: str  # 'train' or 'val'
+    annotations: Path
+    findings: list[Finding]
+    data: CocoData | None = None  # with the pictures without boxes; None where the file cannot be used
+    reach: tuple[Reach, ...] = ()  # boxes by size, and how many get no anchor; of training alone
+
+
+@collector_paused()
+def inspect(
+    split: str, paths: SplitPaths, cfg: DataConfig, *, seed: int = 0, read_pictures: bool = False
+) -> Inspection:
+    """Look at one split. read_pictures: also decode each picture.
+
+    Nothing here raises for what is wrong with the data: that becomes a finding, fatal where training would refuse it.
+    """
+    try:
+        file = read_coco_file(paths.annotations)
+    except InputError as error:
+        return Inspection(split, paths.annotations, [_fatal(error)])
+    findings = check_rows(file)
+    try:
+        data = data_of_file(file, paths.images.expanduser(), keep_empty=True, every_size=read_pictures)
+    except InputError as error:
+        return Inspection(split, paths.annotations, [_fatal(error), *findings, *_by_file_alone(file)])
+    sizes_hw = {picture.id: (picture.height, picture.width) for picture in data.pictures}
+    names = {picture.id: picture.file_name for picture in data.pictures}
+    findings += check_truth(data.truth, sizes_hw, names)
+    findings += [Finding("read_otherwise", 1, note, is_note=True) for note in data.notes if "only groups" not in note]
+    findings += check_pictures(data.pictures, read_pictures=read_pictures)
+    groups: list[Reach] = []
+    if split == "train":
+        with_boxes = [picture for picture in data.pictures if len(picture.boxes_xyxy)]
+        if not with_boxes:
+            findings.insert(0, Finding("nothing_to_learn", 1, "no picture has a box to learn from", is_fatal=True))
+        else:
+            found, groups = check_anchors(with_boxes, cfg, seed)
+            findings += found
+    return Inspection(split, paths.annotations, findings, data, tuple(groups))
+
+
+def check_pictures(pictures: Sequence[Picture], *, read_pictures: bool = False) -> list[Finding]:
+    """Pictures that are missing; read_pictures: and those that cannot be decoded or have another size."""
+    there = set(existing([picture.path for picture in pictures]))
+    missing = [picture.file_name for picture in pictures if picture.path not in there]
+    found = finding("missing_pictures", "pictures that are missing", "passed over", missing)
+    if read_pictures:
+        with ThreadPoolExecutor() as pool:
+            faults = list(pool.map(_fault, [picture for picture in pictures if picture.path in there]))
+        unreadable = [fault for fault in faults if fault]
+        found += finding("unreadable_pictures", "pictures that cannot be used", "passed over", unreadable)
+    return found
+
+
+def existing(paths: Sequence[Path]) -> Iterator[Path]:
+    """Those of the paths that exist. A folder is listed once: on a network that is faster than to ask for each file."""
+    listed: dict[Path, set[str]] = {}
+    for path in paths:
+        if path.parent not in listed:
+            try:
+                listed[path.parent] = set(os.listdir(path.parent))
+            except OSError:
+                listed[path.parent] = set()
+        if path.name in listed[path.parent]:
+            yield path
+
+
+def check_run(train: Inspection, val: Inspection | None, cfg: DataConfig) -> list[Finding]:
+    """What concerns both splits, or the settings of a run over them."""
+    if train.data is None:
+        return []
+    found: list[Finding] = []
+    if val is not None and val.data is not None:
+        pairs = same_pictures([each.path for each in train.data.pictures], [each.path for each in val.data.pictures])
+        becomes = "the AP flatters; make a new split with `python -m gfl.data split`"
+        same = [f"{one.name} = {other.name}" for one, other in pairs]
+        found += finding("same_pictures", "pictures in training and in validation", becomes, same)
+        if set(val.data.names) - set(train.data.names):
+            becomes = "give both the same categories"
+            extra = sorted(set(val.data.names) - set(train.data.names))
+            found += finding("unknown_classes", "classes of validation that training lacks", becomes, extra)
+    try:
+        canvases = canvases_for(train.data, cfg, val=None if val is None else val.data)
+        check_fits(train.data.pictures, cfg, canvases)
+        box_slots(train.data, cfg.max_boxes)
+    except InputError as error:
+        return [*found, _fatal(error)]
+    for each in (train, val):
+        if canvases is not None and each is not None and each.data is not None:
+            found += _orientation(each, cfg, canvases)
+    return found
+
+
+def _orientation(inspection: Inspection, cfg: DataConfig, canvases: Sequence[Canvas]) -> list[Finding]:
+    """How the canvases suit the pictures' orientations: those that a canvas shrinks below the resize rule."""
+    if inspection.data is None:
+        return []
+    sizes_hw = resized_sizes(sizes_of(inspection.data.pictures), eval_short_side(cfg), cfg.long_side)
+    holds = np.array([[h <= H and w <= W for H, W in canvases] for h, w in sizes_hw.tolist()]).any(axis=1)
+    shrunk = [inspection.data.pictures[i].file_name for i in np.flatnonzero(~holds).tolist()]
+    listed = ", ".join(f"{height}x{width}" for height, width in canvases)
+    what, becomes = f"pictures of {inspection.split} that fit no canvas of {listed}", "shrunk to fit; add a canvas"
+    return finding(f"shrunk_by_canvases_{inspection.split}", what, becomes, shrunk)
+
+
+def _fault(picture: Picture) -> str:
+    """Why a picture cannot be used; empty where it can."""
+    try:
+        image = read_picture(picture.path)
+    except InputError as error:
+        return str(error)
+    if image.shape[:2] == (picture.height, picture.width):
+        return ""
+    height, width = image.shape[:2]
+    return f"{picture.file_name} is {width}x{height}, the annotations say {picture.width}x{picture.height}"
+
+
+def _by_file_alone(file: CocoFile) -> list[Finding]:
+    """Findings about the boxes of a file that training refuses, as far as they can be read."""
+    try:
+        truth: GroundTruth = ground_truth(file, strict=False)
+        sides = zip(file.images.sides("height").tolist(), file.images.sides("width").tolist(), strict=True)
+        sizes_hw = dict(zip(truth.image_ids.tolist(), sides, strict=True))
+        names = dict(zip(truth.image_ids.tolist(), file.images.texts("file_name"), strict=True))
+    except InputError:
+        return []
+    return check_truth(truth, sizes_hw, names)
+
+
+def _fatal(error: InputError) -> Finding:
+    return Finding("unusable", 1, str(error), is_fatal=True)

@@ -1,0 +1,117 @@
+"""The folders that DATA_ROOT takes, and where the pictures of an annotation file are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pictures import assert_told, box, content
+
+from gfl.data.coco import read_coco
+from gfl.data.paths import split_paths
+from gfl.data.source.layouts import split_of
+from gfl.settings import DataConfig
+
+
+def write(path: Path, data: object = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content() if data is None else data), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "folders"),
+    [
+        ("annotations/instances_train2017.json", "annotations/instances_val2017.json", ("train2017", "val2017")),
+        ("annotations/instances_train.json", "annotations/instances_val.json", ("train", "val")),
+        ("annotations/instances_train.json", "annotations/instances_val.json", ("images/train", "images/val")),
+        ("annotations/instances_Train.json", "annotations/instances_Validation.json", ("images/Train", "images")),
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json", ("train", "valid")),
+    ],
+)
+def test_splits_of_every_layout_are_found(tmp_path: Path, train: str, val: str, folders: tuple[str, str]) -> None:
+    write(tmp_path / train), write(tmp_path / val)
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    found = [split_of(tmp_path, split) for split in ("train", "val")]
+    assert found == [(tmp_path / train, tmp_path / folders[0]), (tmp_path / val, tmp_path / folders[1])]
+
+
+@pytest.mark.parametrize("name", ["annotations/instances_default.json", "result.json", "labels_my-project.json"])
+def test_one_file_without_a_split_is_trained_on_whole_or_names_the_split(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    (tmp_path / "images").mkdir()
+    assert split_of(tmp_path, "train", without_val=True) == (tmp_path / name, tmp_path / "images")
+    for split in ("train", "val"):
+        told = [name, f"python -m gfl.data split {tmp_path / name} --val 0.2", "EVAL_EVERY = 0"]
+        assert_told(lambda split=split: split_of(tmp_path, split), told)
+
+
+def test_training_data_alone_names_what_to_do_about_validation(tmp_path: Path) -> None:
+    write(tmp_path / "train" / "_annotations.coco.json")
+    assert_told(
+        lambda: split_of(tmp_path, "val"), ["none to validate on", "gfl.data split", "VAL_JSON", "EVAL_EVERY = 0"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "tool"),
+    [
+        ("data.yaml", "nc: 1", "yolo"),
+        ("labels/1.txt", "0 .5 .5 .1 .1", "yolo"),
+        ("Annotations/1.xml", "<annotation/>", "voc"),
+        ("annotations.xml", "<annotations/>", "cvat"),
+        ("via_project.json", '{"_via_settings": {}}', "via"),
+        ("a.json", '{"shapes": [], "imagePath": "a.jpg"}', "labelme"),
+        ("project-1.json", '[{"annotations": [], "data": {}}]', "labelstudio"),
+    ],
+)
+def test_other_formats_name_the_conversion(tmp_path: Path, name: str, text: str, tool: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert_told(lambda: split_of(tmp_path, "train"), [f"python -m gfl.data convert --from {tool} {tmp_path}"])
+
+
+def test_no_folder_and_an_empty_one_are_told(tmp_path: Path) -> None:
+    assert_told(lambda: split_of(tmp_path / "no", "train"), ["no such folder", "DATA_ROOT"])
+    assert_told(
+        lambda: split_of(tmp_path, "train"), ["instances_train2017.json", "_annotations.coco.json", "TRAIN_JSON"]
+    )
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "mine" / "annotations" / "instances_train.json", content(box(1, [0, 0, 9, 9])))
+    (tmp_path / "mine" / "train").mkdir()
+    (tmp_path / "mine" / "train" / "1.jpg").touch()
+    annotations, images = split_paths(DataConfig(root="~/mine"), "train")
+    assert (annotations, images) == (tmp_path / "mine/annotations/instances_train.json", tmp_path / "mine/train")
+    given = split_paths(DataConfig(root=None, train_json="~/a.json", train_images="~/i"), "train")
+    assert given == (tmp_path / "a.json", tmp_path / "i")
+    assert len(read_coco("~/mine/annotations/instances_train.json", "~/mine/train", keep_empty=False).pictures) == 1
+
+
+@pytest.mark.parametrize(
+    ("file_name", "picture", "told"),
+    [
+        ("1.jpg", "a/images/1.jpg", False),
+        ("sub/1.jpg", "a/images/sub/1.jpg", False),
+        ("sub\\1.jpg", "a/images/sub/1.jpg", False),
+        ("sub\\1.jpg", "a/images/sub\\1.jpg", False),
+        ("images/1.jpg", "a/images/1.jpg", True),
+        ("images\\1.jpg", "a/images/1.jpg", True),
+        ("1.jpg", "a/1.jpg", True),
+        ("/data/upload/3/1.jpg", "a/images/1.jpg", True),
+        ("C:\\Users\\me\\1.jpg", "a/images/1.jpg", True),
+    ],
+)
+def test_file_names_may_start_from_other_folders(tmp_path: Path, file_name: str, picture: str, told: bool) -> None:
+    (tmp_path / "a" / "images").mkdir(parents=True)
+    (tmp_path / picture).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / picture).touch()
+    data = content(box(1, [0, 0, 9, 9]))
+    data["images"][0]["file_name"] = file_name
+    read = read_coco(write(tmp_path / "a" / "result.json", data), tmp_path / "a" / "images", keep_empty=False)
+    assert read.pictures[0].path.resolve() == (tmp_path / picture).resolve()
+    assert bool(read.notes) == told

@@ -1,0 +1,71 @@
+"""SIGTERM and SIGHUP: what a program makes of them, and what its workers do not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+
+import pytest
+
+from gfl.signals import SIGNALS, Stopped, StopRequest, exit_code, obey_the_parent_alone
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="needs the signals of Linux")
+
+
+def test_a_signal_ends_a_run_at_once_until_it_defers() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    for number in SIGNALS:
+        with StopRequest() as stop:
+            with pytest.raises(Stopped) as stopped:
+                os.kill(os.getpid(), number)
+            assert exit_code(stopped.value) == 128 + number
+            os.kill(os.getpid(), number)  # a second one does not disturb the end
+            assert stop.number == number
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_deferred_signal_is_noted_and_the_first_one_counts() -> None:
+    with StopRequest() as stop:
+        stop.defer()
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.number == signal.SIGHUP
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.number == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_ctrl_c_keeps_its_exit_code() -> None:
+    assert exit_code(KeyboardInterrupt()) == 130
+
+
+def obedient(ready: Connection) -> None:
+    obey_the_parent_alone()
+    ready.send("ready")
+    time.sleep(60)
+
+
+def test_a_worker_ends_when_its_parent_says_so_and_not_when_others_do() -> None:
+    here, there = multiprocessing.Pipe()
+    worker = multiprocessing.Process(target=obedient, args=(there,), daemon=True)
+    worker.start()
+    assert here.recv() == "ready"
+    for number in SIGNALS:
+        stranger = os.posix_spawn("/bin/sh", ["sh", "-c", f"kill -{int(number)} {worker.pid}"], os.environ)
+        os.waitpid(stranger, 0)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
