@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import json
-import os
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import tiny
 import tool_exports
-from pictures import assert_told
-from tool_exports import CLASSES, PICTURES, TRAIN, VAL, Drawn, draw
+from tool_exports import CLASSES, PICTURES, TRAIN, VAL, Drawn
 
 from gfl.data.coco import read_coco
-from gfl.data.convert import command, write
 from gfl.data.convert.command import add_flags, run
-from gfl.data.convert.labelstudio_shapes import decode_runs
-from gfl.errors import InputError
 
 # The format, what writes an export of it, whether it has a split, and whether the order of the classes is the source's.
 EXPORTS: list[tuple[str, Callable[[Path], Path], bool, bool]] = [

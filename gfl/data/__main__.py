@@ -16,6 +16,7 @@ from gfl.config import read_run
 from gfl.data import split
 from gfl.data.check.findings import Finding, lines
 from gfl.data.check.inspection import Inspection, check_run, inspect
+from gfl.data.convert import command as convert
 from gfl.data.paths import split_paths
 from gfl.data.source.layouts import SplitPaths
 from gfl.errors import InputError
@@ -135,6 +136,9 @@ def parser() -> argparse.ArgumentParser:
     two = verbs.add_parser("split", help="one file into training and validation")
     split.add_flags(two)
     two.set_defaults(run=split.run)
+    three = verbs.add_parser("convert", help="other tools' formats into COCO's layout")
+    convert.add_flags(three)
+    three.set_defaults(run=convert.run)
     return flags
 
 
