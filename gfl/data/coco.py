@@ -131,7 +131,7 @@ def _nothing_to_learn(path: Path, pictures: int, dropped: int, crowds: int) -> s
     mend = "add boxes or set KEEP_EMPTY"
     if crowds:
         reasons.append(f"{crowds} are marked 'iscrowd', as some tools mark every mask, and crowds do not train")
-        mend = "set iscrowd to 0 in the file where a box is one object"
+        mend = "set iscrowd to 0 where a box is one object (`gfl.data convert --from cvat` does so)"
     why = f" ({', '.join(reasons)})" if reasons else ""
     return f"{path}: none of its {pictures} pictures has a box to learn from{why}; {mend}"
 
