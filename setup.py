@@ -42,7 +42,6 @@ REQUIREMENTS = [
     "pycocotools>=2.0.8,<3",
     "opencv-python-headless>=4.9,<6",
     "filelock>=3.30,<5",
-    "pillow>=10,<14",
     "pyyaml>=6,<7",
     "rich>=13.9,<16",
     "safetensors>=0.4.3,<1",
