@@ -371,7 +371,7 @@ def test_losses_under_a_loss_scale_may_be_bad_for_a_while(
         assert "the loss is not a number at step 21" in refusal(train.main, arguments, capsys)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "o1"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("o1", marks=pytest.mark.slow)])
 def test_rate_that_is_far_too_high_is_told_as_such(
     precision: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
