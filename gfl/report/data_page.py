@@ -163,7 +163,7 @@ def _samples(data: CocoData) -> Iterator[str]:
         shown += 1
         if image.shape[:2] == (picture.height, picture.width):
             names = [data.names[label] for label in picture.labels.tolist()]
-            image = draw(image, picture.boxes_xyxy, np.ones(len(names)), picture.labels, names)
+            image = draw(image, picture.boxes_xyxy, None, picture.labels, names)
         scale = min(1.0, SAMPLE_PX / max(image.shape[:2]))
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         coded = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
