@@ -165,12 +165,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate as the command line says; 0, or 2 on a user's mistake."""
+    """Evaluate as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
     try:
         run(parser().parse_args(argv))
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
+    except KeyboardInterrupt:
+        say("\nstopped; run it again for its results", error=True)
+        return 130
     return 0
 
 

@@ -414,7 +414,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
             with closing(run.console), worker_errors():
                 train(run)
         except KeyboardInterrupt as stopped:
-            stopped.args = (how_to_go_on(folder),)
+            stopped.args = (how_to_go_on(folder, arguments.workdir),)
             raise
         if folder is not None:
             for text in end_lines(folder.path, what_is_best(run), run.data.train, run.data.val):
@@ -437,10 +437,11 @@ def print_config(parsed: ParsedRun) -> None:
         say(f"# note: nothing uses {unused}")
 
 
-def how_to_go_on(folder: RunFolder | None) -> str:
-    """What a run that is interrupted leaves to go on with."""
+def how_to_go_on(folder: RunFolder | None, workdir: Path | None) -> str:
+    """What a run that is interrupted leaves to go on with. workdir: of the command line; the other ranks know no more."""
+    path = workdir if folder is None else folder.path
     if folder is None or (folder.path / LAST).is_file():
-        return "; go on with --resume --workdir " + ("of this run" if folder is None else str(folder.path))
+        return f"; go on with --resume --workdir {'of this run' if path is None else path}"
     return " before its first checkpoint; start again, in the same folder too (SAVE_EVERY = N saves every N steps)"
 
 
