@@ -361,7 +361,7 @@ def via_metadata(folder: Path) -> dict[str, object]:
 
 def write_via(folder: Path) -> Path:
     """A project."""
-    options = {name: "" for name in CLASSES}
+    options = dict.fromkeys(CLASSES, "")
     region = {"animal": {"type": "dropdown", "description": "", "options": options, "default_options": {}}}
     content = {"_via_settings": {}, "_via_img_metadata": via_metadata(folder)}
     write_json(folder / "via_project.json", {**content, "_via_attributes": {"region": region, "file": {}}})
