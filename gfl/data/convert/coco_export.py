@@ -17,7 +17,7 @@ from gfl.data.convert.find import find_picture
 from gfl.data.convert.shapes import bounding_box, paired
 from gfl.data.convert.source import Box, Corners, Notes, Picture, PictureIndex, note
 from gfl.data.values import box as box_value
-from gfl.data.values import flag, integer, text
+from gfl.data.values import flag, integer
 
 
 class Export(NamedTuple):
@@ -74,9 +74,9 @@ def _pictures(export: Export, file: CocoFile, by_id: dict[int, str], habits: Hab
     for row in file.annotations.rows:
         rows.setdefault(_id(row.get("image_id")), []).append(row)
     pictures = []
-    for row, picture_id in zip(file.images.rows, file.images.ids().tolist(), strict=True):
+    names = file.images.texts("file_name")
+    for row, name, picture_id in zip(file.images.rows, names, file.images.ids().tolist(), strict=True):
         own = rows.pop(picture_id, [])
-        name = text(row.get("file_name") or "(no file_name)")
         path = find_picture(export.found_in, name, notes)
         if path is None:
             continue

@@ -6,6 +6,7 @@ Every picture and every shape of the source is converted, or counted and named w
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -133,15 +134,17 @@ def _lines(notes: Notes) -> list[str]:
 
 
 def next_steps(output: Path, splits: dict[str, list[Settled]]) -> list[str]:
-    """What to do next: split what is not split, and train."""
-    root = f'"DATA_ROOT = {str(output)!r}"'
+    """What to do next: split what is not split, and train. Each command works as it stands."""
+    train = f'python -m gfl.train --gin_file scratch_small.gin --gin_bindings "DATA_ROOT = {str(output)!r}"'
     lines = [f"written to {output}"]
     if "train" not in splits:
-        lines.append("there is no training part, expected one to train on: add it to the source and convert again")
-    elif "val" not in splits:
+        return [*lines, f"there is no training part in it, only {' and '.join(splits)}: convert one too, then: {train}"]
+    if "val" not in splits:
         file = output / "annotations" / "instances_train.json"
-        lines.append(f"there is no validation part; first: python -m gfl.data split {file} --val 0.2 --seed 0")
-    return [*lines, f"next: python -m gfl.train --gin_file scratch_small.gin --gin_bindings {root}"]
+        split = f"python -m gfl.data split {shlex.quote(str(file))} --val 0.2 --seed 0"
+        lines.append(f"there is no validation part; next: {split}")
+        return [*lines, f'or train on all of it, without a validation: {train} "EVAL_EVERY = 0"']
+    return [*lines, f"next: {train}"]
 
 
 def _counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -49,9 +49,9 @@ def read_cvat(request: Request) -> Source:
     names = list(
         dict.fromkeys(name for label in root.iter("label") if (name := (label.findtext("name") or "").strip()))
     )
-    parts = {part for label in root.iter("label") if label.findtext("parent") for part in [label.findtext("name")]}
     found = sorted_names(splits)
-    names = [name for name in names if name not in parts or name in found]
+    joints = {label.findtext("name") for label in root.iter("label") if label.find("parent") is not None}
+    names = [name for name in names if name not in joints or name in found]  # the points of a skeleton are no classes
     return Source(splits, names + [name for name in found if name not in names], notes, indexes=[index])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from gfl.data.convert.source import Notes, PictureIndex, note
-from gfl.data.picture_files import is_picture
+from gfl.data.picture_files import PICTURES, is_picture
 
 NOT_FOUND = "annotated pictures that were not found, left out"
 PREFIX = re.compile(r"^[0-9a-f]{8}-")  # before the name of a file that was uploaded to Label Studio
@@ -62,6 +62,8 @@ def find_picture(index: PictureIndex, name: str, notes: Notes) -> Path | None:
     if len(found) != 1:
         note(notes, SEVERAL if found else NOT_FOUND, name)
         return None
+    if last not in index.by_name and Path(last).suffix in PICTURES:
+        note(notes, "annotated pictures that have another suffix than the annotations say", found[0].name)
     return found[0]
 
 

@@ -6,7 +6,7 @@ are worked out in a picture of the height 1 and the width of its aspect ratio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def _corners(kind: str, region: dict[str, object], value: dict[str, object], asp
 def _mask_box(region: dict[str, object], value: dict[str, object]) -> Corners:
     """The bounding box of a brush's mask, which is a run-length code of an RGBA picture. Raises ValueError."""
     width, height = integer(region.get("original_width")), integer(region.get("original_height"))
-    pixels = decode_runs([integer(byte) for byte in sequence(value["rle"])])
+    pixels = decode_runs([integer(byte) for byte in sequence(value["rle"])], width * height * 4)
     alpha = np.frombuffer(pixels, np.uint8).reshape(height, width, 4)[:, :, 3] > 0
     rows, columns = np.flatnonzero(alpha.any(axis=1)).tolist(), np.flatnonzero(alpha.any(axis=0)).tolist()
     if not rows:
@@ -89,8 +89,8 @@ def _mask_box(region: dict[str, object], value: dict[str, object]) -> Corners:
     return columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height
 
 
-def decode_runs(code: list[int]) -> bytes:
-    """Label Studio's run-length code (of the package rle-pack) as bytes. Raises ValueError for another.
+def decode_runs(code: Sequence[int], expected: int) -> bytes:
+    """Label Studio's run-length code (of the package rle-pack) as so many bytes. Raises ValueError for another.
 
     Bits: how many values there are (32), their size less 1 (5), four sizes of run lengths less 1 (4 each); then runs:
     whether it repeats one value (1), which of the four sizes its length less 1 has (2), the length, and the values.
@@ -106,8 +106,8 @@ def decode_runs(code: list[int]) -> bytes:
 
     count, value_size = read(32), read(5) + 1
     sizes = [read(4) + 1 for _ in range(4)]
-    if value_size != 8:
-        raise ValueError(f"values of {value_size} bits, expected bytes")
+    if value_size != 8 or count != expected:
+        raise ValueError(f"{count} values of {value_size} bits, expected {expected} bytes")
     values = bytearray()
     while len(values) < count:
         repeats = read(1)

@@ -7,17 +7,19 @@ without an area, and boxes that lie outside their pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from gfl.data.convert.source import Box, Corners, Notes, Picture, Source, note
 from gfl.data.picture_files import decode_picture
 from gfl.data.picture_sizes import PictureSize, upright_sizes
-from gfl.data.source.frames import Frames, read_frames
+from gfl.data.source.frames import read_frames
 from gfl.errors import InputError
+
+Readable: TypeAlias = list[tuple[Picture, tuple[int, int]]]  # with height and width, as this project reads them
 
 ROUNDING_PX = 0.01  # tools write two decimals or more: a box that reaches so far over its border is not noted
 
@@ -34,32 +36,18 @@ class Settled(NamedTuple):
 def settle(source: Source, pictures: Sequence[Picture], file: Path) -> list[Settled]:
     """Settle the pictures of one split; `file` is what messages call the source."""
     readable = _readable(pictures, source.notes)
-    if source.in_shares:
-        return [
-            Settled(
-                picture, height, width, _inside(picture, _scaled(picture.boxes, height, width), height, width, source)
-            )
-            for picture, (height, width) in readable
-        ]
-    frames = _frames(readable, file, source.notes)
-    ends = np.cumsum([len(picture.boxes) for picture, _ in readable])
+    scaled = _scaled(readable) if source.in_shares else _framed(readable, file, source.notes)
     settled = []
-    for (picture, true_hw), end, size in zip(readable, ends.tolist(), frames.sizes_hw.tolist(), strict=True):
-        height, width = size
-        if (height, width) != true_hw:
+    for (picture, (height, width)), boxes in zip(readable, scaled, strict=True):
+        if boxes is None:
             note(source.notes, "pictures of another form than the annotations say, left out", picture.path.name)
-            continue
-        rows = frames.boxes_xywh[end - len(picture.boxes) : end].tolist()
-        boxes = [
-            box._replace(corners=(x, y, x + wide, y + high))
-            for box, (x, y, wide, high) in zip(picture.boxes, rows, strict=True)
-        ]
-        settled.append(Settled(picture, height, width, _inside(picture, boxes, height, width, source)))
+        else:
+            settled.append(Settled(picture, height, width, _inside(picture, boxes, height, width, source.notes)))
     return settled
 
 
-def _readable(pictures: Sequence[Picture], notes: Notes) -> list[tuple[Picture, tuple[int, int]]]:
-    """The pictures that can be read, with their heights and widths as this project reads them."""
+def _readable(pictures: Sequence[Picture], notes: Notes) -> Readable:
+    """The pictures that can be read, with their sizes."""
     on_disk = [picture for picture in pictures if picture.content is None]
     sizes: dict[Path, PictureSize | InputError] = dict(
         zip((picture.path for picture in on_disk), upright_sizes([picture.path for picture in on_disk]), strict=True)
@@ -82,35 +70,48 @@ def _content_size(content: bytes, path: Path) -> PictureSize:
     return PictureSize(height, width, 1)
 
 
-def _frames(readable: Sequence[tuple[Picture, tuple[int, int]]], file: Path, notes: Notes) -> Frames:
-    """Boxes of all pictures in the frame of the pictures as they are read: turned by EXIF, or of another scale."""
-    boxes = [_finite(box.corners) for picture, _ in readable for box in picture.boxes]
-    corners = np.array(boxes, np.float64).reshape(-1, 4)
+def _scaled(readable: Readable) -> Iterator[list[Box]]:
+    """Boxes in px from shares of the pictures."""
+    for picture, (height, width) in readable:
+        corners = [_finite(box.corners) for box in picture.boxes]
+        in_px = [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in corners]
+        yield [box._replace(corners=each) for box, each in zip(picture.boxes, in_px, strict=True)]
+
+
+def _framed(readable: Readable, file: Path, notes: Notes) -> Iterator[list[Box] | None]:
+    """Boxes in the frame of the pictures as they are read: turned by EXIF, or of another scale than was annotated.
+
+    None for a picture of which it is open where its boxes lie.
+    """
+    if all(picture.stated_hw in (None, size) for picture, size in readable):
+        yield from ([box._replace(corners=_finite(box.corners)) for box in picture.boxes] for picture, _ in readable)
+        return
+    counts = [len(picture.boxes) for picture, _ in readable]
+    corners = np.array([_finite(box.corners) for picture, _ in readable for box in picture.boxes], np.float64)
+    corners = corners.reshape(-1, 4)
     frames = read_frames(
         file,
         [picture.path for picture, _ in readable],
-        np.array([picture.stated_hw or size for picture, size in readable], np.int64).reshape(-1, 2),
-        np.repeat(np.arange(len(readable)), [len(picture.boxes) for picture, _ in readable]),
+        np.array([picture.stated_hw or size for picture, size in readable], np.int64),
+        np.repeat(np.arange(len(readable)), counts),
         np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
         every=True,
     )
     for line in frames.notes:
-        if "passed over" not in line:  # those are left out, and named
+        if "passed over" not in line:  # those are left out here, and named
             note(notes, line, "")
-    return frames
+    x, y, width, height = frames.boxes_xywh.T
+    rows = iter(np.stack([x, y, x + width, y + height], axis=1).tolist())
+    for (picture, true_hw), size in zip(readable, frames.sizes_hw.tolist(), strict=True):
+        moved = [box._replace(corners=tuple(next(rows))) for box in picture.boxes]
+        yield moved if tuple(size) == true_hw else None
 
 
 def _finite(corners: Corners) -> Corners:
     return corners if all(map(math.isfinite, corners)) else (0.0, 0.0, 0.0, 0.0)
 
 
-def _scaled(boxes: Sequence[Box], height: int, width: int) -> list[Box]:
-    corners = [_finite(box.corners) for box in boxes]
-    in_px = [(x1 * width, y1 * height, x2 * width, y2 * height) for x1, y1, x2, y2 in corners]
-    return [box._replace(corners=each) for box, each in zip(boxes, in_px, strict=True)]
-
-
-def _inside(picture: Picture, boxes: Sequence[Box], height: int, width: int, source: Source) -> list[Box]:
+def _inside(picture: Picture, boxes: Sequence[Box], height: int, width: int, notes: Notes) -> list[Box]:
     """The boxes, clipped to the picture; those of which nothing is left are noted."""
     kept = []
     for box in boxes:
@@ -118,13 +119,13 @@ def _inside(picture: Picture, boxes: Sequence[Box], height: int, width: int, sou
         clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
         name = f"{picture.path.name} ({box.name})"
         if x2 <= x1 or y2 <= y1:
-            note(source.notes, "boxes without an area, left out", name)
+            note(notes, "boxes without an area, left out", name)
         elif clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-            note(source.notes, "boxes wholly outside their pictures, left out", name)
+            note(notes, "boxes wholly outside their pictures, left out", name)
         else:
             if max(abs(a - b) for a, b in zip(clipped, box.corners, strict=True)) > ROUNDING_PX:
-                note(source.notes, "boxes that reached over the border of their pictures, clipped", name)
+                note(notes, "boxes that reached over the border of their pictures, clipped", name)
             if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < 1:
-                note(source.notes, "boxes under a pixel, which are written and training will pass over", name)
+                note(notes, "boxes under a pixel, which are written and training will pass over", name)
             kept.append(box._replace(corners=clipped))
     return kept

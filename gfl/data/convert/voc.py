@@ -136,7 +136,8 @@ def _split(lists: Path, annotated: Sequence[Annotated], notes: Notes) -> dict[st
     """The pictures of each list of ImageSets/Main; all of them together where there is no list."""
     stems = {split: _stems(lists / f"{name}.txt") for name, split in LISTS if (lists / f"{name}.txt").is_file()}
     if "train" not in stems and (lists / "trainval.txt").is_file():
-        stems["train"] = [stem for stem in _stems(lists / "trainval.txt") if stem not in stems.get("val", [])]
+        val = set(stems.get("val", ()))
+        stems["train"] = [stem for stem in _stems(lists / "trainval.txt") if stem not in val]
     if not stems:
         return {UNSPLIT: [one.picture for one in annotated]}
     by_stem = {one.file.stem: one.picture for one in annotated}

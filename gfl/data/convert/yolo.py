@@ -55,7 +55,8 @@ def _label_files(picture: Path, root: Path) -> Iterator[Path]:
 
 def _note_strays(layout: Layout, used: set[Path], notes: Notes) -> None:
     """Label files to which no picture belongs."""
-    for folder in sorted({path.parent for path in used}):
+    beside = {next(_label_files(path, layout.root)).parent for paths in layout.pictures.values() for path in paths}
+    for folder in sorted({path.parent for path in used} | {path for path in beside if "labels" in path.parts}):
         for path in files_below(folder):
             if path.suffix == ".txt" and path not in used and path.name not in (*NAME_FILES, *NO_LIST):
                 used.add(path)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gfl.data.coco_json import shown
 from gfl.data.convert.files import mapping, read_text, sequence
 from gfl.data.convert.find import files_below
 from gfl.data.convert.source import UNSPLIT, Notes, note, split_of
@@ -18,6 +19,7 @@ from gfl.data.picture_files import is_picture
 from gfl.errors import InputError, first_line
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt", "labels.txt")
+DIGITS = 5  # of the number of a class; more are no class
 FOLDER_NAMES = ("train", "val", "valid", "validation", "test")
 
 
@@ -107,13 +109,12 @@ def _yaml_names(content: dict[str, object], path: Path) -> list[str] | None:
     """The classes by number; numbers that `names` leaves out are called by their number."""
     names, count = content.get("names"), content.get("nc")
     if isinstance(names, dict):
-        try:
-            by_number = {int(str(key)): str(value) for key, value in names.items()}
-        except ValueError:
+        keys = [str(key) for key in names]
+        if not all(key.isdecimal() and len(key) <= DIGITS for key in keys):
             raise InputError(
-                f"{path}: got the names {sorted(map(str, names))[:3]} that are no numbers, expected 0: name, 1: name "
-                "and so on; correct `names`"
-            ) from None
+                f"{path}: got the names {shown(keys[:5])}, expected 0: name, 1: name and so on; correct `names`"
+            )
+        by_number = {int(key): str(value) for key, value in zip(keys, names.values(), strict=True)}
         return [by_number.get(number, str(number)) for number in range(max(by_number, default=-1) + 1)]
     if isinstance(names, list):
         if isinstance(count, int) and count != len(names):
