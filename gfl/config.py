@@ -177,7 +177,7 @@ def _read_file(path: Path, table: _Bindings, files_read: set[Path]) -> None:
     """Add the bindings of a file to the table."""
     files_read.add(path.resolve())
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows tools write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"gin file '{path}' cannot be read ({error}); expected a UTF-8 text file") from error
     _read_text(text, str(path), path.parent, table, files_read)

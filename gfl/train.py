@@ -110,6 +110,8 @@ def start(
     if saved is not None:
         require_same_classes(data.train, saved.get("names"))
     state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
+    if data.val is not None and data.val.truth.crowd.all():
+        notes += ("validation has no boxes: there is nothing to measure, and best.pt will be the last weights",)
     console = ProgressWriter(sys.stdout if ranks.first else None)
     run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
     if saved is not None:
@@ -438,7 +440,7 @@ def print_config(parsed: ParsedRun) -> None:
 
 
 def how_to_go_on(folder: RunFolder | None, workdir: Path | None) -> str:
-    """What a run that is interrupted leaves to go on with. workdir: of the command line; the other ranks know no more."""
+    """What an interrupted run leaves to go on with. workdir: of the command line; other ranks know no more."""
     path = workdir if folder is None else folder.path
     if folder is None or (folder.path / LAST).is_file():
         return f"; go on with --resume --workdir {'of this run' if path is None else path}"

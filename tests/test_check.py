@@ -165,6 +165,15 @@ def test_settings_that_do_not_suit_the_data_are_told(
     assert words in capsys.readouterr().out
 
 
+def test_canvases_of_another_orientation_are_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "train", clean())
+    write(tmp_path, "val", clean())
+    assert check(tmp_path) == 0
+    assert "% of their pixels are picture (0% of the pictures stand upright)" in capsys.readouterr().out
+    assert check(tmp_path, "--gin_bindings", "CANVASES = ((1344, 1344),)") == 1
+    assert "finding: canvases 1344x1344: 49% of their pixels are picture" in capsys.readouterr().out
+
+
 def test_findings_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
     data = clean()
     with_box(box(3, [150, 10, 60, 30]))(data)

@@ -489,3 +489,8 @@ def test_a_missing_gin_config_is_told_without_any_folder() -> None:
 def test_a_package_that_hides_gin_config_is_named(tmp_path: Path) -> None:
     hiding = write(tmp_path / "gin" / "__init__.py", "")
     assert ask_for_gin(tmp_path, "with gin-config").startswith(f"gin-config is hidden by {hiding}; remove that file")
+
+
+def test_a_run_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "mine.gin").write_text("EPOCHS = 3\n", encoding="utf-8-sig")
+    assert read_run([tmp_path / "mine.gin"]).run.epochs == 3

@@ -266,3 +266,9 @@ def test_without_a_network_the_file_is_asked_for(
 def test_depth_without_torchvision_weights_is_refused() -> None:
     with pytest.raises(InputError, match=r"depth 26: expected one of \[18, 34, 50, 101\]"):
         fetch_torchvision(26)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    assert read_checkpoint("~/w.pth").state.keys() == {"a"}

@@ -80,7 +80,8 @@ def summary(inspection: Inspection) -> str:
         return "cannot be used"
     counts = {name: int((data.truth.category_id == key).sum()) for key, name in data.truth.class_names.items()}
     boxes = counted(len(data.truth.boxes_xywh), "box", "boxes")
-    return f"{counted(len(data.pictures), 'picture')} {boxes} {class_shares(counts)}"
+    most = max(len(picture.boxes_xyxy) for picture in data.pictures)
+    return f"{counted(len(data.pictures), 'picture')} {boxes} {class_shares(counts)} | at most {most:,} a picture"
 
 
 def sizes_text(cfg: DataConfig) -> str:

@@ -58,7 +58,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     Raises InputError when the file is missing or damaged, holds no weights, or holds objects other than tensors and
     plain values.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise InputError(f"checkpoint {path}: {what}; expected {FORMATS}")
