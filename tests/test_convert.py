@@ -600,10 +600,11 @@ def test_labelme_shapes_become_boxes_or_are_named(tmp_path: Path, capsys: pytest
     assert "pictures without an annotation, left out: 1 (new.png)" in said
 
 
-def test_labelme_writes_the_picture_that_is_only_in_the_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.png", "C:\\photos\\a.png", "", "a\0b", "9" * 400])
+def test_labelme_writes_the_picture_that_is_only_in_the_json(tmp_path: Path, name: str) -> None:
     data = draw(tmp_path / "a.png", ONE).read_bytes()
     shapes = [tool_exports.labelme_shape("cat", [[10, 10], [30, 30]])]
-    content = tool_exports.labelme(ONE, shapes, imageData=base64.b64encode(data).decode())
+    content = tool_exports.labelme(ONE, shapes, imagePath=name, imageData=base64.b64encode(data).decode())
     tool_exports.write_json(tmp_path / "source" / "a.json", content)
     convert("labelme", tmp_path / "source", tmp_path / "out")
     assert only_boxes(tmp_path / "out") == [("cat", [10.0, 10.0, 20.0, 20.0])]
