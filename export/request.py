@@ -17,7 +17,7 @@ from gfl.data.coco_json import CocoFile, class_names, read_coco_file
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
-from gfl.shapes import Canvas
+from gfl.shapes import MOST_PICTURES, Canvas
 
 RUNS = "runs/*/*/best.pt"
 
@@ -88,6 +88,8 @@ def check_flags(arguments: argparse.Namespace) -> None:
         number = getattr(arguments, name)
         if number is not None and number < 1:
             raise InputError(f"got --{name} {number}, expected 1 or more; omit it for the default")
+    if arguments.batch > MOST_PICTURES:
+        raise InputError(f"got --batch {arguments.batch}, expected at most {MOST_PICTURES} pictures; lower it")
     drop = arguments.max_ap_drop
     if drop is not None and not 0.0 <= drop <= 1.0:
         raise InputError(f"got --max_ap_drop {drop:g}, expected a share from 0 to 1; omit it for the precision's own")

@@ -15,6 +15,8 @@ import functools
 import importlib
 import importlib.resources
 import importlib.util  # gin-config 0.5.0 uses importlib.util without importing it
+import math
+import re
 import tokenize
 import types
 import typing
@@ -29,6 +31,8 @@ KNOB_OWNERS = (RunConfig, DataConfig, OptimConfig)  # each of their plain fields
 COMMAND_LINE = "--gin_bindings"
 SETTINGS = "gfl.settings"  # the source of what is bound before any file is read
 LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
+CLASSES = "detector.DetectorConfig.num_classes"  # no setting of a run: the annotation file says it
+STORED = "stored config"  # the source of a text that travelled in a checkpoint
 REQUIRED = "gin.REQUIRED"  # gin's constant for "the user must give this"
 
 
@@ -97,7 +101,7 @@ def read_run(
 def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
     """Read a `config_text` or `operative_text` again, with further bindings. Raises InputError as `read_run`."""
     table, files_read = _base()
-    _read_text(text, "stored config", Path(), table, files_read)
+    _read_text(text, STORED, Path(), table, files_read)
     _read_bindings(bindings, table, files_read)
     return _build(table)
 
@@ -192,6 +196,11 @@ def _read_text(text: str, source: str, folder: Path, table: _Bindings, files_rea
         elif isinstance(statement, parser.BindingStatement):
             binding = _Binding(statement.value, source, statement.location.line_num)
             name = _full_name(statement.scope, statement.selector, statement.arg_name, binding.location)
+            if name == CLASSES and source != STORED:
+                raise InputError(
+                    f"{binding.location}: {statement.selector}.num_classes = {statement.value!r}: the number of "
+                    "classes comes from the categories of the annotation file; remove it"
+                )
             table[name] = binding._replace(value=_settle(statement.value, binding.location))
 
 
@@ -344,11 +353,20 @@ def _check_type(name: str, value: object, bindings: _Bindings) -> None:
     """Check the resolved value of the field `name` against its annotation; names the knob, if it has one."""
     setting, _, field = name.rpartition(".")
     expected = typing.get_type_hints(_setting_classes()[setting])[field]
-    if not _fits(value, expected):
+    fits = _fits(value, expected)
+    if not fits or not _finite(value):
         bound = bindings[name].value
         knob = bound.name if isinstance(bound, _Macro) else name
         given = bindings[knob].location
-        raise InputError(f"{knob.partition('.')[2] or knob} = {value!r}: expected {_spell(expected)} ({given})")
+        wanted = "finite numbers" if fits else _spell(expected)
+        raise InputError(f"{knob.partition('.')[2] or knob} = {value!r}: expected {wanted} ({given})")
+
+
+def _finite(value: object) -> bool:
+    """Whether a value holds no infinity (1e999), which gin cannot write."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, tuple) or all(map(_finite, value))
 
 
 def _resolve(value: object, trail: tuple[str, ...], bindings: _Bindings, used: set[str]) -> object:
@@ -430,11 +448,17 @@ def _build(table: _Bindings, taken: tuple[str, ...] = ()) -> ParsedRun:
     try:
         gin.parse_config(_one_text(table))
         run: RunConfig = gin.get_configurable(RunConfig)()
-        return ParsedRun(run, gin.config_str(), gin.operative_config_str(), unused, taken)
+        config_text, operative_text = map(_without_classes, (gin.config_str(), gin.operative_config_str()))
+        return ParsedRun(run, config_text, operative_text, unused, taken)
     except ValueError as error:  # of a __post_init__; gin appends the call in which it was raised
         raise InputError(str(error).split("\n  In call to configurable")[0]) from error
     finally:
         gin.clear_config()  # gin's state is global: leave none behind
+
+
+def _without_classes(text: str) -> str:
+    """A text of bindings that can be given as a run file."""
+    return re.sub(rf"^{re.escape(CLASSES)} = .*\n", "", text, flags=re.MULTILINE)
 
 
 def _one_text(bindings: _Bindings) -> str:

@@ -27,6 +27,7 @@ from gfl.engine.device import choose_device
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.model.structures import Detections
+from gfl.report.coco_eval import COCO_LIMIT, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.description import DETECTION_NAMES
 from gfl.runtime.model import Model
@@ -36,6 +37,7 @@ from gfl.runtime.open import EXPORTS, open_model
 from gfl.runtime.providers import ProviderChoice
 from gfl.say import say
 from gfl.settings import DataConfig
+from gfl.shapes import MOST_PICTURES
 
 
 def array_predictor(model: Model) -> Predict:
@@ -67,11 +69,16 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> Opened:
             f"{arguments.checkpoint} does not name its classes; that they are in the order of {data.annotations} is "
         )
         classes = classes._replace(notes=(f"{trust}taken on trust", *classes.notes))
+    detector = model.run.detector
+    if arguments.max_detections is not None:
+        limit = arguments.max_detections
+        predict = replace(detector.predict, max_detections=limit, candidates=max(limit, detector.predict.candidates))
+        detector = replace(detector, predict=predict)
     canvases = model.canvases
     if canvases is None or arguments.gin_file:
         canvases = canvases_for(None, model.run.data, val=data)
     loader = EvalLoader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
-    return Opened(predictor(model.variables, model.run.detector, choose_device(arguments.device)), loader, classes)
+    return Opened(predictor(model.variables, detector, choose_device(arguments.device)), loader, classes)
 
 
 def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> Opened:
@@ -83,6 +90,12 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
     model = open_model(path, threads=torch.get_num_threads(), choice=ProviderChoice(provider))
     about = model.description
     classes = map_labels(about.names, data, arguments.class_map)
+    if (arguments.max_detections or 0) > about.thresholds.max_detections:
+        raise InputError(
+            f"got --max_detections {arguments.max_detections} for {path}, which gives at most "
+            f"{about.thresholds.max_detections} a picture; export it anew with --gin_bindings "
+            f"'PredictConfig.max_detections = {arguments.max_detections}'"
+        )
     sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
     return Opened(array_predictor(model), EvalLoader(data, sizes, model.canvases, batch_size=model.batch), classes)
 
@@ -91,6 +104,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluate one file on one data set, write metrics.json and val_detections.json, print the tables."""
     if arguments.batch is not None and arguments.batch < 1:
         raise InputError(f"got --batch {arguments.batch}, expected at least 1 picture; omit it for the default (4)")
+    limit = COCO_LIMIT if arguments.max_detections is None else arguments.max_detections
+    if limit < 1:
+        raise InputError(f"got --max_detections {limit}, expected at least 1; omit it for COCO's ({COCO_LIMIT})")
+    if arguments.batch is not None and arguments.batch > MOST_PICTURES:
+        raise InputError(f"got --batch {arguments.batch}, expected at most {MOST_PICTURES} pictures; lower it")
+    if not 0 <= arguments.workers <= 1024:
+        raise InputError(f"got --workers {arguments.workers}, expected 0 to 1024; omit it for the default (2)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
     path = arguments.checkpoint or arguments.onnx
     exported = path.is_dir() or path.suffix in EXPORTS
@@ -99,15 +119,19 @@ def run(arguments: argparse.Namespace) -> None:
             f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
         )
     opened = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
-    for note in opened.classes.notes:
+    for note in (*data.notes, *opened.classes.notes):
         say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
     with worker_errors():
-        metrics, results, failed = evaluate(opened.predict, data, opened.loader, opened.classes.category_ids)
+        metrics, results, failed = evaluate(
+            opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
+        )
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
     write_atomic(output / "val_detections.json", to_json(results))
     say(evaluation_report(metrics))
+    for note in limit_notes(data.truth, results, limit):
+        say(f"note: {note}")
     for reason in failed:
         say(f"without detections: {reason}", error=True)
     say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
@@ -134,18 +158,22 @@ def parser() -> argparse.ArgumentParser:
         help="'class of the model=class of the annotations' where names differ; 'class of the model=' leaves it out",
     )
     flags.add_argument("--batch", type=int, help="pictures at a time (default 4; an .onnx has its own)")
+    flags.add_argument("--max_detections", type=int, help="detections that count a picture (default 100, as COCO's)")
     flags.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu"))
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate as the command line says; 0, or 2 on a user's mistake."""
+    """Evaluate as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
     try:
         run(parser().parse_args(argv))
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
+    except KeyboardInterrupt:
+        say("\nstopped; run it again for its results", error=True)
+        return 130
     return 0
 
 

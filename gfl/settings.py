@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from typing import Literal
 
+from gfl.limits import ANY
+from gfl.limits import require as require_limits
 from gfl.model.detector import DetectorConfig
-from gfl.shapes import Canvas
+from gfl.shapes import MOST_PICTURES, MOST_SIDE_PX, Canvas
 
-ANY = math.inf
+require = partial(require_limits, knobs=True)
 
 # Beside the model, what a run passes on to one that starts from its checkpoint (SETTINGS_FROM_CHECKPOINT). All else is
 # about a machine, a data set, or the length of a run.
@@ -25,15 +28,6 @@ PASSED_ON = (
 )
 # A field that means little without another is not passed on where that other one is set to something else by hand.
 FOLLOWS = {"eval_short_side": "short_side"} | dict.fromkeys(("lr", "momentum", "weight_decay"), "optimizer")
-
-
-def require(config: object, **limits: tuple[float, float]) -> None:
-    """Raise ValueError for a setting, by its name, that is not between its limits; None is no number."""
-    for name, (low, high) in limits.items():
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            wanted = f"at least {low:g}" if high == ANY else f"a number from {low:g} to {high:g}"
-            raise ValueError(f"{name.upper()}={value}: expected {wanted}")
 
 
 @dataclass(frozen=True)
@@ -64,10 +58,18 @@ class DataConfig:
                 "DATA_ROOT=None: expected a folder in COCO layout; give DATA_ROOT, "
                 "or TRAIN_JSON, TRAIN_IMAGES, VAL_JSON and VAL_IMAGES"
             )
-        require(self, eval_short_side=(32, ANY), flip=(0, 1), flip_vertical=(0, 1), brightness=(0, 1), contrast=(0, 1))
+        require(self, eval_short_side=(32, ANY), long_side=(32, ANY), workers=(0, 1024))
+        if self.max_boxes != "auto":
+            require(self, max_boxes=(1, 100_000))
+        require(self, flip=(0, 1), flip_vertical=(0, 1), brightness=(0, 1), contrast=(0, 1))
         sides = self.short_side if isinstance(self.short_side, tuple) else (self.short_side, self.short_side)
-        if len(sides) != 2 or not 32 <= sides[0] <= sides[1]:
-            raise ValueError(f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high")
+        if len(sides) != 2 or not 32 <= sides[0] <= sides[1] <= MOST_SIDE_PX:
+            raise ValueError(
+                f"SHORT_SIDE={self.short_side}: expected a number or (low, high) with 32 <= low <= high "
+                f"<= {MOST_SIDE_PX}"
+            )
+        if self.canvases == ():
+            raise ValueError("CANVASES=(): expected at least one (H, W); set it to 'auto' or to a list of (H, W)")
         if self.long_side < sides[1]:
             raise ValueError(
                 f"LONG_SIDE={self.long_side}: expected at least SHORT_SIDE={self.short_side}; raise LONG_SIDE"
@@ -84,9 +86,12 @@ class OptimConfig:
     weight_decay: float = 1e-4
     decay_vectors: bool = True  # also decay biases and norms, as the reference does
     schedule: Literal["steps", "cosine"] = "steps"
-    decay_epochs: tuple[int, ...] = (8, 11)  # 'steps': divide lr by 10 after so many epochs
+    decay_epochs: tuple[float, ...] = (
+        8,
+        11,
+    )  # 'steps': divide lr by 10 after so many epochs, or such shares of the run
     final_lr: float = 0.0  # 'cosine': share of the base lr at the end
-    warmup_steps: int = 500
+    warmup_steps: int = 500  # at most a fifth of the run
     warmup_start: float = 0.001  # share of the base lr at step 0
     clip: float = 0.0  # maximum gradient norm; 0 = off
     ema: float = 0.0  # decay of the averaged weights; 0 = off
@@ -94,6 +99,10 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self, lr=(0, ANY), weight_decay=(0, ANY), clip=(0, ANY), warmup_steps=(0, ANY))
         require(self, final_lr=(0, 1), warmup_start=(0, 1), momentum=(0, 0.9999), ema=(0, 0.99999))
+        if not all(0 < decay < 1 or (decay >= 1 and float(decay).is_integer()) for decay in self.decay_epochs):
+            raise ValueError(
+                f"DECAY_EPOCHS={self.decay_epochs}: expected whole epochs, or shares of the run between 0 and 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -118,13 +127,17 @@ class RunConfig:
     compile: bool = False
     recompute: bool = False  # keep few activations for the backward pass and compute the others again
     eval_every: int = 1  # epochs; 0 = never
+    patience: int = 0  # evaluations without a gain in AP after which the run ends; 0 = off
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
 
     def __post_init__(self) -> None:
-        require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, ANY))
-        require(self, eval_every=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
-        if self.batch_size < 1 or self.batch_size % self.accumulate:
+        require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, 2**63 - 1))
+        require(self, eval_every=(0, ANY), patience=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
+        require(self, batch_size=(1, MOST_PICTURES))
+        if self.patience and not self.eval_every:
+            raise ValueError(f"PATIENCE={self.patience} with EVAL_EVERY=0: expected an evaluation to judge by; set one")
+        if self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"
             )

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +20,10 @@ from typing import NamedTuple
 import torch
 
 from gfl.config import ParsedRun, read_run, read_text
+from gfl.data.check.outlook import Outlook, look_ahead
 from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
+from gfl.data.coco_json import CocoDetection
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
@@ -29,19 +31,20 @@ from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators, to_device
-from gfl.engine.faults import Divergence
+from gfl.engine.faults import Divergence, Learning, StepNumbers
 from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
-from gfl.engine.optim import learning_rate
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
+from gfl.engine.schedule import RunLength, changed_length, fit_schedule, rate_at, run_length
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.record.console import ProgressWriter, validation_line
+from gfl.record.run_end import end_lines
 from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
-from gfl.report.coco_eval import evaluate_detections
+from gfl.report.coco_eval import COCO_LIMIT, evaluate_detections, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.report.words import counted, headline
 from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
@@ -82,7 +85,12 @@ class Run:
     state: TrainState
     origin: Origin
     stop: StopRequest
-    best: float = -1.0  # the highest AP so far
+    length: RunLength
+    outlook: Outlook | None  # None on every rank but the first
+    notes: list[str]  # what a user should know of the schedule
+    best: float = -1.0  # the highest AP so far; -1 where nothing could be measured
+    best_step: int = 0  # after which the weights in best.pt were
+    stale: int = 0  # evaluations since the AP last rose
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
 
 
@@ -95,11 +103,15 @@ def start(
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     cfg = cfg.for_classes(len(data.train.names))
+    outlook = look_ahead(data.train, cfg.data, cfg.seed) if ranks.first else None
+    length = run_length(cfg, -(-len(data.loader.plan(0)) // cfg.accumulate))
+    optim, notes = fit_schedule(cfg.optim, length)
+    cfg = replace(cfg, optim=optim)
     if saved is not None:
         require_same_classes(data.train, saved.get("names"))
     state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop)
+    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
     if saved is not None:
         resume(run, saved)
     return run
@@ -160,7 +172,12 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
     """Put a checkpoint's state back. InputError where the epoch that it stopped in would go on with other batches."""
     restore(run.state, saved)
     run.best, run.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
+    run.best_step, run.stale = int(str(saved.get("best_step", 0))), int(str(saved.get("stale", 0)))
     run.origin = Origin(f"resumed at step {run.state.cursor.step:,}")
+    earlier, at = read_text(str(saved["config"])).run, run.state.cursor
+    done = at.epoch + at.batch / len(run.data.loader.plan(at.epoch))
+    if change := changed_length(earlier, run.cfg, at.step, at.epoch, done):
+        run.notes.append(change)
     cursor, before = run.state.cursor, saved.get("epoch_settings")
     if cursor.batch == 0 or not isinstance(before, dict):
         return
@@ -176,8 +193,14 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
 def train(run: Run) -> None:
     """The whole run: epochs of steps, a log line a step, an evaluation and a checkpoint an epoch."""
     cfg, state, cursor = run.cfg, run.state, run.state.cursor
-    log = StepLog(cfg, state, run.folder, run.console, run.ranks)
-    divergence = Divergence(loss_scale=state.loss_scale is not None)
+    log = StepLog(cfg, state, run.folder, run.console, run.ranks, run.length.epochs)
+    divergence, learning = Divergence(loss_scale=state.loss_scale is not None), Learning()
+
+    def judge(steps: list[StepNumbers], *, epoch_ended: bool = False) -> None:
+        divergence.check(steps)
+        if cursor.epoch == 0:
+            learning.check(steps, log.read, log.not_read, next(iter(log.passed_over), ""), epoch_ended=epoch_ended)
+
     if run.evaluation_due:  # the run was stopped before it was done
         validate(run)
     operative_written = False
@@ -185,9 +208,7 @@ def train(run: Run) -> None:
         plan = run.data.loader.plan(cursor.epoch)
         log.begin_epoch(-(-len(plan) // cfg.accumulate))
         for group in grouped(run.data.loader.batches(plan[cursor.batch :]), cfg.accumulate, log):
-            epochs_done = cursor.epoch + cursor.batch / len(plan)
-            progress = cursor.step / cfg.max_steps if cfg.max_steps else epochs_done / cfg.epochs
-            rate = learning_rate(cfg.optim, cfg.batch_size, cursor.step, cursor.epoch, progress)
+            rate = rate_at(cfg, cursor.step, cursor.epoch, cursor.epoch + cursor.batch / len(plan))
             with memory_errors(group[0].canvas, run.data.loader.batch_size):
                 batches = [to_device(loaded.batch, state.module.device) for loaded in group]
                 metrics = step(state, batches, rate, cfg.optim)
@@ -199,7 +220,7 @@ def train(run: Run) -> None:
                 sum(image >= 0 for loaded in group for image in loaded.image_ids),
                 [reason for loaded in group for reason in loaded.failed],
             )
-            divergence.check(written)
+            judge(written)
             run.stop.defer()  # from here on there is a step to save
             if run.folder is not None and not operative_written:
                 run.folder.write_text("operative.gin", run.parsed.operative_text)
@@ -209,9 +230,9 @@ def train(run: Run) -> None:
                 break
             # Not after the epoch's last batch: that is saved below, as the beginning of the next epoch.
             if cfg.save_every and cursor.step % cfg.save_every == 0 and cursor.batch < len(plan):
-                divergence.check(log.flush())
+                judge(log.flush())
                 save(run, LAST)
-        divergence.check(log.flush())
+        judge(log.flush(), epoch_ended=cursor.batch >= len(plan))
         if cursor.batch >= len(plan):
             cursor.epoch, cursor.batch = cursor.epoch + 1, 0
         run.evaluation_due = run.data.val is not None and (
@@ -222,6 +243,9 @@ def train(run: Run) -> None:
             stop_if_asked(run)
         if run.evaluation_due:
             validate(run)
+    if run.data.val is None:
+        run.best_step = cursor.step
+        save(run, BEST)
 
 
 def enough_steps(run: Run) -> bool:
@@ -230,8 +254,10 @@ def enough_steps(run: Run) -> bool:
 
 
 def ended(run: Run) -> bool:
-    """Whether there is no step left to do."""
-    return run.state.cursor.epoch >= run.cfg.epochs or enough_steps(run)
+    """Whether there is no step left to do: the run has its length, or PATIENCE is over."""
+    if 0 < run.cfg.patience <= run.stale:
+        return True
+    return enough_steps(run) if run.cfg.max_steps else run.state.cursor.epoch >= run.cfg.epochs
 
 
 def asked_to_stop(run: Run) -> int:
@@ -264,25 +290,38 @@ def validate(run: Run) -> None:
     stop_if_asked(run)  # last.pt knows that the evaluation is due
     shares = run.ranks.gather_at_first(share)
     run.evaluation_due = False
-    if run.folder is None:
-        return
+    if run.folder is not None:
+        record_evaluation(run, run.folder, val, shares)
+    run.best, run.stale = run.ranks.broadcast_from_first((run.best, run.stale) if run.ranks.first else None)
+
+
+def record_evaluation(
+    run: Run, folder: RunFolder, val: CocoData, shares: Sequence[tuple[list[CocoDetection], tuple[str, ...]]]
+) -> None:
+    """Count the detections of all ranks and write what follows. Of weights of equal AP, the later are best."""
     results = sorted_by_image(chain.from_iterable(results for results, _ in shares))
     for reason in chain.from_iterable(failed for _, failed in shares):
         run.console.line(f"without detections: {reason}")
-    metrics = evaluate_detections(val.truth, results)
-    better = run.best < metrics.AP
+    limit = max(COCO_LIMIT, run.cfg.detector.predict.max_detections)
+    metrics = evaluate_detections(val.truth, results, max_detections=limit)
     cursor = run.state.cursor
     row = {"step": cursor.step, "epoch": cursor.epoch, **metrics.summary()}
-    run.folder.append([row])
-    run.folder.append_result(row)
-    run.folder.write_json("metrics.json", metrics.as_dict())
-    run.folder.write_json("val_detections.json", results)
-    if better:
-        run.best = metrics.AP
+    folder.append([row])
+    folder.append_result(row)
+    folder.write_json("metrics.json", metrics.as_dict())
+    folder.write_json("val_detections.json", results)
+    is_best, gained = run.best <= metrics.AP, run.best < metrics.AP
+    run.stale = 0 if gained or metrics.AP < 0 else run.stale + 1
+    if is_best:
+        run.best, run.best_step = metrics.AP, cursor.step
         save(run, BEST)
     save(run, LAST)
     epoch = max(cursor.epoch, 1)
-    run.console.line(validation_line(epoch, run.cfg.epochs, metrics.summary(), BEST if better else None))
+    run.console.line(validation_line(epoch, run.length.epochs, metrics.summary(), BEST if is_best else None))
+    for note in limit_notes(val.truth, results, limit):
+        run.console.line(f"note: {note}")
+    if 0 < run.cfg.patience <= run.stale:
+        run.console.line(f"ended early: {run.stale} evaluations without a higher AP (PATIENCE = {run.cfg.patience})")
     if ended(run):
         run.console.line("")
         run.console.line(evaluation_report(metrics))
@@ -296,6 +335,8 @@ def save(run: Run, name: str) -> None:
     tree = {
         **state_tree(run.state),
         "best": run.best,
+        "best_step": run.best_step,
+        "stale": run.stale,
         "evaluation_due": run.evaluation_due,
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
@@ -373,10 +414,20 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
             with closing(run.console), worker_errors():
                 train(run)
         except KeyboardInterrupt as stopped:
-            stopped.args = (how_to_go_on(folder),)
+            stopped.args = (how_to_go_on(folder, arguments.workdir),)
             raise
         if folder is not None:
-            run.console.line(f"\nthe run is in {folder.path}")
+            for text in end_lines(folder.path, what_is_best(run), run.data.train, run.data.val):
+                run.console.line(text)
+
+
+def what_is_best(run: Run) -> str:
+    """What best.pt holds, in words."""
+    if run.data.val is None:
+        return f"the last weights ({run.best_step:,} steps): nothing was evaluated"
+    if run.best < 0:
+        return f"the last weights ({run.best_step:,} steps): validation has no boxes, so there is nothing to measure"
+    return f"the weights after {counted(run.best_step, 'step')}, AP {100 * run.best:.1f}"
 
 
 def print_config(parsed: ParsedRun) -> None:
@@ -386,17 +437,22 @@ def print_config(parsed: ParsedRun) -> None:
         say(f"# note: nothing uses {unused}")
 
 
-def how_to_go_on(folder: RunFolder | None) -> str:
-    """What a run that is interrupted leaves to go on with."""
+def how_to_go_on(folder: RunFolder | None, workdir: Path | None) -> str:
+    """What a run that is interrupted leaves to go on with. workdir: of the command line; the other ranks know no more."""
+    path = workdir if folder is None else folder.path
     if folder is None or (folder.path / LAST).is_file():
-        return "; go on with --resume --workdir " + ("of this run" if folder is None else str(folder.path))
+        return f"; go on with --resume --workdir {'of this run' if path is None else path}"
     return " before its first checkpoint; start again, in the same folder too (SAVE_EVERY = N saves every N steps)"
 
 
 def print_head(run: Run, folder: RunFolder) -> None:
     """What a run says before its first step."""
-    for text in head_lines(run.cfg, run.state.module, run.data.loader, run.data.val, run.origin):
-        run.console.line(text)
+    data, outlook = run.data, run.outlook
+    if outlook is not None:
+        for text in head_lines(run.cfg, run.state.module, data.loader, data.val, run.origin, outlook, run.length):
+            run.console.line(text)
+    for note in run.notes:
+        run.console.line(headline("note", note))
     if run.ranks.world > 1:
         share = counted(run.data.loader.batch_size, "image") + " each"
         run.console.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))

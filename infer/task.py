@@ -26,6 +26,7 @@ from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
+MOST_THREADS = 1024
 MOST_WRITERS = 4  # threads that draw
 
 
@@ -43,9 +44,10 @@ def read_task(arguments: argparse.Namespace) -> Task:
     """Check the flags and find the pictures. Raises InputError for flags that contradict one another or the input."""
     if not 0 <= arguments.score <= 1:
         raise InputError(f"got --score {arguments.score:g}, expected 0 to 1; omit it for the default (0.3)")
-    if arguments.threads < 0:
+    if not 0 <= arguments.threads <= MOST_THREADS:
         raise InputError(
-            f"got --threads {arguments.threads}, expected 0 or more; omit it for the default (0: the runtime's choice)"
+            f"got --threads {arguments.threads}, expected 0 to {MOST_THREADS}; omit it for the default (0: the "
+            "runtime's choice)"
         )
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None

@@ -170,6 +170,25 @@ def test_picture_that_cannot_be_read_is_named_counted_and_passed_over(
     assert all(isinstance(loss, float) for loss in losses)
 
 
+def test_pictures_of_which_most_cannot_be_read(refused: Callable[..., str], data: Path) -> None:
+    for path in sorted((data / "train2017").iterdir())[:4]:
+        path.write_bytes(b"no picture")
+    said = refused()
+    assert "2 of 6 pictures can be read" in said
+    assert "gfl.data check --read_pictures" in said
+
+
+def test_boxes_that_no_anchor_would_learn(refused: Callable[..., str], data: Path) -> None:
+    def shrink(content: dict[str, list[dict[str, object]]]) -> None:
+        for row in content["annotations"]:
+            row["bbox"] = [10, 10, 1, 1]
+
+    tiny.change_annotations(data, shrink, "train")
+    said = refused()
+    assert "get no positive anchor at these sizes" in said
+    assert "nothing would be learnt" in said
+
+
 def test_picture_without_a_canvas(refused: Callable[..., str]) -> None:
     assert "fit no canvas of [(64, 64)]" in refused("CANVASES = ((64, 64),)")
 
@@ -196,7 +215,7 @@ def test_picture_without_a_canvas(refused: Callable[..., str]) -> None:
         ("FLIP = 50.0", "FLIP=50.0: expected a number from 0 to 1"),
         ("SAVE_EVERY = -1", "SAVE_EVERY=-1: expected at least 0"),
         ("EVAL_EVERY = -1", "EVAL_EVERY=-1: expected at least 0"),
-        ("WORKERS = -1", "got WORKERS = -1, expected 0"),
+        ("WORKERS = -1", "WORKERS=-1: expected a number from 0 to 1024"),
         ("DEVICE = 'tpu'", "DEVICE = 'tpu': expected 'auto' | 'cpu' | 'cuda' | 'npu'"),
         ("CHECKPOINT = 'nowhere.pth'", "checkpoint nowhere.pth: no such file"),
     ],
@@ -352,7 +371,7 @@ def test_losses_under_a_loss_scale_may_be_bad_for_a_while(
         assert "the loss is not a number at step 21" in refusal(train.main, arguments, capsys)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "o1"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("o1", marks=pytest.mark.slow)])
 def test_rate_that_is_far_too_high_is_told_as_such(
     precision: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -366,7 +385,7 @@ def test_rate_that_is_far_too_high_is_told_as_such(
     [
         ("APEX = True", "APEX=True with PRECISION='fp32' and COMPILE=False: expected 'o1' and False"),
         ("ACCUMULATE = 0", "ACCUMULATE=0: expected at least 1"),
-        ("SEED = -1", "SEED=-1: expected at least 0"),
+        ("SEED = -1", "SEED=-1: expected a number from 0 to 9.22337e+18"),
     ],
 )
 def test_a_setting_that_cannot_be_honoured_is_refused(
@@ -452,6 +471,8 @@ def test_evaluation_of_what_is_no_model(
     [
         (("--gin_bindings", "head.HeadConfig.convs = 2"), "is not of this model: got weights"),
         (("--batch", "0"), "got --batch 0, expected at least 1"),
+        (("--batch", "1000000000"), "got --batch 1000000000, expected at most 65536"),
+        (("--workers", "-1"), "got --workers -1, expected 0 to 1024"),
     ],
 )
 def test_evaluation_that_cannot_be(

@@ -192,9 +192,9 @@ SMALL_SIZES = ["--short_side", "64", "--long_side", "96"]
 @pytest.mark.parametrize(
     ("name", "flags", "expected"),
     [
-        pytest.param("train", ["--config", "small", "--size", "64x64"], 3),
+        pytest.param("train", ["--config", "small", "--size", "64x64"], 3, marks=pytest.mark.slow),
         pytest.param("loss", ["--size", "64x64", "--boxes", "2", "3"], 2),
-        pytest.param("canvases", ["--config", "small", "--pictures", "4", *SMALL_SIZES], 1),
+        pytest.param("canvases", ["--config", "small", "--pictures", "4", *SMALL_SIZES], 1, marks=pytest.mark.slow),
         pytest.param("infer", ["--part", "graphs", "--size", "64x96", "--batch", "2"], 1, marks=pytest.mark.slow),
         pytest.param("infer", ["--part", "pipeline", "--pictures", "3", "--batch", "2"], 2, marks=pytest.mark.slow),
         pytest.param("loader", ["--pictures", "2", "--workers", "0", *SMALL_SIZES], 1),

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.evaluate import pycocotools_example
 from gfl.data.coco_json import CocoDetection, ground_truth, read_coco_file
 from gfl.errors import InputError
-from gfl.report.coco_eval import SUMMARY_NAMES, Metrics, evaluate_detections
+from gfl.report.coco_eval import SUMMARY_NAMES, Metrics, evaluate_detections, limit_notes
 
 BOXES = [[10.0, 10.0, 20.0, 20.0], [50.0, 40.0, 60.0, 50.0], [5.0, 60.0, 120.0, 110.0]]
 
@@ -197,6 +197,38 @@ def test_auto_takes_pycocotools_where_the_faster_one_is_missing(
     assert numbers(evaluate_detections(path, some())) == pycocotools_example(path, some())
     with pytest.raises(InputError, match="pip install faster-coco-eval"):
         evaluate_detections(path, some(), backend="faster")
+
+
+def crowd_of_boxes(path: Path, count: int) -> tuple[Path, list[CocoDetection]]:
+    """A picture with so many boxes, apart from each other, and a perfect detection of each."""
+    boxes = [[12.0 * (i % 20), 12.0 * (i // 20), 10.0, 10.0] for i in range(count)]
+    rows = [{"id": i, "image_id": 7, "category_id": 3, "bbox": box, "iscrowd": 0} for i, box in enumerate(boxes, 1)]
+    return write(path, annotations=rows), [found(7, 3, box, 1 - i / 1000) for i, box in enumerate(boxes)]
+
+
+def test_more_objects_than_100_count_under_a_higher_limit(tmp_path: Path, backend: str) -> None:
+    path, detections = crowd_of_boxes(tmp_path / "a.json", 200)
+    limited = evaluate_detections(path, detections, backend=backend)
+    assert (limited.AR100, limited.max_detections) == (0.5, 100)
+    higher = evaluate_detections(path, detections, backend=backend, max_detections=300)
+    assert (higher.AP, higher.AR100, higher.AR10, higher.max_detections) == (1.0, 1.0, 0.05, 300)
+
+
+@pytest.mark.parametrize("limit", [99, 1000])
+def test_another_limit_than_100_gives_the_same_numbers_where_none_binds(real: Real, backend: str, limit: int) -> None:
+    few = [row for row in real.detections if row["score"] > 0.3]
+    usual = numbers(evaluate_detections(real.annotations, few, backend=backend))
+    other = numbers(evaluate_detections(real.annotations, few, backend=backend, max_detections=limit))
+    assert other == pytest.approx(usual, abs=1e-12)
+
+
+def test_a_limit_that_binds_is_told(tmp_path: Path) -> None:
+    path, detections = crowd_of_boxes(tmp_path / "a.json", 200)
+    truth = ground_truth(read_coco_file(path), strict=True)
+    (note,) = limit_notes(truth, detections, 100)
+    assert "pictures with more objects (1, at most 200 objects), of them with as many detections (1)" in note
+    assert "--max_detections 300" in note
+    assert limit_notes(truth, detections, 200) == []
 
 
 @pytest.mark.parametrize(

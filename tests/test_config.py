@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import os
 import re
 import subprocess
@@ -15,7 +16,8 @@ import gfl
 from gfl import config
 from gfl.config import ParsedRun, config_folder, find_gin_file, read_run, read_text, run_files
 from gfl.errors import InputError
-from gfl.settings import RunConfig
+from gfl.model.detector import DetectorConfig
+from gfl.settings import OptimConfig, RunConfig
 
 ROOT = Path(config.__file__).resolve().parents[1]
 
@@ -216,9 +218,67 @@ def test_stored_texts_give_the_same_run_again(name: str) -> None:
 
 def test_a_stored_text_takes_further_bindings() -> None:
     stored = read("demo.gin").config_text
-    again = read_text(stored, ["DetectorConfig.num_classes = 3"])
-    assert again.run.detector.num_classes == 3
+    again = read_text(stored, ["HeadConfig.convs = 3"])
+    assert again.run.detector.head.convs == 3
     assert read_text(again.config_text).run == again.run
+
+
+def test_the_number_of_classes_is_no_setting_of_a_run_but_may_be_in_a_stored_text(tmp_path: Path) -> None:
+    said = "num_classes = 3: the number of classes comes from the categories of the annotation file; remove it"
+    assert refusal("DetectorConfig.num_classes = 3").endswith(said)
+    with pytest.raises(InputError, match=re.escape(said)):
+        read(write(tmp_path / "mine.gin", "import gfl.model.detector\ndetector.DetectorConfig.num_classes = 3\n"))
+    before = "from __gin__ import dynamic_registration\nfrom gfl.model import detector\n"
+    assert read_text(f"{before}detector.DetectorConfig.num_classes = 3\n").run.detector.num_classes == 3
+    operative = read("demo.gin").operative_text
+    assert "num_classes" not in operative
+    assert read(write(tmp_path / "operative.gin", operative)).run == read("demo.gin").run
+
+
+@pytest.mark.parametrize(
+    ("binding", "said"),
+    [
+        ("LR = 1e999", "LR = inf: expected finite numbers"),
+        ("DetectorConfig.mean = (-1e999, 1.0, 1.0)", "DetectorConfig.mean = (-inf, 1.0, 1.0): expected finite"),
+        ("BATCH_SIZE = 1000000000", "BATCH_SIZE=1000000000: expected a number from 1 to 65536"),
+        ("SEED = 9999999999999999999", "SEED=9999999999999999999: expected a number from 0 to"),
+        ("SHORT_SIDE = (500, 300)", "SHORT_SIDE=(500, 300): expected a number or (low, high) with 32 <= low <= high"),
+        ("SHORT_SIDE = 1000000000", "SHORT_SIDE=1000000000: expected a number or (low, high)"),
+        ("CANVASES = ()", "CANVASES=(): expected at least one (H, W)"),
+        ("MAX_BOXES = 0", "MAX_BOXES=0: expected a number from 1 to 100000"),
+        ("WORKERS = -1", "WORKERS=-1: expected a number from 0 to 1024"),
+        ("WORKERS = 1000000", "WORKERS=1000000: expected a number from 0 to 1024"),
+        ("DetectorConfig.std = (1.0, 0.0, 1.0)", "DetectorConfig.std=(1.0, 0.0, 1.0): expected positive numbers"),
+        ("PredictConfig.nms_iou = -1.0", "PredictConfig.nms_iou=-1.0: expected a number from 0 to 1"),
+        ("PredictConfig.max_detections = 0", "PredictConfig.max_detections=0: expected at least 1"),
+        ("PredictConfig.rounds = 1000000000", "PredictConfig.rounds=1000000000: expected a number from 1 to 1000"),
+        ("PredictConfig.nms_pre = -1", "PredictConfig.nms_pre=-1: expected at least 0"),
+        ("LossConfig.giou_weight = -1.0", "LossConfig.giou_weight=-1.0: expected at least 0"),
+        ("LossConfig.qfl_beta = -1.0", "LossConfig.qfl_beta=-1.0: expected at least 0"),
+        ("ATSSConfig.ignore_iof = 2.0", "ATSSConfig.ignore_iof=2.0: expected a number from -1 to 1"),
+        ("HeadConfig.channels = 0", "HeadConfig.channels=0: expected a number from 1 to 4096"),
+        ("HeadConfig.convs = -1", "HeadConfig.convs=-1: expected a number from 0 to 64"),
+        ("HeadConfig.gn_groups = 0", "HeadConfig.gn_groups=0: expected at least 1"),
+        ("HeadConfig.gn_groups = 5", "channels=256: expected a multiple of gn_groups=5"),
+        ("HeadConfig.reg_max = 1000000000", "HeadConfig.reg_max=1000000000: expected a number from 1 to 256"),
+        ("HeadConfig.quality_channels = -1", "HeadConfig.quality_channels=-1: expected a number from 1 to 4096"),
+        ("FPNConfig.channels = 0", "FPNConfig.channels=0: expected a number from 1 to 4096"),
+        ("ResNetConfig.base_width = 0", "ResNetConfig.base_width=0: expected a number from 1 to 512"),
+        ("ResNetConfig.gn_groups = 0", "ResNetConfig.gn_groups=0: expected at least 1"),
+    ],
+)
+def test_a_setting_beyond_its_limits_is_refused_with_them(binding: str, said: str) -> None:
+    assert refusal(binding).startswith(said)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_no_setting_of_a_python_caller(value: float) -> None:
+    with pytest.raises(ValueError, match=r"LR=.*expected at least 0"):
+        OptimConfig(lr=value)
+    with pytest.raises(ValueError, match=r"std=.*expected positive numbers"):
+        DetectorConfig(std=(1.0, value, 1.0))
+    with pytest.raises(ValueError, match=r"mean=.*expected finite numbers"):
+        DetectorConfig(mean=(1.0, value, 1.0))
 
 
 def test_a_stored_text_imports_no_other_module() -> None:

@@ -26,6 +26,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.errors": (),
         "gfl.version": (),
         "gfl.shapes": (),
+        "gfl.limits": (),
         "gfl.machine": (),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import tool_exports
 from pictures import assert_told, box, content
+from tool_exports import Drawn
 
 from gfl.data.coco import read_coco
 from gfl.data.paths import split_paths
-from gfl.data.source.layouts import split_of
+from gfl.data.source.layouts import SplitPaths, split_of
 from gfl.settings import DataConfig
 
 
@@ -115,3 +118,43 @@ def test_file_names_may_start_from_other_folders(tmp_path: Path, file_name: str,
     read = read_coco(write(tmp_path / "a" / "result.json", data), tmp_path / "a" / "images", keep_empty=False)
     assert read.pictures[0].path.resolve() == (tmp_path / picture).resolve()
     assert bool(read.notes) == told
+
+
+# ---- exports as tools write them, by DATA_ROOT itself ----
+
+
+def assert_drawn(paths: SplitPaths, pictures: Sequence[Drawn]) -> None:
+    """That these pictures with these boxes are read; a picture is known by its size."""
+    data = read_coco(*paths, keep_empty=True)
+    assert data.names == tool_exports.CLASSES
+    read = {
+        (picture.width, picture.height): sorted(
+            (data.names[label], (box[0], box[1], box[2] - box[0], box[3] - box[1]))
+            for label, box in zip(picture.labels.tolist(), picture.boxes_xyxy.tolist(), strict=True)
+        )
+        for picture in data.pictures
+    }
+    assert read == {(drawn.width, drawn.height): sorted(drawn.boxes) for drawn in pictures}
+    assert data.unreadable == frozenset()
+
+
+def test_roboflows_export_is_read_as_it_is_without_its_root_category(tmp_path: Path) -> None:
+    root = tool_exports.write_roboflow(tmp_path)
+    assert_drawn(split_of(root, "train"), tool_exports.TRAIN)
+    assert_drawn(split_of(root, "val"), tool_exports.VAL)
+    notes = read_coco(*split_of(root, "train"), keep_empty=False).notes
+    assert notes == ("the category 'animals' only groups the others and has no box: left out",)
+
+
+def test_label_studios_export_is_read_as_it_is(tmp_path: Path) -> None:
+    root = tool_exports.write_labelstudio_coco(tmp_path)
+    assert_drawn(split_of(root, "train", without_val=True), tool_exports.PICTURES)
+
+
+def test_cvats_export_is_read_as_it_is_but_for_crowds(tmp_path: Path) -> None:
+    root = tool_exports.write_cvat_coco(tmp_path)
+    paths = split_of(root, "train", without_val=True)
+    assert_told(lambda: read_coco(*paths, keep_empty=False), ["marked 'iscrowd'", "set iscrowd to 0"])
+    text = paths.annotations.read_text(encoding="utf-8")
+    paths.annotations.write_text(text.replace('"iscrowd": 1', '"iscrowd": 0'), encoding="utf-8")  # boxes, not masks
+    assert_drawn(paths, tool_exports.PICTURES)

@@ -316,6 +316,7 @@ def test_emulation_of_float16_convolutions_is_that_of_the_machine(monkeypatch: p
     torch.testing.assert_close(emulated, real, rtol=2e-3, atol=0.0)  # half has 11 bits: 5e-4 a rounding
 
 
+@pytest.mark.slow
 def test_50_steps_in_emulated_float16_stay_near_those_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gmac(EMULATED, EMULATED_CANVAS) > 0.1
     full = course(EMULATED, EMULATED_CANVAS, "fp32")

@@ -260,7 +260,7 @@ def test_dynamic_scale_halves_on_overflow_and_a_static_one_stays() -> None:
 
 @pytest.mark.parametrize("norm", ["gn", "frozen_bn"])
 @pytest.mark.parametrize("cfg", WITH_EMA.values(), ids=WITH_EMA)
-@pytest.mark.parametrize("precision", ["fp32", "o1"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("o1", marks=pytest.mark.slow)])
 def test_restored_state_goes_on_as_the_saved_one(cfg: OptimConfig, norm: str, precision: str) -> None:
     settings = run_config(cfg, norm=norm, precision=precision, loss_scale="dynamic")
     state, other = make(settings), make(settings, seed=7)

@@ -156,7 +156,7 @@ def test_averaged_weights_are_what_is_shipped(whole: Path) -> None:
 
 def test_best_is_the_checkpoint_of_the_highest_ap(whole: Path) -> None:
     evaluations = [line for line in log_lines(whole) if "AP" in line]
-    best = max(evaluations, key=lambda line: float(str(line["AP"])))  # the first of equals
+    best = max(reversed(evaluations), key=lambda line: float(str(line["AP"])))  # the last of equals
     saved = read_state(whole / "best.pt")
     assert saved["cursor"]["step"] == best["step"]  # type: ignore[index]
     assert saved["best"] == best["AP"]
@@ -294,7 +294,7 @@ def test_run_told_to_end_while_it_evaluates_stops_between_two_batches(
     assert_same_runs(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("function", ["open_data", "print_head", "learning_rate"])
+@pytest.mark.parametrize("function", ["open_data", "print_head", "rate_at"])
 def test_run_told_to_end_before_its_first_step_leaves_a_folder_for_the_next(
     function: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -569,7 +569,8 @@ def test_head_tells_data_shapes_model_rate_and_folder(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_training(data, tmp_path / "run", "MAX_STEPS = 1", "EVAL_EVERY = 0")
-    head = capsys.readouterr().out.splitlines()[:6]
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("note")]
+    head = [line for line in lines[:7] if not line.startswith("learn")]
     assert [line.split()[0] for line in head] == ["GFLV2", "data", "shapes", "model", "lr", "run"]
     assert "train 6 images" in head[1]
     assert "no validation" in head[1]
@@ -606,3 +607,88 @@ def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
 
 def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
+
+
+# ---- how long a run is, and what is best ----
+
+
+def told(data: Path, folder: Path, capsys: pytest.CaptureFixture[str], *bindings: str) -> str:
+    """What a run prints; its folder is `folder`."""
+    capsys.readouterr()
+    run_training(data, folder, *bindings)
+    return capsys.readouterr().out
+
+
+def no_boxes(content: dict[str, list[dict[str, object]]]) -> None:
+    content["annotations"] = []
+
+
+def test_a_run_ends_with_what_best_holds_and_the_commands_to_go_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(data, tmp_path / "my run", capsys, "MAX_STEPS = 1")
+    assert "best.pt holds the weights after 1 step, AP" in said
+    best, val = tmp_path / "my run" / "best.pt", data / "val2017"
+    assert f"--checkpoint '{best}' --annotations {tiny.annotations(data, 'val')} --images {val}" in said
+    assert f"python -m export.onnx --checkpoint '{best}'" in said
+    assert f"python -m infer.run --model '{best}' --input {val} --output '{tmp_path}/my run/found' --draw" in said
+
+
+def test_without_an_evaluation_best_is_the_last(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(data, tmp_path / "run", capsys, "EVAL_EVERY = 0", "MAX_STEPS = 2")
+    assert "best.pt holds the last weights (2 steps): nothing was evaluated" in said
+    assert read_state(tmp_path / "run" / "best.pt")["cursor"] == read_state(tmp_path / "run" / "last.pt")["cursor"]
+
+
+def test_with_nothing_to_measure_best_is_the_last(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = Path(shutil.copytree(data, tmp_path / "bare"))
+    tiny.change_annotations(bare, no_boxes, "val")
+    said = told(bare, tmp_path / "run", capsys, "EPOCHS = 2")
+    assert "(8 steps): validation has no boxes, so there is nothing to measure" in said
+    assert read_state(tmp_path / "run" / "best.pt")["best_step"] == 8
+
+
+def test_of_equal_aps_the_later_is_best(data: Path, tmp_path: Path) -> None:
+    nothing_found = "postprocess.PredictConfig.score_threshold = 0.999"
+    run = run_training(data, tmp_path / "run", "EPOCHS = 2", nothing_found)
+    assert read_state(run / "best.pt")["best_step"] == 8
+
+
+def test_max_steps_go_on_through_epochs(data: Path, tmp_path: Path) -> None:
+    run = run_training(data, tmp_path / "run", "EPOCHS = 1", "MAX_STEPS = 6", "EVAL_EVERY = 0")
+    assert [line["epoch"] for line in log_lines(run)] == [0] * STEPS_AN_EPOCH + [1] * 2
+
+
+def test_patience_ends_a_run_that_gains_nothing_and_holds_when_it_goes_on(data: Path, tmp_path: Path) -> None:
+    nothing_found = "postprocess.PredictConfig.score_threshold = 0.999"
+    whole = run_training(data, tmp_path / "whole", "EPOCHS = 9", "PATIENCE = 2", nothing_found)
+    assert [line["epoch"] for line in log_lines(whole) if "AP" in line] == [1, 2, 3]
+    part = run_training(data, tmp_path / "part", "EPOCHS = 2", "PATIENCE = 2", nothing_found)
+    assert resume(part, "EPOCHS = 9") == 0
+    assert [line["epoch"] for line in log_lines(part) if "AP" in line] == [1, 2, 3]
+    assert resume(part) == 0  # there is nothing left to do
+    assert read_state(part / "last.pt")["cursor"] == read_state(whole / "last.pt")["cursor"]
+
+
+def test_the_last_group_of_batches_shows_its_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(data, tmp_path / "run", capsys, "BATCH_SIZE = 6", "ACCUMULATE = 3", "EVAL_EVERY = 0")
+    assert "epoch 1/1 2/2" in said  # four batches in groups of three
+
+
+def test_a_run_that_goes_on_with_more_epochs_says_what_the_rate_does(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_training(data, tmp_path / "run", "EVAL_EVERY = 0")
+    assert resume(run, "EPOCHS = 2") == 0
+    assert re.search(r"EPOCHS 1 -> 2: the rate would have been \S+ here and goes on at", capsys.readouterr().out)
+
+
+def test_the_head_says_what_can_be_learnt(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(data, tmp_path / "run", capsys, "EVAL_EVERY = 0", "EPOCHS = 3")
+    assert "learn   6 of 6 pictures readable" in said
+    assert "12 steps in 3 epochs" in said
+    assert "without an anchor at these sizes" in said

@@ -13,8 +13,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from gfl.config import read_run
+from gfl.data import split
 from gfl.data.check.findings import Finding, lines
 from gfl.data.check.inspection import Inspection, check_run, inspect
+from gfl.data.convert import command as convert
 from gfl.data.paths import split_paths
 from gfl.data.source.layouts import SplitPaths
 from gfl.errors import InputError
@@ -131,6 +133,12 @@ def parser() -> argparse.ArgumentParser:
     one = verbs.add_parser("check", help="look at a data set as a run would", description=check.__doc__)
     add_check_flags(one)
     one.set_defaults(run=check)
+    two = verbs.add_parser("split", help="one file into training and validation")
+    split.add_flags(two)
+    two.set_defaults(run=split.run)
+    three = verbs.add_parser("convert", help="other tools' formats into COCO's layout")
+    convert.add_flags(three)
+    three.set_defaults(run=convert.run)
     return flags
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.errors import InputError
-from gfl.shapes import CANVAS_MULTIPLE, Canvas
+from gfl.shapes import CANVAS_MULTIPLE, MOST_SIDE_PX, Canvas
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -44,6 +44,10 @@ def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
             raise InputError(
                 f"got the canvas {(height, width)}, expected (H, W) in positive multiples of {CANVAS_MULTIPLE}; "
                 f"use {nearest}"
+            )
+        if max(height, width) > MOST_SIDE_PX:
+            raise InputError(
+                f"got the canvas {(height, width)}, expected sides of at most {MOST_SIDE_PX} px; lower them"
             )
     if not canvases:
         raise InputError("got no canvas, expected at least one (H, W); set CANVASES to 'auto' or to a list of (H, W)")

@@ -55,6 +55,8 @@ class CocoData:
     dropped_boxes: int  # under a pixel wide or high, or marked 'ignore'
     clipped_boxes: int  # kept boxes (crowds too) that reached over the border of their picture
     truth: GroundTruth  # the same file's boxes as evaluation counts them, none dropped or clipped
+    images: Path = Path()  # the folder given for the pictures
+    unreadable: frozenset[int] = frozenset()  # ids of pictures, of those looked into, that are missing or damaged
     notes: tuple[str, ...] = ()  # what of the file was read otherwise than it is written, a sentence each
 
 
@@ -117,6 +119,8 @@ def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: 
         dropped_boxes=int((~kept).sum()),
         clipped_boxes=int((over_border & kept).sum()),
         truth=truth,
+        images=folder,
+        unreadable=frozenset(image_ids[frames.unreadable].tolist()),
         notes=tuple(note for note in (root if truth.root_class else "", found, *frames.notes) if note),
     )
 
@@ -127,7 +131,7 @@ def _nothing_to_learn(path: Path, pictures: int, dropped: int, crowds: int) -> s
     mend = "add boxes or set KEEP_EMPTY"
     if crowds:
         reasons.append(f"{crowds} are marked 'iscrowd', as some tools mark every mask, and crowds do not train")
-        mend = "set iscrowd to 0 in the file where a box is one object"
+        mend = "set iscrowd to 0 where a box is one object (`gfl.data convert --from cvat` does so)"
     why = f" ({', '.join(reasons)})" if reasons else ""
     return f"{path}: none of its {pictures} pictures has a box to learn from{why}; {mend}"
 

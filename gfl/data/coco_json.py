@@ -134,6 +134,7 @@ class CocoFile:
     images: Table
     annotations: Table
     categories: Table
+    rest: Row  # the file's other keys: 'info', 'licenses', what a tool adds
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +174,9 @@ def read_coco_file(path: str | Path, needed: Sequence[str] = LISTS) -> CocoFile:
         )
     if "categories" in needed and not content["categories"]:
         raise InputError(f"{path}: got an empty list of categories, expected at least one class; add the categories")
-    tables = [_table(path, key, content.get(key)) for key in LISTS]
-    return CocoFile(path, *tables)
+    images, annotations, categories = (_table(path, key, content.get(key)) for key in LISTS)
+    rest = {key: value for key, value in content.items() if key not in LISTS}
+    return CocoFile(path, images, annotations, categories, rest)
 
 
 def _table(path: Path, key: str, rows: object) -> Table:

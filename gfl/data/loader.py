@@ -172,8 +172,6 @@ class PlannedLoader:
 
         batch_size, largest: of the largest batch. Raises InputError where shared memory does not hold the workers'.
         """
-        if workers < 0:
-            raise InputError(f"got WORKERS = {workers}, expected 0 (read in the program itself) or more; raise it")
         self.data, self.box_slots = data, boxes_padded
         ignored_padded = ignored_slots(data)
         check_shared_memory(workers, batch_bytes(batch_size, largest, boxes_padded, ignored_padded))

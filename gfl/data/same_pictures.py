@@ -1,25 +1,56 @@
-"""Pictures that two data sets have in common, by content."""
+"""Files with the same content in two lists, found without reading all of them: those of a size of their own are not."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from gfl.machine import usable_cores
+
+CHUNK = 2**20  # bytes read at once
 
 
 def same_pictures(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
-    sizes = {size for _, size in _sizes(first)} & {size for _, size in _sizes(second)}
-    seen = {_digest(path): path for path, size in _sizes(first) if size in sizes}
-    pairs = [(seen.get(_digest(path)), path) for path, size in _sizes(second) if size in sizes]
-    return [(one, other) for one, other in pairs if one is not None]
+    """Pairs of files, one of each list, whose bytes are equal, in the order of the first list and then the second.
+
+    Only files whose size is in both lists are read. What is missing or cannot be read is in no pair, and so are empty
+    files, which are no pictures. A path that a list names twice counts once.
+    """
+    first, second = list(dict.fromkeys(first)), list(dict.fromkeys(second))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        sizes = dict(zip([*first, *second], pool.map(_size, [*first, *second]), strict=True))
+        shared = ({sizes[path] for path in first} & {sizes[path] for path in second}) - {0}
+        wanted = list(dict.fromkeys(path for path in (*first, *second) if sizes[path] in shared))
+        digests = dict(zip(wanted, pool.map(_digest, wanted), strict=True))
+    of_digest: dict[bytes, list[Path]] = defaultdict(list)
+    for path in second:
+        digest = digests.get(path)
+        if digest is not None:
+            of_digest[digest].append(path)
+    return [(path, other) for path in first for other in of_digest.get(digests.get(path) or b"", [])]
 
 
-def _sizes(paths: Sequence[Path]) -> Iterator[tuple[Path, int]]:
-    for path in paths:
-        with suppress(OSError):
-            yield path, path.stat().st_size
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it is missing or no file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # a name with a zero byte is a ValueError
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def _digest(path: Path) -> bytes:
-    return hashlib.blake2b(path.read_bytes()).digest()
+def _digest(path: Path) -> bytes | None:
+    """The hash of a file's content; None where it cannot be read."""
+    digest = hashlib.blake2b(digest_size=20)
+    try:
+        with open(path, "rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return None
+    return digest.digest()

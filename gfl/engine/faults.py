@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gfl.errors import InputError
 
+MANY = 64  # pictures after which a run need not go on to its first epoch's end to say that most cannot be read
 BAD_STEPS = 20  # in a row without finite numbers, under a loss scale: it skips such steps, but not for ever
 
 
@@ -22,6 +23,34 @@ class StepNumbers(NamedTuple):
     lr: float
     loss: float
     skipped: float  # steps that the loss scale has skipped so far
+
+
+class Learning:
+    """Ends a run that cannot learn: nothing to read, more that fails than is read, or losses that all are 0."""
+
+    def __init__(self) -> None:
+        self._only_zeros = True
+
+    def check(self, steps: Iterable[StepNumbers], read: int, failed: int, example: str, *, epoch_ended: bool) -> None:
+        """Judge what came since the start; to be called with further steps, and at each epoch's end.
+
+        read, failed: pictures so far that could be read and that could not. example: why one of them could not.
+        Raises InputError.
+        """
+        for step in steps:
+            self._only_zeros &= step.loss == 0
+        tried = read + failed
+        if failed * 2 > tried and (epoch_ended or tried >= MANY):
+            what = "none of" if not read else "fewer than half of"
+            raise InputError(
+                f"{what} the {tried:,} pictures tried could be read ({failed:,} failed; {example}); "
+                "mend or remove them: `python -m gfl.data check --read_pictures` names all"
+            )
+        if epoch_ended and self._only_zeros and tried:
+            raise InputError(
+                "every loss of the first epoch was exactly 0: there is nothing to learn from; check the boxes with "
+                "`python -m gfl.data check`"
+            )
 
 
 class Divergence:

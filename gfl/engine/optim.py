@@ -66,7 +66,7 @@ def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, prog
         batch_size: images of an optimiser step, over all ranks.
         step: optimiser steps done before this one.
         epoch: epochs done; read by the schedule 'steps'.
-        progress: share of the run that is done, 0..1; read by the schedule 'cosine'.
+        progress: share of the run that is done, 0..1; read by 'cosine', and by 'steps' whose decays are shares.
 
     Returns:
         The rate of the schedule, multiplied by the warm-up's factor during the first `cfg.warmup_steps` steps.
@@ -79,7 +79,7 @@ def learning_rate(cfg: OptimConfig, batch_size: int, step: int, epoch: int, prog
     """
     rate = cfg.lr * batch_size / 16.0
     if cfg.schedule == "steps":
-        rate *= 0.1 ** sum(epoch >= decay for decay in cfg.decay_epochs)
+        rate *= 0.1 ** sum(progress >= decay if decay < 1 else epoch >= decay for decay in cfg.decay_epochs)
     else:
         rate *= cfg.final_lr + (1.0 - cfg.final_lr) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
     if step < cfg.warmup_steps:

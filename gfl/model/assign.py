@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gfl.limits import require
 from gfl.model.anchors import SCALE, Grid, cells_inside
 from gfl.model.structures import Assignment, Batch
 from gfl.tensors.boxes import area, distances_from_boxes, intersection, iou
@@ -27,6 +28,7 @@ class ATSSConfig:
     ignore_iof: float = -1.0  # > 0: anchors with more of their own area in a crowd box count in no loss; -1: off
 
     def __post_init__(self) -> None:
+        require(self, ignore_iof=(-1, 1))
         if not 1 <= self.topk <= 9:
             raise ValueError(f"topk={self.topk}: expected 1..9 (the window of nearest cells is 9x9)")
 

@@ -20,12 +20,14 @@ Pure functions over a tree of variables; `loss` takes the place of `predict` in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from gfl.limits import require
 from gfl.model import fpn, head, postprocess
 from gfl.model import prepare as preparation
 from gfl.model.anchors import Grid, padded_sizes
@@ -54,6 +56,13 @@ class DetectorConfig:
     predict: PredictConfig = field(default_factory=PredictConfig)
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # of ImageNet's pictures, RGB from 0 to 255
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        require(self, num_classes=(1, 100_000))
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"DetectorConfig.mean={self.mean}: expected finite numbers")
+        if not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"DetectorConfig.std={self.std}: expected positive numbers")
 
 
 def init(cfg: DetectorConfig, seed: int = 0) -> Variables:

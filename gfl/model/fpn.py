@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gfl.limits import require
 from gfl.tensors.layers import conv, init_conv, upsample_nearest
 from gfl.tensors.variables import Variables, child
 
@@ -15,6 +16,9 @@ class FPNConfig:
     """Width of the pyramid."""
 
     channels: int = 256  # of every level
+
+    def __post_init__(self) -> None:
+        require(self, channels=(1, 4096))
 
 
 def init(seed: int, in_channels: tuple[int, int, int], cfg: FPNConfig, path: str = "neck") -> Variables:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from gfl.limits import ANY, require
 from gfl.model.structures import Outputs
 from gfl.tensors import recompute as recomputation
 from gfl.tensors.layers import conv, group_norm, init_conv, init_norm, linear
@@ -36,6 +37,8 @@ class HeadConfig:
     background_channel: bool = True  # one more class channel, as the authors' checkpoints have
 
     def __post_init__(self) -> None:
+        require(self, channels=(1, 4096), convs=(0, 64), gn_groups=(1, ANY), reg_max=(1, 256))
+        require(self, quality_channels=(1, 4096))
         if not 1 <= self.topk <= self.reg_max + 1:
             raise ValueError(
                 f"topk={self.topk}: expected 1..{self.reg_max + 1} (reg_max + 1 bins); lower topk or raise reg_max"

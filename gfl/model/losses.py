@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfl.limits import ANY, require
 from gfl.model.anchors import Grid
 from gfl.model.structures import Assignment, Batch, Outputs
 from gfl.tensors.boxes import boxes_from_distances, distances_from_boxes, iou_and_giou
@@ -27,6 +28,9 @@ class LossConfig:
     qfl_weight: float = 1.0
     giou_weight: float = 2.0
     dfl_weight: float = 0.25
+
+    def __post_init__(self) -> None:
+        require(self, qfl_beta=(0, ANY), qfl_weight=(0, ANY), giou_weight=(0, ANY), dfl_weight=(0, ANY))
 
 
 class LossTerms(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfl.limits import ANY, require
 from gfl.model.anchors import Grid, cells_inside, padded_sizes
 from gfl.model.nms import suppress
 from gfl.model.structures import Detections, Outputs
@@ -33,12 +34,11 @@ class PredictConfig:
     keep_padding_cells: bool = False  # True: cells in the padding take part, as in the authors' code
 
     def __post_init__(self) -> None:
+        require(self, nms_iou=(0, 1), max_detections=(1, ANY), rounds=(1, 1000), nms_pre=(0, ANY))
         if self.candidates < self.max_detections:
             raise ValueError(f"candidates={self.candidates}: expected at least max_detections={self.max_detections}")
         if not 0.0 <= self.score_threshold < 1.0:
             raise ValueError(f"score_threshold={self.score_threshold}: expected 0 <= threshold < 1")
-        if self.rounds < 1:
-            raise ValueError(f"rounds={self.rounds}: expected at least 1")
 
 
 class Candidates(NamedTuple):

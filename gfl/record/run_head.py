@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from gfl.data.check.outlook import Outlook
 from gfl.data.coco import CocoData
 from gfl.data.loader import TrainLoader
 from gfl.engine.checkpoints import Origin
 from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
+from gfl.engine.schedule import RunLength
 from gfl.report.words import class_shares, counted, headline
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
@@ -19,7 +21,13 @@ from gfl.version import VERSION
 
 
 def head_lines(
-    cfg: RunConfig, module: DetectorModule, loader: TrainLoader, val: CocoData | None, origin: Origin
+    cfg: RunConfig,
+    module: DetectorModule,
+    loader: TrainLoader,
+    val: CocoData | None,
+    origin: Origin,
+    outlook: Outlook,
+    length: RunLength,
 ) -> Iterator[str]:
     """The lines, in order. val: the validation set, where there is one; origin: where the weights come from."""
     yield summary_line(cfg, module.device)
@@ -35,6 +43,16 @@ def head_lines(
         f"{data.without_boxes} without boxes, {data.clipped_boxes} boxes clipped, {data.dropped_boxes} dropped",
         f"val {counted(len(val.pictures), 'image')}" if val else "no validation",
     )
+    share = "" if outlook.whole else "about "
+    share += f"{outlook.without_anchor:.1%} of them without an anchor at these sizes"
+    yield headline(
+        "learn",
+        f"{outlook.readable:,} of {counted(len(data.pictures), 'picture')} readable",
+        f"{counted(outlook.boxes, 'box', 'boxes')} to learn, {share}",
+        f"{counted(length.steps, 'step')} in {counted(length.epochs, 'epoch')}",
+    )
+    notes = [*data.notes, *(val.notes if val else ()), *(found.text for found in outlook.findings)]
+    yield from (headline("note", note) for note in dict.fromkeys(notes))
     yield headline("shapes", shapes_text(loader, loader.canvases), f"boxes padded to {loader.box_slots}")
     parameters = sum(leaf.numel() for leaf in module.leaves().values() if leaf.is_floating_point())
     depth = cfg.detector.backbone.depth
@@ -48,7 +66,6 @@ def head_lines(
         f"{optim.lr * cfg.batch_size / 16:g} ({optim.lr:g} for 16 images, scaled to {cfg.batch_size})",
         f"{optim.optimizer}, {optim.schedule}",
         counted(optim.warmup_steps, "warm-up step"),
-        counted(cfg.max_steps, "step") if cfg.max_steps else counted(cfg.epochs, "epoch"),
     )
 
 

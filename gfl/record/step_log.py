@@ -46,12 +46,20 @@ class StepLog:
     """
 
     def __init__(
-        self, cfg: RunConfig, state: TrainState, folder: RunFolder | None, out: ProgressWriter, ranks: Ranks
+        self,
+        cfg: RunConfig,
+        state: TrainState,
+        folder: RunFolder | None,
+        out: ProgressWriter,
+        ranks: Ranks,
+        epochs: int,
     ) -> None:
+        self.epochs = epochs  # that the run goes through
         self.cfg, self.state, self.folder, self.out, self.ranks = cfg, state, folder, out, ranks
         self.notes: list[StepNote] = []
         self.metrics: list[dict[str, Tensor]] = []
         self.passed_over: set[str] = set()  # pictures that could not be read and were reported, with the reason
+        self.read, self.not_read = 0, 0  # pictures so far, over all ranks on the first, on another its own
         self.done, self.seconds = 0, 0.0  # steps of this process, and how long they took
         self.steps = 0  # of the current epoch
         self._begin()
@@ -84,7 +92,10 @@ class StepLog:
         names = list(self.metrics[0])
         values = torch.stack([torch.stack([row[name] for name in names]) for row in self.metrics])
         rows = [dict(zip(names, row, strict=True)) for row in self.ranks.mean(values).tolist()]
-        by_rank = self.ranks.gather_at_first(RankNote(self.images, self.waited_s, tuple(self.failed)))
+        own = RankNote(self.images, self.waited_s, tuple(self.failed))
+        by_rank = self.ranks.gather_at_first(own) or [own]
+        self.read += sum(note.images for note in by_rank)
+        self.not_read += sum(len(note.failed) for note in by_rank)
         if self.folder is not None:
             self._write(self.folder, rows, by_rank)
         numbers = [
@@ -110,12 +121,12 @@ class StepLog:
     def _show(self, last: dict[str, float], speed: dict[str, float], seconds: float) -> None:
         cfg, cursor = self.cfg, self.state.cursor
         self.done, self.seconds = self.done + len(self.notes), self.seconds + seconds
-        step = cursor.batch // cfg.accumulate
-        left = cfg.max_steps - cursor.step if cfg.max_steps else (cfg.epochs - cursor.epoch) * self.steps - step
+        step = -(-cursor.batch // cfg.accumulate)  # the last group of batches may be smaller
+        left = cfg.max_steps - cursor.step if cfg.max_steps else (self.epochs - cursor.epoch) * self.steps - step
         self.out.update(
             EpochProgress(
                 epoch=cursor.epoch + 1,
-                epochs=cfg.epochs,
+                epochs=self.epochs,
                 step=step,
                 steps=self.steps,
                 losses={name: last[name] for name in ("qfl", "dfl", "giou")},

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from gfl.data.coco_json import CocoDetection, GroundTruth, ground_truth, read_coco_file
 from gfl.errors import InputError
 
+COCO_LIMIT = 100  # best detections of a picture that COCO's numbers count
 BACKENDS = ("auto", "pycocotools", "faster")
 
 _Row: TypeAlias = dict[str, object]  # an annotation or a detection as pycocotools takes it
@@ -45,6 +46,7 @@ class Metrics:
     ARl: float
     per_class: dict[str, float | None]  # in the order of the category ids; None for a class without ground truth
     images: int
+    max_detections: int  # that count a picture; COCO's own numbers have 100
     seconds: float  # wall time of the evaluation; reading the annotations included where a path was given
 
     def summary(self) -> dict[str, float]:
@@ -65,6 +67,7 @@ def evaluate_detections(
     *,
     image_ids: Iterable[int] | None = None,
     backend: str = "auto",
+    max_detections: int = COCO_LIMIT,
 ) -> Metrics:
     """Evaluate boxes as COCO does.
 
@@ -72,6 +75,7 @@ def evaluate_detections(
         truth: the true boxes (`CocoData.truth`), or a COCO instances file, which may lack what `ground_truth` says.
         detections: px of the original pictures, the file's own image and category ids; none: every AP is 0.
         image_ids: evaluate these pictures only; detections on the file's other pictures are then not counted.
+        max_detections: best detections of a picture that count; the numbers named AR100 are then of so many.
         backend: 'pycocotools', 'faster' (faster-coco-eval), or 'auto': the faster one when it is installed.
 
     Raises:
@@ -83,11 +87,12 @@ def evaluate_detections(
     if not isinstance(truth, GroundTruth):
         truth = ground_truth(read_coco_file(truth), strict=False)
     results, images = _checked_results(detections, truth), _chosen_images(image_ids, truth)
-    stats, precision = _run_backend(backend, truth, results, images)
+    stats, precision = _run_backend(backend, truth, results, images, max_detections)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, stats, strict=True)),
         per_class=_per_class(precision, truth.class_names),
         images=len(images),
+        max_detections=max_detections,
         seconds=time.perf_counter() - started,
     )
 
@@ -161,7 +166,7 @@ def _chosen_images(image_ids: Iterable[int] | None, truth: GroundTruth) -> list[
 
 
 def _run_backend(
-    backend: str, truth: GroundTruth, results: list[_Row], images: list[int]
+    backend: str, truth: GroundTruth, results: list[_Row], images: list[int], max_detections: int
 ) -> tuple[list[float], NDArray[np.float64]]:
     """The twelve numbers, and the precision (T thresholds, R recalls, K classes, areas, detection limits)."""
     if backend == "faster":
@@ -182,11 +187,49 @@ def _run_backend(
             sides.append(side)
         evaluation = COCOeval(*sides, iouType="bbox")
         evaluation.params.imgIds = images
+        evaluation.params.maxDets = [min(limit, max_detections) for limit in (1, 10)] + [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
-    stats = [float(value) for value in evaluation.stats[: len(SUMMARY_NAMES)]]  # the faster one appends more
-    return stats, np.asarray(evaluation.eval["precision"], dtype=np.float64)
+        if max_detections == COCO_LIMIT:
+            evaluation.summarize()
+    precision = np.asarray(evaluation.eval["precision"], dtype=np.float64)
+    if max_detections != COCO_LIMIT:  # summarize looks for a limit of 100, and gives -1 where there is none
+        return _summarised(precision, np.asarray(evaluation.eval["recall"], dtype=np.float64)), precision
+    return [float(value) for value in evaluation.stats[: len(SUMMARY_NAMES)]], precision  # the faster one appends more
+
+
+def _summarised(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> list[float]:
+    """The twelve numbers, from precision (T,R,K,areas,limits) and recall (T,K,areas,limits), as summarize has them."""
+
+    def mean(values: NDArray[np.float64]) -> float:
+        present = values[values > -1]
+        return float(present.mean()) if present.size else -1.0
+
+    areas, largest = range(4), recall.shape[-1] - 1  # all, small, medium, large
+    overlaps = [mean(precision[i, :, :, 0, largest]) for i in (0, 5)]  # IoU .50 and .75
+    by_area = [mean(precision[..., area, largest]) for area in areas]
+    recalls = [mean(recall[..., 0, limit]) for limit in range(largest + 1)]
+    return [by_area[0], *overlaps, *by_area[1:], *recalls, *(mean(recall[..., area, largest]) for area in areas[1:])]
+
+
+def limit_notes(truth: GroundTruth, detections: Sequence[CocoDetection], limit: int) -> list[str]:
+    """What is to be said where the limit on detections of a picture leaves objects uncounted."""
+    ids, counts = np.unique(truth.image_id[~truth.crowd], return_counts=True)
+    crowded = counts > limit
+    if not crowded.any():
+        return []
+    found = Counter(detection["image_id"] for detection in detections)
+    full = sum(found[key] >= limit for key in ids[crowded].tolist())
+    return [
+        f"the limit of {limit} detections a picture binds: pictures with more objects ({crowded.sum():,}, at most "
+        f"{counts.max():,} objects), of them with as many detections ({full:,}); "
+        f"evaluate with --max_detections {_next_limit(int(counts.max()))}"
+    ]
+
+
+def _next_limit(objects: int) -> int:
+    """A limit with room for false detections: half as many again, in round numbers."""
+    return -(-objects * 3 // 2 // 50) * 50
 
 
 def _per_class(precision: NDArray[np.float64], class_names: Mapping[int, str]) -> dict[str, float | None]:

@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 SAMPLES = 12
 SAMPLE_PX = 480  # the longer side of a sample on the page
 CELLS = 32  # of a map of positions or sizes, a side
-MOST_CLASSES = 60  # bars
+MOST_CLASSES = 20  # bars that are shown at once
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --faint: #8a929b; --bar: #0072b2; --rule: #d8dde2 }
 @media (prefers-color-scheme: dark) {
@@ -114,10 +114,13 @@ def _bars(counts: Sequence[tuple[str, int]]) -> str:
     rows = [
         f"<tr><td>{html.escape(name)}</td><td class=number>{count:,}</td>"
         f'<td style="width:60%"><span class=bar style="width:{100 * count / most:.1f}%"></span></td></tr>'
-        for name, count in counts[:MOST_CLASSES]
+        for name, count in counts
     ]
-    more = f"<p class=faint>and {len(counts) - MOST_CLASSES} classes more</p>" if len(counts) > MOST_CLASSES else ""
-    return f'<table style="width:100%">{"".join(rows)}</table>{more}'
+    parts = rows[:MOST_CLASSES], rows[MOST_CLASSES:]
+    shown, rest = (f'<table style="width:100%">{"".join(part)}</table>' for part in parts)
+    if len(rows) <= MOST_CLASSES:
+        return shown
+    return f"{shown}<details><summary class=faint>{len(rows) - MOST_CLASSES} classes more</summary>{rest}</details>"
 
 
 def _map(across: Floats, down: Floats, caption: str) -> str:
@@ -139,7 +142,7 @@ def _histogram(sides: Floats) -> str:
     most = max(counts.max(), 1)
     bars = "".join(
         f'<rect x="{8 * i}" y="{60 - high:.1f}" width="7" height="{high:.1f}" fill="var(--bar)"/>'
-        f'<text x="{8 * i + 3.5}" y="66" font-size="4" text-anchor="middle" fill="var(--faint)">{int(edges[i])}</text>'
+        f'<text x="{8 * i + 3.5}" y="66" font-size="3" text-anchor="middle" fill="var(--faint)">{int(edges[i])}</text>'
         for i, high in enumerate((56 * counts / most).tolist())
     )
     text = "side of a box in px (the root of its area), from the number below a bar to the next"
@@ -163,7 +166,7 @@ def _samples(data: CocoData) -> Iterator[str]:
         shown += 1
         if image.shape[:2] == (picture.height, picture.width):
             names = [data.names[label] for label in picture.labels.tolist()]
-            image = draw(image, picture.boxes_xyxy, np.ones(len(names)), picture.labels, names)
+            image = draw(image, picture.boxes_xyxy, None, picture.labels, names)
         scale = min(1.0, SAMPLE_PX / max(image.shape[:2]))
         small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         coded = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()

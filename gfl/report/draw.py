@@ -78,31 +78,33 @@ class Tag(NamedTuple):
 def draw(
     image: Image,
     boxes_xyxy: NDArray[np.floating],
-    scores: NDArray[np.floating],
+    scores: NDArray[np.floating] | None,
     labels: NDArray[np.integer],
     names: Sequence[str],
 ) -> Image:
-    """Draw detections on a copy of a picture.
+    """Draw detections, or annotated boxes, on a copy of a picture.
 
     The best lie on top. A tag that finds no free place, or would dwarf its box, is shortened or left out.
 
     Args:
         image: uint8 (H,W,3) RGB.
         boxes_xyxy: (D,4) px of this picture; those without finite corners or outside of it are not drawn.
-        scores: (D,) 0..1.
+        scores: (D,) 0..1; None for annotated boxes, which have none.
         labels: (D,) classes from 0; a class has one colour on every picture.
         names: of the class of each detection.
     """
     drawn = np.array(image, dtype=np.uint8, order="C")
     height, width = drawn.shape[:2]
     sizes = sizes_for(height, width)
-    best_first = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist()
+    confidence = np.zeros(len(names)) if scores is None else np.asarray(scores, dtype=np.float64)
+    best_first = np.argsort(-confidence, kind="stable").tolist()
     marks = []
     for i in best_first:
         box, label = visible_part(boxes_xyxy[i], height, width), int(labels[i])
         if box is not None:
             name = drawable_name(names[i], label)
-            marks.append(Mark(box, PALETTE[label % len(PALETTE)], (f"{name} {float(scores[i]):.2f}", name)))
+            texts = (name,) if scores is None else (f"{name} {confidence[i]:.2f}", name)
+            marks.append(Mark(box, PALETTE[label % len(PALETTE)], texts))
     for mark in reversed(marks):
         draw_box(drawn, mark, sizes.line)
     for tag in place_tags(marks, height, width, sizes):

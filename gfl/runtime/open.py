@@ -9,6 +9,7 @@ from gfl.runtime.model import Model, static_model
 from gfl.runtime.om_file import open_om
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.providers import ProviderChoice
+from gfl.shapes import MOST_PICTURES
 
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 EXPORTS = (".onnx", ".pt2", ".om")  # static files, one a canvas; in a folder the first kind that is there is taken
@@ -36,6 +37,8 @@ def open_model(
     path = Path(path)
     if batch is not None and batch < 1:
         raise InputError(f"got a batch of {batch}, expected at least 1 picture a run; omit it for the default (1)")
+    if batch is not None and batch > MOST_PICTURES:
+        raise InputError(f"got a batch of {batch}, expected at most {MOST_PICTURES} pictures a run; lower it")
     kind = kind_of(path)
     if kind in CHECKPOINTS:
         from gfl.runtime.on_torch.pt_file import open_checkpoint  # late: it imports PyTorch

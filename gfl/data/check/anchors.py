@@ -78,7 +78,7 @@ def reach(pictures: Sequence[Picture], without: NDArray[np.bool_]) -> list[Reach
     sides = np.sqrt(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).astype(np.float64))
     group = np.searchsorted(BUCKETS, sides, side="right")
     names = [f"below {BUCKETS[0]} px"]
-    names += [f"{low} to {high} px" for low, high in pairwise(BUCKETS)]
+    names += [f"of {low} to {high} px" for low, high in pairwise(BUCKETS)]
     names += [f"from {BUCKETS[-1]} px"]
     rows = [(name, int((group == i).sum()), int((without & (group == i)).sum())) for i, name in enumerate(names)]
     return [Reach(*row) for row in rows if row[1]]

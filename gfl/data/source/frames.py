@@ -48,6 +48,7 @@ class Frames(NamedTuple):
     sizes_hw: Ints  # (P,2) px
     boxes_xywh: Floats  # (N,4) px
     grown: Floats  # (N,) how many times as large the area of each box became
+    unreadable: Ints  # pictures, of those looked into, whose size could not be read
     notes: tuple[str, ...]  # what was read or changed, a sentence each
 
 
@@ -71,9 +72,9 @@ def read_frames(
     chosen = unknown.copy()
     chosen[:: 1 if every or count <= READ_ALL else count // PROBED] = True
     sizes = Sizes(file, paths, stated_hw, np.where(unknown[:, None], 0, stated_hw), np.ones(count, np.int64))
-    _read(sizes, np.flatnonzero(chosen))
+    unreadable = _read(sizes, np.flatnonzero(chosen))
     if (sizes.true_hw != stated_hw)[chosen & ~unknown].any():
-        _read(sizes, np.flatnonzero(~chosen))
+        unreadable += _read(sizes, np.flatnonzero(~chosen))
     notes: list[str] = []
     if unknown.any():
         _guess_unreadable(sizes.true_hw, picture_N, boxes_xywh)
@@ -92,15 +93,20 @@ def read_frames(
     other = differs & ~turned & ~scaled
     if other.any():
         notes.append(_other(sizes, other, compared=int((~unknown).sum())))
-    return Frames(np.where(other[:, None], stated_hw, sizes.true_hw), boxes, grown, tuple(notes))
+    return Frames(
+        np.where(other[:, None], stated_hw, sizes.true_hw), boxes, grown, np.array(unreadable, np.int64), tuple(notes)
+    )
 
 
-def _read(sizes: Sizes, rows: Ints) -> None:
-    """Write the sizes of files into the tables; a file that cannot be read keeps what stands there."""
-    indices = rows.tolist()
+def _read(sizes: Sizes, rows: Ints) -> list[int]:
+    """Write the sizes of files into the tables; files that cannot be read keep what stands there, and are returned."""
+    indices, unreadable = rows.tolist(), []
     for row, size in zip(indices, upright_sizes([sizes.paths[row] for row in indices]), strict=True):
         if isinstance(size, PictureSize):
             sizes.true_hw[row], sizes.orientation[row] = (size.height, size.width), size.orientation
+        else:
+            unreadable.append(row)
+    return unreadable
 
 
 def _guess_unreadable(true_hw: Ints, picture_N: Ints, boxes_xywh: Floats) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfl.limits import ANY, require
 from gfl.tensors import recompute as recomputation
 from gfl.tensors.layers import conv, group_norm, init_conv, init_norm
 from gfl.tensors.variables import Variables, child
@@ -36,6 +37,7 @@ class ResNetConfig:
         for name, choices in (("depth", BLOCKS), ("norm", NORM_PREFIX)):  # gin checks types; Python callers have none
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {list(choices)}")
+        require(self, base_width=(1, 512), gn_groups=(1, ANY))
         if self.norm == "gn" and self.base_width % self.gn_groups:
             raise ValueError(f"base_width={self.base_width}: expected a multiple of gn_groups={self.gn_groups}")
         if not -1 <= self.frozen_stages <= 4:

@@ -11,7 +11,7 @@ from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.loader import LoadedBatch
 from gfl.engine.memory import memory_errors
 from gfl.model.structures import Detections
-from gfl.report.coco_eval import Metrics, evaluate_detections
+from gfl.report.coco_eval import COCO_LIMIT, Metrics, evaluate_detections
 from gfl.runtime.on_torch.pt_file import Predict
 
 
@@ -64,11 +64,16 @@ def batch_detections(
 
 
 def evaluate(
-    predict: Predict, data: CocoData, loader: Iterable[LoadedBatch], category_ids: Sequence[int | None]
+    predict: Predict,
+    data: CocoData,
+    loader: Iterable[LoadedBatch],
+    category_ids: Sequence[int | None],
+    *,
+    max_detections: int = COCO_LIMIT,
 ) -> tuple[Metrics, list[CocoDetection], tuple[str, ...]]:
     """Detect on a data set: COCO's metrics, the detections, and why pictures could not be read.
 
-    category_ids: as of `detect_all`.
+    category_ids: as of `detect_all`; max_detections: as of `evaluate_detections`.
     """
     results, failed = detect_all(predict, loader, category_ids)
-    return evaluate_detections(data.truth, results), results, failed
+    return evaluate_detections(data.truth, results, max_detections=max_detections), results, failed

@@ -1,0 +1,54 @@
+"""What a run may expect of its data: the short form of `gfl.data check`, looked at before the first step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gfl.data.check.anchors import check_anchors
+from gfl.data.check.findings import Finding
+from gfl.data.check.inspection import existing
+from gfl.data.check.truth import check_truth
+from gfl.data.coco import CocoData
+from gfl.errors import InputError
+from gfl.settings import DataConfig
+
+LOOKED_AT = 2_000  # pictures, spread over a larger data set, whose boxes are tried for anchors
+TOLD = ("classes_of_crowds", "crowds")  # notes that a run repeats, for they change what is learnt
+COUNTED = ("boxes_without_area",)  # findings that the head of a run counts already
+
+
+class Outlook(NamedTuple):
+    """What a run may expect of its training data."""
+
+    readable: int  # pictures that are there, and were not found damaged
+    boxes: int  # that train
+    without_anchor: float  # share of the boxes that no anchor learns
+    whole: bool  # whether all pictures were looked at for that share
+    findings: tuple[Finding, ...]  # what a user should know, without what the head of a run counts already
+
+
+def look_ahead(data: CocoData, cfg: DataConfig, seed: int) -> Outlook:
+    """Look at the training data. Raises InputError where nothing can be learnt from it."""
+    boxes = sum(len(picture.boxes_xyxy) for picture in data.pictures)
+    there = set(existing([picture.path for picture in data.pictures]))
+    readable = sum(picture.path in there and picture.id not in data.unreadable for picture in data.pictures)
+    if readable * 2 < len(data.pictures):
+        lost = next(each for each in data.pictures if each.path not in there or each.id in data.unreadable)
+        raise InputError(
+            f"{data.annotations}: {readable:,} of {len(data.pictures):,} pictures can be read (not {lost.path}, e.g.), "
+            "expected at least half; mend the folder: `python -m gfl.data check --read_pictures` names all"
+        )
+    sample = [picture for picture in data.pictures if len(picture.boxes_xyxy)][:: -(-len(data.pictures) // LOOKED_AT)]
+    if not sample:
+        raise InputError(
+            f"{data.annotations}: none of its {len(data.pictures)} pictures has a box to learn from; add boxes"
+        )
+    anchors, groups = check_anchors(sample, cfg, seed)
+    without = sum(group.without for group in groups) / sum(group.boxes for group in groups)
+    if without == 1:
+        raise InputError(f"{data.annotations}: {anchors[0].text}; nothing would be learnt: enlarge the pictures")
+    sizes_hw = {picture.id: (picture.height, picture.width) for picture in data.pictures}
+    names = {picture.id: picture.file_name for picture in data.pictures}
+    found = [*check_truth(data.truth, sizes_hw, names), *anchors]
+    told = tuple(each for each in found if each.name not in COUNTED and (not each.is_note or each.name in TOLD))
+    return Outlook(readable, boxes, without, len(sample) == len(data.pictures), told)
