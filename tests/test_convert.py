@@ -600,10 +600,11 @@ def test_labelme_shapes_become_boxes_or_are_named(tmp_path: Path, capsys: pytest
     assert "pictures without an annotation, left out: 1 (new.png)" in said
 
 
-def test_labelme_writes_the_picture_that_is_only_in_the_json(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.png", "C:\\photos\\a.png", "", "a\0b", "9" * 400])
+def test_labelme_writes_the_picture_that_is_only_in_the_json(tmp_path: Path, name: str) -> None:
     data = draw(tmp_path / "a.png", ONE).read_bytes()
     shapes = [tool_exports.labelme_shape("cat", [[10, 10], [30, 30]])]
-    content = tool_exports.labelme(ONE, shapes, imageData=base64.b64encode(data).decode())
+    content = tool_exports.labelme(ONE, shapes, imagePath=name, imageData=base64.b64encode(data).decode())
     tool_exports.write_json(tmp_path / "source" / "a.json", content)
     convert("labelme", tmp_path / "source", tmp_path / "out")
     assert only_boxes(tmp_path / "out") == [("cat", [10.0, 10.0, 20.0, 20.0])]
@@ -730,3 +731,43 @@ def test_a_run_length_code_of_literal_values_is_read() -> None:
     bits = f"{3:032b}{7:05b}" + f"{0:04b}" * 4 + "0" + "00" + "1" + f"{7:08b}{8:08b}" + "1" + "00" + "0" + f"{9:08b}"
     bits += "0" * (-len(bits) % 8)
     assert decode_runs([int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)], 3) == bytes([7, 8, 9])
+
+
+# ---- pictures by their names ----
+
+
+def test_roboflow_paths_lead_into_the_export_though_a_neighbour_has_such_folders(tmp_path: Path) -> None:
+    draw(tmp_path / "train" / "images" / "a.png", ONE)
+    convert("yolo", tool_exports.write_roboflow_yolo(tmp_path / "source"), tmp_path / "out")
+    assert boxes_by_size(tmp_path / "out", "train") == truth(TRAIN)
+
+
+def test_pictures_of_one_name_are_told_apart_by_their_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, images = tmp_path / "source", ""
+    for number, (folder, drawn) in enumerate(zip(("left", "right"), PICTURES, strict=False)):
+        draw(source / "images" / folder / "same.png", drawn)
+        images += tool_exports.cvat_image(number, drawn._replace(name=f"{folder}/same.png"))
+    images += tool_exports.cvat_image(9, ONE._replace(name="same.png"))
+    convert("cvat", tool_exports.write_cvat_xml(source, images), tmp_path / "out")
+    assert boxes_by_size(tmp_path / "out", "train") == truth(PICTURES[:2])
+    assert "of which several have the name, left out: 1 (same.png)" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_annotated_twice_comes_over_once_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tool_exports.write_labelstudio(tmp_path / "source")
+    tasks = [tool_exports.task(1, PICTURES[0]), tool_exports.task(2, PICTURES[0], [])]
+    tool_exports.write_json(source / "result.json", tasks)
+    convert("labelstudio", source, tmp_path / "out")
+    assert boxes_by_size(tmp_path / "out", "train") == truth(PICTURES[:1])
+    assert "more than once in the source, the later ones left out: 1 (one.jpg)" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_in_two_splits_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tool_exports.write_yolo(tmp_path / "source")
+    (source / "data.yaml").write_text(f"train: images\nval: images/val\nnames: {list(CLASSES)}\n")
+    convert("yolo", source, tmp_path / "out")
+    assert "pictures that are both in train and in val: 2 (five.jpg, six.png)" in capsys.readouterr().out

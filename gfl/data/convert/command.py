@@ -83,10 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _each_once(pictures: Sequence[Picture], split: str, notes: Notes) -> list[Picture]:
     """Each file once; two annotations of one picture would be two pictures with half of the boxes."""
     seen: dict[Path, Picture] = {}
+    where = "the source" if split == UNSPLIT else split
     for picture in pictures:
         real = picture.path.resolve()
         if real in seen:
-            what = f"pictures that are more than once in {split}, the later ones left out"
+            what = f"pictures that are more than once in {where}, the later ones left out"
             note(notes, what, picture.path.name)
         seen.setdefault(real, picture)
     return list(seen.values())
@@ -96,7 +97,7 @@ def _note_unused(read: Source) -> None:
     """Pictures beside the annotations which these do not name, and pictures that are in two splits."""
     used: dict[Path, str] = {}
     for split, pictures in read.splits.items():
-        for path in {picture.path.resolve() for picture in pictures}:
+        for path in dict.fromkeys(picture.path.resolve() for picture in pictures):
             if used.setdefault(path, split) != split:
                 note(read.notes, f"pictures that are both in {used[path]} and in {split}", path.name)
     told = {Path(name).name for what, names in read.notes.items() if "left out" in what for name in names}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Callable, Sequence
 from math import dist
 from pathlib import Path
@@ -62,7 +63,7 @@ def _read_file(path: Path, index: PictureIndex, notes: Notes) -> Picture | None:
     stated = stated_size(content.get("imageHeight"), content.get("imageWidth"))
     named = str(content.get("imagePath") or "").replace("\\", "/")
     beside = path.parent / named
-    found = beside if named and beside.is_file() else None
+    found = beside if named and os.path.isfile(beside) else None  # False for names that no file can have
     if found is None:
         found = find_picture(index, named or path.stem, {}) or find_picture(
             index, (path.parent / path.stem).as_posix(), {}

@@ -6,6 +6,7 @@ pictures, relative to `path`, to the file itself, or (Roboflow's ../train/images
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -125,9 +126,9 @@ def _yaml_names(content: dict[str, object], path: Path) -> list[str] | None:
 
 def _pictures_of(value: str, roots: Sequence[Path], file: Path, notes: Notes) -> list[Path]:
     """The pictures of a folder or a .txt list that data.yaml names."""
-    found = next((place for root in roots for place in _places(root, value) if place.exists()), None)
+    found = next((place for root in roots for place in _places(root, value) if os.path.exists(place)), None)
     if found is None:
-        found = next((place for root in roots[:2] for place in _tails(root, value) if place.exists()), None)
+        found = next((place for root in roots[:2] for place in _tails(root, value) if os.path.exists(place)), None)
     if found is None:
         note(notes, f"folders or lists that {file.name} names and that are not there", value)
         return []
@@ -158,7 +159,7 @@ def _listed(path: Path, roots: Sequence[Path], notes: Notes) -> list[Path]:
             continue
         starts = list(dict.fromkeys([path.parent, *roots]))
         places = [root / value for root in starts] + [place for root in starts for place in _tails(root, value)]
-        found = next((place for place in places if is_picture(place)), None)
+        found = next((place for place in places if os.path.isfile(place) and is_picture(place)), None)
         if found is None:
             note(notes, f"pictures of {path.name} that are not there, left out", value)
         else:
@@ -182,7 +183,7 @@ def _from_darknet(path: Path, images: Path | None, notes: Notes) -> Layout:
     pictures = {split: found for split, found in pictures.items() if found}
     if not pictures:
         raise InputError(f"{path}: none of its lists names pictures that are there; export again, with the pictures")
-    named = (place for place in _tails(path.parent, content.get("names", "obj.names")) if place.is_file())
+    named = (place for place in _tails(path.parent, content.get("names", "obj.names")) if os.path.isfile(place))
     names = next(named, None)
     return Layout(path.parent, pictures, None if names is None else _read_names(names))
 
