@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -47,6 +48,34 @@ def make_folder(path: Path) -> None:
     """Make a folder and its parents where they do not exist. Raises as `atomic_file` does."""
     with write_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into; it becomes `path` when the block ends, and is removed where the block raises.
+
+    Raises InputError as `require_new` does, and where the file system refuses.
+    """
+    require_new(path)
+    make_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with write_errors(path):
+            draft.mkdir()
+            yield draft
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()  # an empty one: Windows renames onto none
+            draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)  # there only when the block failed
+
+
+def require_new(path: Path) -> None:
+    """Raise InputError for a path that is there already, other than an empty folder."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path}: already there, expected a new or empty folder; choose another or remove it")
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -46,7 +46,6 @@ from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
 from gfl.report.coco_eval import COCO_LIMIT, evaluate_detections, limit_notes
 from gfl.report.tables import evaluation_report
-from gfl.report.words import counted, headline
 from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
 from gfl.runtime.on_torch.pt_file import predictor
 from gfl.say import say
@@ -55,6 +54,7 @@ from gfl.shapes import Canvas
 from gfl.signals import Stopped, StopRequest, exit_code
 from gfl.tensors.precision import policy_of
 from gfl.tensors.variables import unflatten
+from gfl.words import counted, headline
 
 HEAD_WIDTH = 112  # letters of a line in the head of a run, without its margin
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)

@@ -18,8 +18,8 @@ from typing import TypedDict
 
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
-from gfl.report.words import counted
 from gfl.say import say
+from gfl.words import counted
 from infer.output_folder import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
 
 # What shards of one whole have in common, and what a message calls it where they do not.

@@ -7,8 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO, cast
 
-from gfl.report.words import duration
 from gfl.say import Output, say
+from gfl.words import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gfl.report.words import class_shares, counted, headline
 from gfl.runtime.model import Model
 from gfl.runtime.open import files_of, kind_of
 from gfl.runtime.providers import ProviderReport
 from gfl.version import VERSION
+from gfl.words import class_shares, counted, headline
 from infer.pipeline import Timings
 from infer.recorder import Recorder
 from infer.sources import Files, Inputs

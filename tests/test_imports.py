@@ -31,6 +31,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
         "gfl.say": (),
+        "gfl.words": (),
         "gfl.signals": (),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gfl.report.words import class_shares, counted, duration, headline, memory, short_number
+from gfl.words import class_shares, counted, duration, headline, memory, short_number
 
 
 def test_head_lines_share_a_column_and_drop_empty_parts() -> None:

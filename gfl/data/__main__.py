@@ -22,9 +22,9 @@ from gfl.data.source.layouts import SplitPaths
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
 from gfl.report.data_page import data_page
-from gfl.report.words import class_shares, counted
 from gfl.say import say
 from gfl.settings import DataConfig, RunConfig
+from gfl.words import class_shares, counted
 
 
 def check(arguments: argparse.Namespace) -> int:

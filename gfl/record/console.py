@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
-from gfl.report.words import counted, duration, memory, short_number
 from gfl.say import Output
+from gfl.words import counted, duration, memory, short_number
 
 if TYPE_CHECKING:  # imported when a bar is drawn: programs that draw none start faster without it
     from rich.live import Live

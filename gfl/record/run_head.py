@@ -14,10 +14,10 @@ from gfl.engine.checkpoints import Origin
 from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
 from gfl.engine.schedule import RunLength
-from gfl.report.words import class_shares, counted, headline
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.version import VERSION
+from gfl.words import class_shares, counted, headline
 
 
 def head_lines(

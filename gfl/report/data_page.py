@@ -16,7 +16,7 @@ from gfl.data.coco import CocoData, Picture
 from gfl.data.picture_files import read_picture
 from gfl.errors import InputError
 from gfl.report.draw import draw
-from gfl.report.words import counted
+from gfl.words import counted
 
 Floats = NDArray[np.float64]
 

@@ -18,10 +18,12 @@ from gfl.data.convert.settle import Settled, settle
 from gfl.data.convert.source import SPLITS, UNSPLIT, Notes, Picture, Request, Source, note
 from gfl.data.convert.via import read_via
 from gfl.data.convert.voc import read_voc
-from gfl.data.convert.write import require_new, write_converted
+from gfl.data.convert.write import write_converted
 from gfl.data.convert.yolo import read_yolo
 from gfl.errors import InputError
+from gfl.files import require_new
 from gfl.say import say
+from gfl.words import counted
 
 FORMATS: dict[str, Callable[[Request], Source]] = {
     "voc": read_voc,
@@ -117,8 +119,8 @@ def summary(splits: dict[str, list[Settled]], read: Source) -> list[str]:
         shown = ", ".join(f"{name} {count:,}" for name, count in list(counts.items())[:MOST_NAMED])
         more = f" and {len(counts) - MOST_NAMED} more" if len(counts) > MOST_NAMED else ""
         lines.append(
-            f"{split:<6}{_counted(len(pictures), 'picture')}, {_counted(sum(counts.values()), 'box', 'boxes')}: "
-            f"{shown}{more}" + (f" | {_counted(empty, 'picture')} without boxes" if empty else "")
+            f"{split:<6}{counted(len(pictures), 'picture')}, {counted(sum(counts.values()), 'box', 'boxes')}: "
+            f"{shown}{more}" + (f" | {counted(empty, 'picture')} without boxes" if empty else "")
         )
     return lines + [f"  {line}" for line in _lines(read.notes)]
 
@@ -146,7 +148,3 @@ def next_steps(output: Path, splits: dict[str, list[Settled]]) -> list[str]:
         lines.append(f"there is no validation part; next: {split}")
         return [*lines, f'or train on all of it, without a validation: {train} "EVAL_EVERY = 0"']
     return [*lines, f"next: {train}"]
-
-
-def _counted(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

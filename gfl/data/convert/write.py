@@ -5,27 +5,15 @@ It is written beside its place and then renamed: a folder of that name is whole,
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from gfl.data.convert.settle import Settled
 from gfl.data.convert.source import Notes, note
 from gfl.data.links import link_picture
-from gfl.errors import InputError
-from gfl.files import make_folder, to_json, write_errors
+from gfl.files import new_folder, to_json
 
 DECIMALS = 4  # of a pixel
-
-
-def require_new(output: Path) -> None:
-    """Refuse a folder that holds something."""
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists() or output.is_symlink():
-        raise InputError(f"{output}: already there, expected a new or empty folder; choose another or remove it")
 
 
 def write_converted(
@@ -35,28 +23,19 @@ def write_converted(
 
     names: the classes in the order of their ids, from 1. Raises InputError where the file system refuses.
     """
-    require_new(output)
-    make_folder(output.parent)
-    draft = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with write_errors(output):
-            (draft / "annotations").mkdir(parents=True)
-            for split, pictures in splits.items():
-                (draft / split).mkdir()
-                file_names = distinct_names([settled.picture.path for settled in pictures], notes)
-                for settled, file_name in zip(pictures, file_names, strict=True):
-                    place = draft / split / file_name
-                    if settled.picture.content is None:
-                        link_picture(settled.picture.path, place, copy=copy)
-                    else:
-                        place.write_bytes(settled.picture.content)
-                text = to_json(_coco(pictures, file_names, names))
-                (draft / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
-            with suppress(FileNotFoundError):
-                output.rmdir()  # an empty one: Windows renames onto none
-            draft.rename(output)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)  # there only when the block failed
+    with new_folder(output) as draft:
+        (draft / "annotations").mkdir()
+        for split, pictures in splits.items():
+            (draft / split).mkdir()
+            file_names = distinct_names([settled.picture.path for settled in pictures], notes)
+            for settled, file_name in zip(pictures, file_names, strict=True):
+                place = draft / split / file_name
+                if settled.picture.content is None:
+                    link_picture(settled.picture.path, place, copy=copy)
+                else:
+                    place.write_bytes(settled.picture.content)
+            text = to_json(_coco(pictures, file_names, names))
+            (draft / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
 
 
 def distinct_names(paths: Sequence[Path], notes: Notes) -> list[str]:

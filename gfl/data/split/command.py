@@ -14,9 +14,10 @@ import numpy as np
 
 from gfl.data.coco_json import Mask, collector_paused, read_coco_file
 from gfl.data.split.choice import Labelled, choose_side, find_together, label
-from gfl.data.split.folder import Side, find_pictures, placed_names, require_new, write_split
+from gfl.data.split.folder import Side, find_pictures, placed_names, write_split
 from gfl.data.split.words import describe, next_command
 from gfl.errors import InputError
+from gfl.files import require_new
 from gfl.say import say
 
 MANY = 5000  # pictures that take long enough to say so

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,7 +12,7 @@ from gfl.data.coco_json import CocoFile, Row
 from gfl.data.links import link_picture
 from gfl.data.source.picture_folder import picture_paths
 from gfl.errors import InputError
-from gfl.files import write_errors
+from gfl.files import new_folder
 
 
 class Side(NamedTuple):
@@ -80,33 +78,18 @@ def _leaves(name: str) -> bool:
     return bool(windows.anchor) or PurePosixPath(name).is_absolute() or ".." in windows.parts
 
 
-def require_new(output: Path) -> None:
-    """Refuse a folder that is not empty."""
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if output.exists() or output.is_symlink():
-        raise InputError(f"{output}: already there, expected a new or empty folder; choose another or remove it")
-
-
 def write_split(output: Path, file: CocoFile, train: Side, val: Side, *, pictures: bool, copy: bool) -> None:
     """Write annotations/instances_{train,val}.json and, with `pictures`, train/ and val/; all of it or nothing.
 
     copy: copy pictures instead of linking them. Raises InputError where the file system refuses.
     """
-    draft = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with write_errors(output):
-            (draft / "annotations").mkdir(parents=True)
-            for name, side in (("train", train), ("val", val)):
-                lists = {"images": side.images, "annotations": side.annotations, "categories": file.categories.rows}
-                content = json.dumps({**file.rest, **lists})
-                (draft / "annotations" / f"instances_{name}.json").write_text(content, encoding="ascii")
-                if pictures:
-                    (draft / name).mkdir()
-                for source, placed in side.links:
-                    link_picture(source, draft / name / placed, copy=copy)
-            with suppress(FileNotFoundError):
-                output.rmdir()  # an empty one; Windows renames onto none
-            draft.rename(output)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)  # there only when the block failed
+    with new_folder(output) as draft:
+        (draft / "annotations").mkdir()
+        for name, side in (("train", train), ("val", val)):
+            lists = {"images": side.images, "annotations": side.annotations, "categories": file.categories.rows}
+            content = json.dumps({**file.rest, **lists})
+            (draft / "annotations" / f"instances_{name}.json").write_text(content, encoding="ascii")
+            if pictures:
+                (draft / name).mkdir()
+            for source, placed in side.links:
+                link_picture(source, draft / name / placed, copy=copy)

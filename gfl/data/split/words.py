@@ -9,6 +9,7 @@ import numpy as np
 
 from gfl.data.coco_json import Mask
 from gfl.data.split.choice import Labelled, Together
+from gfl.words import counted
 
 MOST_CLASSES = 20  # in the table
 MOST_NAMED = 10  # file names or classes in a sentence
@@ -67,11 +68,6 @@ def next_command(output: Path, *, pictures: bool) -> str:
     return (
         f"written to {output}{what}; next:\n    python -m gfl.train --gin_file scratch_small.gin --gin_bindings {flags}"
     )
-
-
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """1, 'box', 'boxes' -> '1 box'; 8310 -> '8,310 boxes'."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _counts(data: Labelled, chosen: Mask) -> str:
