@@ -151,7 +151,13 @@ def test_output_that_cannot_be_made_is_told_before_the_work(
 
 
 def test_a_higher_limit_on_detections_is_the_models_too(trained: Path, data: Path, tmp_path: Path) -> None:
-    everything = ["--gin_bindings", "PredictConfig.score_threshold = 0.0", "--max_detections", "150"]
+    everything = [
+        "--gin_bindings",
+        "PredictConfig.score_threshold = 0.0",
+        "PredictConfig.nms_iou = 1.0",
+        "--max_detections",
+        "150",
+    ]
     assert evaluate.main(arguments(trained / "last.pt", data, "--output", str(tmp_path / "out"), *everything)) == 0
     metrics, results = results_of(tmp_path / "out")
     assert metrics["max_detections"] == 150

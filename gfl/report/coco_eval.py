@@ -46,8 +46,8 @@ class Metrics:
     ARl: float
     per_class: dict[str, float | None]  # in the order of the category ids; None for a class without ground truth
     images: int
-    max_detections: int  # that count a picture; COCO's own numbers have 100
     seconds: float  # wall time of the evaluation; reading the annotations included where a path was given
+    max_detections: int = COCO_LIMIT  # that count a picture
 
     def summary(self) -> dict[str, float]:
         """The twelve numbers by name, in pycocotools' order."""

@@ -68,7 +68,7 @@ def positives(pictures: Sequence[Picture], sizes_hw: Ints) -> Ints:
     # An anchor that several boxes of a picture claim goes to the one of larger IoU, then to the first.
     anchor = picture_N[box] * grid.num_anchors + index
     order = np.lexsort((box, -overlap, anchor))
-    is_first = np.append(True, anchor[order][1:] != anchor[order][:-1])
+    is_first = np.diff(anchor[order], prepend=-1) != 0
     return np.bincount(box[order][is_first], minlength=len(boxes))
 
 
