@@ -380,7 +380,7 @@ def print_config(parsed: ParsedRun) -> None:
 
 
 def how_to_go_on(folder: RunFolder | None, workdir: Path | None) -> str:
-    """What a run that is interrupted leaves to go on with. workdir: of the command line; the other ranks know no more."""
+    """What an interrupted run leaves to go on with. workdir: of the command line; other ranks know no more."""
     path = workdir if folder is None else folder.path
     if folder is None or (folder.path / LAST).is_file():
         return f"; go on with --resume --workdir {'of this run' if path is None else path}"
