@@ -208,7 +208,7 @@ SHAPES_OF_OUTPUTS = {
 
 # The files whose outputs are detections: `pair`, and in fp16 tests/test_export_precision.py.
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])  # an export each
-@pytest.mark.parametrize("outputs", ["decoded", "raw"])
+@pytest.mark.parametrize("outputs", ["decoded", pytest.param("raw", marks=pytest.mark.slow)])
 def test_other_outputs_are_those_of_pytorch(outputs: str, precision: str, model: Model, tmp_path: Path) -> None:
     flags = ("--outputs", outputs, "--precision", precision, "--samples", 2)
     made = export_translated(model.checkpoint, tmp_path / "part.onnx", *flags)

@@ -299,6 +299,7 @@ def test_one_rank_goes_on_with_a_run_of_two_that_was_killed(killed: Path, one: P
     assert_same_run(run, one)
 
 
+@pytest.mark.slow
 def test_two_hosts_go_on_with_a_killed_run(killed: Path, one: Path, tmp_path: Path) -> None:
     """Two agents with one rendezvous, a rank each."""
     run = shutil.copytree(killed, tmp_path / "run")
@@ -316,6 +317,7 @@ def test_two_hosts_go_on_with_a_killed_run(killed: Path, one: Path, tmp_path: Pa
     assert_same_run(run, one)
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_with_a_run_of_one(
     data: Path, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +359,10 @@ def test_a_mistake_of_the_start_is_told_once(data: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("how", "code", "told"),
-    [("refuse", 2, "error: got a mistake, expected none; mend it\n"), ("crash", 1, "RuntimeError: a bug of the test")],
+    [
+        ("refuse", 2, "error: got a mistake, expected none; mend it\n"),
+        pytest.param("crash", 1, "RuntimeError: a bug of the test", marks=pytest.mark.slow),
+    ],
 )
 def test_what_fails_on_one_rank_is_told_once_and_ends_all(
     how: str, code: int, told: str, data: Path, tmp_path: Path

@@ -57,6 +57,7 @@ def test_fewer_activations_are_kept() -> None:
     assert recomputed < 0.6 * plain
 
 
+@pytest.mark.slow
 def test_compiled_step_is_one_graph_and_has_the_same_loss() -> None:
     module, batch = module_of("gn", recompute=True), tiny.make_batch()
     expected, _ = module(batch)

@@ -189,7 +189,12 @@ def test_killed_run_goes_on_as_if_it_had_never_stopped(
 
 
 @pytest.mark.parametrize(
-    ("function", "call", "step"), [("validate", 1, 4), ("save", 2, 2), ("save", 3, 4), ("save", 5, 6), ("save", 6, 8)]
+    ("function", "call", "step"),
+    [
+        ("validate", 1, 4),
+        ("save", 3, 4),
+        *(pytest.param("save", *where, marks=pytest.mark.slow) for where in ((2, 2), (5, 6), (6, 8))),
+    ],
 )
 def test_run_killed_around_an_evaluation_repeats_no_line_of_it(
     function: str, call: int, step: int, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -248,8 +253,14 @@ def signalled(function: Callable[..., object], call: int, number: int) -> Callab
     return during
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("step", [3, 4, 7], ids=["mid_epoch", "epoch_end", "later"])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        pytest.param(3, signal.SIGTERM, id="mid_epoch"),
+        pytest.param(4, signal.SIGHUP, id="epoch_end", marks=pytest.mark.slow),
+        pytest.param(7, signal.SIGHUP, id="later"),
+    ],
+)
 def test_run_told_to_end_saves_its_step_and_goes_on_from_there(
     number: int,
     step: int,
