@@ -156,14 +156,14 @@ def test_run_files_and_bindings_win_over_the_checkpoint(tmp_path: Path) -> None:
 
 def test_what_belongs_to_another_setting_is_not_taken_without_it() -> None:
     run = finetune("OPTIMIZER = 'sgd'", "SHORT_SIDE = 200").run
-    assert (run.optim.lr, run.optim.weight_decay, run.data.eval_short_side) == (0.0025, 0.0001, None)
+    assert (run.optim.lr, run.optim.weight_decay, run.data.eval_short_side) == (0.01, 0.0001, None)
     assert finetune("OPTIMIZER = 'adamw'").run.optim.lr == 0.004
 
 
 def test_checkpoint_without_settings_is_finetuned_as_the_file_says() -> None:
     plain = read_run(["finetune.gin"], NEEDED["finetune.gin"])
     assert read_run(["finetune.gin"], NEEDED["finetune.gin"], lambda path: None) == plain
-    assert (plain.run.optim.optimizer, plain.run.optim.lr, plain.run.detector.backbone.depth) == ("sgd", 0.0025, 50)
+    assert (plain.run.optim.optimizer, plain.run.optim.lr, plain.run.detector.backbone.depth) == ("sgd", 0.01, 50)
 
 
 def test_settings_that_were_taken_are_in_the_stored_text_and_are_not_taken_again() -> None:
@@ -182,10 +182,10 @@ def test_settings_are_taken_from_files_alone(checkpoint: str) -> None:
     read_run(["r50.gin"], ["CHECKPOINT = 'best.pt'"], refuse)
 
 
-def test_finetune_after_a_run_file_keeps_that_model() -> None:
+def test_finetune_after_a_run_file_keeps_that_model_and_optimiser() -> None:
     run = read_run(["scratch_small.gin", "finetune.gin"], NEEDED["finetune.gin"]).run
     assert run.detector == read("scratch_small.gin").run.detector
-    assert (run.optim.optimizer, run.optim.lr) == ("sgd", 0.0025)
+    assert (run.optim.optimizer, run.optim.lr) == ("adamw", 0.008)
 
 
 # ---- order, state, round trip
