@@ -43,12 +43,14 @@ def head_lines(
         f"{data.without_boxes} without boxes, {data.clipped_boxes} boxes clipped, {data.dropped_boxes} dropped",
         f"val {counted(len(val.pictures), 'image')}" if val else "no validation",
     )
-    share = "" if outlook.whole else "about "
-    share += f"{outlook.without_anchor:.1%} of them without an anchor at these sizes"
+    about = "" if outlook.whole else "about "
+    lost = f"{about}{outlook.without_anchor:.1%} of them without an anchor"
+    if not outlook.without_anchor:
+        lost = "each with an anchor"
     yield headline(
         "learn",
         f"{outlook.readable:,} of {counted(len(data.pictures), 'picture')} readable",
-        f"{counted(outlook.boxes, 'box', 'boxes')} to learn, {share}",
+        f"{counted(outlook.boxes, 'box', 'boxes')} to learn, {lost} at these sizes",
         f"{counted(length.steps, 'step')} in {counted(length.epochs, 'epoch')}",
     )
     notes = [*data.notes, *(val.notes if val else ()), *(found.text for found in outlook.findings)]
