@@ -10,7 +10,7 @@ from pathlib import Path
 
 from export.precision import COUNTED_SAMPLES, SAMPLES
 from export.samples import Truth, annotated_pictures, picture_files
-from gfl.class_names import list_names, match_names
+from gfl.class_names import list_names, match_names, trust_note
 from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas
 from gfl.data.coco_json import CocoFile, class_names, read_coco_file
@@ -55,10 +55,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         notes.append(f"no --checkpoint given: taking the newest, {checkpoint}")
     model = read_model(arguments, checkpoint, annotated)
     if not model.names_its_classes:
-        notes.append(
-            f"{checkpoint} does not name its classes; that they are in the order of {arguments.annotations} is taken "
-            "on trust"
-        )
+        notes.append(trust_note(checkpoint, arguments.annotations))
     if not sizes:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")

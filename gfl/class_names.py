@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from gfl.errors import InputError
@@ -21,6 +22,11 @@ class ClassMap(NamedTuple):
 
     category_ids: tuple[int | None, ...]  # label -> the file's category id; None: the file has no such class
     notes: tuple[str, ...]  # what a user should know of it, a line each
+
+
+def trust_note(checkpoint: Path, annotations: Path) -> str:
+    """What is said of a checkpoint without class names, whose labels are taken in the order of the annotations."""
+    return f"{checkpoint} does not name its classes; that they are in the order of {annotations} is taken on trust"
 
 
 def match_names(wanted: Sequence[str], offered: Sequence[str]) -> tuple[int | None, ...]:

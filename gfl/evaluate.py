@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gfl.class_names import ClassMap
+from gfl.class_names import ClassMap, trust_note
 from gfl.config import read_run
 from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
@@ -65,10 +65,7 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> Opened:
     model = load_trained(arguments.checkpoint, settings, data.names, bindings=arguments.gin_bindings)
     classes = map_labels(model.names, data, arguments.class_map)
     if not model.names_its_classes:
-        trust = (
-            f"{arguments.checkpoint} does not name its classes; that they are in the order of {data.annotations} is "
-        )
-        classes = classes._replace(notes=(f"{trust}taken on trust", *classes.notes))
+        classes = classes._replace(notes=(trust_note(arguments.checkpoint, data.annotations), *classes.notes))
     detector = model.run.detector
     if arguments.max_detections is not None:
         limit = arguments.max_detections

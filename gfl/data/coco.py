@@ -109,7 +109,6 @@ def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: 
     pictures = everything if keep_empty else with_boxes
     if not pictures:
         raise InputError(_nothing_to_learn(file.path, len(everything), int((~kept).sum()), int(truth.crowd.sum())))
-    root = f"the category '{truth.root_class}' only groups the others and has no box: left out"
     return CocoData(
         annotations=file.path,
         pictures=pictures,
@@ -121,7 +120,7 @@ def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: 
         truth=truth,
         images=folder,
         unreadable=frozenset(image_ids[frames.unreadable].tolist()),
-        notes=tuple(note for note in (root if truth.root_class else "", found, *frames.notes) if note),
+        notes=tuple(note for note in (truth.root_note, found, *frames.notes) if note),
     )
 
 

@@ -151,6 +151,13 @@ class GroundTruth:
     crowd: Mask  # (N,)
     root_class: str | None = None  # a category that only groups the others (Roboflow's), left out
 
+    @property
+    def root_note(self) -> str:
+        """What a user should know of that category; empty where there is none."""
+        if self.root_class is None:
+            return ""
+        return f"the category '{self.root_class}' only groups the others and has no box: left out"
+
 
 @collector_paused()
 def read_coco_file(path: str | Path, needed: Sequence[str] = LISTS) -> CocoFile:

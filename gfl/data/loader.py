@@ -7,7 +7,7 @@ by fork or by spawn, and live on from epoch to epoch. Letters: B pictures, G box
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import cv2
@@ -225,9 +225,10 @@ class TrainLoader(PlannedLoader):
         """
         self.batch_size, self.canvases = batch_size, None if canvases is None else tuple(canvases)
         check_fits(data.pictures, cfg, self.canvases)
-        self._plan = partial(
+        plan = partial(
             train_plan, data.pictures, cfg, self.canvases, batch_size=batch_size, seed=seed, rank=rank, world=world
         )
+        self._plan = lru_cache(maxsize=1)(plan)  # a run's length, its head and its epoch ask for the same one
         super().__init__(
             data,
             box_slots(data, cfg.max_boxes),

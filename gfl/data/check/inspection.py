@@ -14,7 +14,7 @@ from gfl.data.canvas import pick_canvases
 from gfl.data.check.anchors import Reach, check_anchors
 from gfl.data.check.findings import Finding, finding
 from gfl.data.check.rows import check_rows
-from gfl.data.check.truth import check_truth
+from gfl.data.check.truth import check_boxes, check_truth
 from gfl.data.coco import CocoData, Picture, data_of_file
 from gfl.data.coco_json import CocoFile, GroundTruth, collector_paused, ground_truth, read_coco_file
 from gfl.data.picture_files import read_picture
@@ -57,10 +57,9 @@ def inspect(
         data = data_of_file(file, paths.images.expanduser(), keep_empty=True, every_size=read_pictures)
     except InputError as error:
         return Inspection(split, paths.annotations, [_fatal(error), *findings, *_by_file_alone(file)])
-    sizes_hw = {picture.id: (picture.height, picture.width) for picture in data.pictures}
-    names = {picture.id: picture.file_name for picture in data.pictures}
-    findings += check_truth(data.truth, sizes_hw, names)
-    findings += [Finding("read_otherwise", 1, note, is_note=True) for note in data.notes if "only groups" not in note]
+    findings += check_boxes(data)
+    told = {each.text for each in findings}
+    findings += [Finding("read_otherwise", 1, note, is_note=True) for note in data.notes if note not in told]
     findings += check_pictures(data.pictures, read_pictures=read_pictures)
     groups: list[Reach] = []
     if split == "train":
@@ -123,7 +122,7 @@ def check_run(train: Inspection, val: Inspection | None, cfg: DataConfig) -> lis
         found.append(_canvases(train.data, cfg, canvases))
     for each in (train, val):
         if canvases is not None and each is not None and each.data is not None:
-            found += _orientation(each, cfg, canvases)
+            found += _shrunk(each.split, each.data, cfg, canvases)
     return found
 
 
@@ -138,16 +137,13 @@ def _canvases(data: CocoData, cfg: DataConfig, canvases: Sequence[Canvas]) -> Fi
     return Finding("canvases", len(canvases), text, is_note=real > LEAST_REAL)
 
 
-def _orientation(inspection: Inspection, cfg: DataConfig, canvases: Sequence[Canvas]) -> list[Finding]:
-    """How the canvases suit the pictures' orientations: those that a canvas shrinks below the resize rule."""
-    if inspection.data is None:
-        return []
-    sizes_hw = resized_sizes(sizes_of(inspection.data.pictures), eval_short_side(cfg), cfg.long_side)
-    holds = np.array([[h <= H and w <= W for H, W in canvases] for h, w in sizes_hw.tolist()]).any(axis=1)
-    shrunk = [inspection.data.pictures[i].file_name for i in np.flatnonzero(~holds).tolist()]
+def _shrunk(split: str, data: CocoData, cfg: DataConfig, canvases: Sequence[Canvas]) -> list[Finding]:
+    """Pictures that the canvases shrink below the resize rule."""
+    sizes_hw = resized_sizes(sizes_of(data.pictures), eval_short_side(cfg), cfg.long_side)
+    shrunk = [data.pictures[i].file_name for i in np.flatnonzero(pick_canvases(sizes_hw, canvases) < 0).tolist()]
     listed = ", ".join(f"{height}x{width}" for height, width in canvases)
-    what, becomes = f"pictures of {inspection.split} that fit no canvas of {listed}", "shrunk to fit; add a canvas"
-    return finding(f"shrunk_by_canvases_{inspection.split}", what, becomes, shrunk)
+    what, becomes = f"pictures of {split} that fit no canvas of {listed}", "shrunk to fit; add a canvas"
+    return finding(f"shrunk_by_canvases_{split}", what, becomes, shrunk)
 
 
 def _fault(picture: Picture) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gfl.data.check.anchors import check_anchors
 from gfl.data.check.findings import Finding
 from gfl.data.check.inspection import existing
-from gfl.data.check.truth import check_truth
+from gfl.data.check.truth import check_boxes
 from gfl.data.coco import CocoData
 from gfl.errors import InputError
 from gfl.settings import DataConfig
@@ -47,8 +47,6 @@ def look_ahead(data: CocoData, cfg: DataConfig, seed: int) -> Outlook:
     without = sum(group.without for group in groups) / sum(group.boxes for group in groups)
     if without == 1:
         raise InputError(f"{data.annotations}: {anchors[0].text}; nothing would be learnt: enlarge the pictures")
-    sizes_hw = {picture.id: (picture.height, picture.width) for picture in data.pictures}
-    names = {picture.id: picture.file_name for picture in data.pictures}
-    found = [*check_truth(data.truth, sizes_hw, names), *anchors]
+    found = [*check_boxes(data), *anchors]
     told = tuple(each for each in found if each.name not in COUNTED and (not each.is_note or each.name in TOLD))
     return Outlook(readable, boxes, without, len(sample) == len(data.pictures), told)

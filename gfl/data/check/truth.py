@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.data.check.findings import Finding, finding
+from gfl.data.coco import CocoData
 from gfl.data.coco_json import GroundTruth
 from gfl.data.source.box_form import MENDS, box_form
 
@@ -17,6 +18,12 @@ Mask = NDArray[np.bool_]
 
 ROUNDING_PX = 1.0  # a box may reach so far over its picture's border by rounding
 MOST_COUNTED = 100  # detections of a picture that COCO's evaluation counts
+
+
+def check_boxes(data: CocoData) -> list[Finding]:
+    """Findings about the boxes of a data set, against the sizes that its pictures have."""
+    sizes_hw = {picture.id: (picture.height, picture.width) for picture in data.pictures}
+    return check_truth(data.truth, sizes_hw, {picture.id: picture.file_name for picture in data.pictures})
 
 
 def check_truth(truth: GroundTruth, sizes_hw: Mapping[int, tuple[int, int]], names: Mapping[int, str]) -> list[Finding]:
@@ -75,9 +82,8 @@ def _check_classes(truth: GroundTruth) -> list[Finding]:
     if truth.crowd.any():
         text = f"crowd boxes, iscrowd 1 ({truth.crowd.sum():,}): not learnt, and detections in them are not counted"
         found.append(Finding("crowds", int(truth.crowd.sum()), text, is_note=True))
-    if truth.root_class is not None:
-        text = f"the category '{truth.root_class}' only groups the others and has no box: left out"
-        found.append(Finding("root_category", 1, text, is_note=True))
+    if truth.root_note:
+        found.append(Finding("root_category", 1, truth.root_note, is_note=True))
     return found
 
 
