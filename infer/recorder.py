@@ -17,7 +17,7 @@ class PictureRows(NamedTuple):
     """What is written and counted of one picture."""
 
     lines: list[bytes]  # of detections.json
-    shown: Counter[str]  # detections that are drawn, by class
+    shown: Counter[str]  # confident detections, by class
     complete: bool  # the detections equal full greedy NMS for certain
 
 
@@ -33,7 +33,7 @@ class Recorder:
     ) -> None:
         """Begin.
 
-        score: as of `Result.draw`; what it draws is counted, also where nothing is drawn.
+        score: as of `Result.confident`, whose detections are counted.
         image_ids: COCO's, of the pictures in order.
         """
         self.images = 0
@@ -64,7 +64,7 @@ class Recorder:
             self._drawn.write(position, result)
         rows = result.to_coco(self._image_ids[position])
         lines = [encode_line({**row, "file_name": result.source}) for row in rows]
-        return PictureRows(lines, Counter(result.confident(self._score).distinct().names), result.complete)
+        return PictureRows(lines, Counter(result.confident(self._score).names), result.complete)
 
     def _write(self, outcome: PictureRows | Failed) -> None:
         if isinstance(outcome, Failed):
