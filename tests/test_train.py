@@ -111,7 +111,7 @@ def test_results_have_a_row_an_evaluation_equal_to_the_log(whole: Path) -> None:
 
 def test_metrics_are_those_of_the_last_evaluation(whole: Path) -> None:
     metrics = json.loads((whole / "metrics.json").read_text())
-    assert list(metrics) == [*SUMMARY, "per_class", "images", "seconds", "max_detections"]
+    assert list(metrics) == [*SUMMARY, "per_class", "images", "seconds", "max_detections", "best_f1"]
     assert list(metrics["per_class"]) == ["circle", "square", "triangle", "star", "ring"]
     assert metrics["images"] == tiny.VAL_PICTURES
     last = log_lines(whole)[-1]
