@@ -25,22 +25,6 @@ KINDS = (
     *(".jpg", ".png", ".bmp", ".webp", ".tif", ".jp2", ".avif", ".gif"),
     *(".ppm", ".pgm", ".pbm", ".pam", ".pfm", ".ras", ".hdr"),
 )
-    ".jpg",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pam",
-    ".pfm",
-    ".jp2",
-    ".avif",
-    ".gif",
-    ".ras",
-    ".hdr",
-]
 
 
 def written(kind: str, image: np.ndarray[tuple[int, ...], np.dtype[np.generic]] = NOISE) -> bytes:
