@@ -12,7 +12,7 @@ class InputError(Exception):
     may hold line ends and control characters: they become escapes here, so that a message is one line everywhere.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))
 
 
