@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from gfl.config import read_text
+from gfl.engine.torch_file import read_torch_file
 from gfl.engine.weight_fit import Classes, LoadReport, fit
 from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
 from gfl.errors import InputError
@@ -52,10 +53,7 @@ def write_checkpoint(path: Path, tree: Mapping[str, object]) -> None:
 
 def read_state(path: Path) -> Mapping[str, object]:
     """Everything in a checkpoint of this project; InputError for a file that --resume cannot go on with."""
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen types for a damaged file
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); give the last.pt of a run") from error
+    tree = read_torch_file(path, "the last.pt of a run")
     if not isinstance(tree, dict) or not tree.keys() >= RESUME_FIELDS:
         raise InputError(f"{path} holds no run to go on with; give the last.pt of a run")
     return tree
