@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Detect as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Detect as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
     arguments = parser().parse_args(argv)
     # What OpenCV and FFmpeg say of a damaged file, the sentence that is printed says better.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
     from gfl.say import say
+    from gfl.signals import exit_code
 
     try:
         from infer.task import run
@@ -85,9 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         say(f"\nstopped; nothing was written to {arguments.output}", error=True)
-        return 130
+        return exit_code(stopped)
     return 0
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gfl.config import without_paths
 from gfl.data.canvas import own_canvas
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
@@ -71,7 +72,7 @@ def describe(
             candidates=cfg.predict.candidates,
             rounds=cfg.predict.rounds,
         ),
-        config=model.config_text,
+        config=without_paths(model.config_text),
         score_thresholds=model.score_thresholds or (DEFAULT_SCORE,) * len(model.names),
     )
 
