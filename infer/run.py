@@ -32,7 +32,10 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
     add("--shard", metavar="i/n", help="do part i of n into OUTPUT/shard-i-of-n; to join them: python -m infer.merge")
     add(
-        "--provider", default="auto", choices=("auto", "cpu", "cuda", "cann"), help="what runs the model (default auto)"
+        "--provider",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "cann", "openvino"),
+        help="what runs the model (default auto); openvino takes an .onnx and --provider_options precision=f32|bf16",
     )
     add(
         "--provider_options", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="handed to the provider"

@@ -8,7 +8,8 @@ from gfl.errors import InputError
 from gfl.runtime.model import Model, static_model
 from gfl.runtime.om_file import open_om
 from gfl.runtime.onnx_file import open_onnx
-from gfl.runtime.providers import ProviderChoice
+from gfl.runtime.openvino_file import open_openvino
+from gfl.runtime.providers import OPENVINO, ProviderChoice
 from gfl.shapes import MOST_PICTURES
 
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
@@ -45,7 +46,8 @@ def open_model(
 
         return open_checkpoint(path, batch=batch or 1, threads=threads, choice=choice)
     if kind == ".onnx":
-        model = static_model(path, [open_onnx(file, threads=threads, choice=choice) for file in files_of(path, kind)])
+        opener = open_openvino if choice.name == OPENVINO else open_onnx
+        model = static_model(path, [opener(file, threads=threads, choice=choice) for file in files_of(path, kind)])
     elif kind == ".om":
         if choice.name not in ("auto", "cann"):
             raise InputError(
