@@ -44,6 +44,7 @@ from gfl.record.run_end import end_lines
 from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
+from gfl.report.best_f1 import thresholds_by_label
 from gfl.report.coco_eval import COCO_LIMIT, evaluate_detections, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
@@ -91,6 +92,7 @@ class Run:
     best: float = -1.0  # the highest AP so far; -1 where nothing could be measured
     best_step: int = 0  # after which the weights in best.pt were
     stale: int = 0  # evaluations since the AP last rose
+    score_thresholds: tuple[float, ...] | None = None  # best-F1 score of each class in the last evaluation
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
 
 
@@ -175,6 +177,8 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
     restore(run.state, saved)
     run.best, run.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
     run.best_step, run.stale = int(str(saved.get("best_step", 0))), int(str(saved.get("stale", 0)))
+    thresholds = saved.get("score_thresholds")
+    run.score_thresholds = tuple(thresholds) if isinstance(thresholds, list) else None
     run.origin = Origin(f"resumed at step {run.state.cursor.step:,}")
     earlier, at = read_text(str(saved["config"])).run, run.state.cursor
     done = at.epoch + at.batch / len(run.data.loader.plan(at.epoch))
@@ -306,6 +310,8 @@ def record_evaluation(
         run.console.line(f"without detections: {reason}")
     limit = max(COCO_LIMIT, run.cfg.detector.predict.max_detections)
     metrics = evaluate_detections(val.truth, results, max_detections=limit)
+    best_f1 = list(metrics.best_f1.values())
+    run.score_thresholds = thresholds_by_label(best_f1, val.truth.class_names, run.data.val_category_ids)
     cursor = run.state.cursor
     row = {"step": cursor.step, "epoch": cursor.epoch, **metrics.summary()}
     folder.append([row])
@@ -340,6 +346,7 @@ def save(run: Run, name: str) -> None:
         "best_step": run.best_step,
         "stale": run.stale,
         "evaluation_due": run.evaluation_due,
+        "score_thresholds": None if run.score_thresholds is None else list(run.score_thresholds),
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
         "names": list(data.train.names),

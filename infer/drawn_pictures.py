@@ -25,8 +25,8 @@ LONGEST_NAME = 50  # letters, of at most 4 bytes: file systems take 255 bytes
 class DrawnPictures:
     """A folder of pictures with their detections, each in a file of its own."""
 
-    def __init__(self, folder: Path, inputs: Inputs, score: float) -> None:
-        """score: least score of the detections that are drawn."""
+    def __init__(self, folder: Path, inputs: Inputs, score: float | None) -> None:
+        """score: as of `Result.draw`."""
         self._folder = folder
         self._files = inputs.files if isinstance(inputs, Files) else ()
         self._names = drawn_names([file.name for file in self._files])

@@ -48,7 +48,7 @@ class Shard(TypedDict):
     provider: str
     nodes_by_provider: dict[str, int]
     annotations: str | None
-    score: float
+    score: float | None
     model_sha256: str
     input_sha256: str
 

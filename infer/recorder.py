@@ -17,7 +17,7 @@ class PictureRows(NamedTuple):
     """What is written and counted of one picture."""
 
     lines: list[bytes]  # of detections.json
-    shown: Counter[str]  # detections of at least --score, by class
+    shown: Counter[str]  # confident detections, by class
     complete: bool  # the detections equal full greedy NMS for certain
 
 
@@ -25,9 +25,17 @@ class Recorder:
     """Takes results from several threads; draws them at once, and writes and counts them in the order of the input."""
 
     def __init__(
-        self, detections: DetectionsFile, score: float, image_ids: Sequence[int], drawn: DrawnPictures | None = None
+        self,
+        detections: DetectionsFile,
+        score: float | None,
+        image_ids: Sequence[int],
+        drawn: DrawnPictures | None = None,
     ) -> None:
-        """score: least score of the detections that are counted. image_ids: COCO's, of the pictures in order."""
+        """Begin.
+
+        score: as of `Result.confident`, whose detections are counted.
+        image_ids: COCO's, of the pictures in order.
+        """
         self.images = 0
         self.incomplete = 0
         self.shown: Counter[str] = Counter()
@@ -56,8 +64,7 @@ class Recorder:
             self._drawn.write(position, result)
         rows = result.to_coco(self._image_ids[position])
         lines = [encode_line({**row, "file_name": result.source}) for row in rows]
-        names = zip(result.names, result.scores >= self._score, strict=True)
-        return PictureRows(lines, Counter(name for name, above in names if above), result.complete)
+        return PictureRows(lines, Counter(result.confident(self._score).names), result.complete)
 
     def _write(self, outcome: PictureRows | Failed) -> None:
         if isinstance(outcome, Failed):

@@ -44,9 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--score",
         type=float,
-        default=0.3,
-        help="least score of the detections that are drawn and counted in what is printed; detections.json has all "
-        "that pass the model's own threshold (default 0.3)",
+        help="least score of the detections that are drawn and counted in what is printed (default: of each class, the "
+        "best-F1 score of its evaluation); detections.json has all that pass the model's own threshold",
     )
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
     add("--threads", type=int, default=0, metavar="N", help="of the model on a CPU (default 0: the runtime's choice)")

@@ -31,7 +31,7 @@ def summarise(
     *,
     inputs: Inputs,
     shard: tuple[int, int] | None,
-    score: float,
+    score: float | None,
     annotations: Path | None,
 ) -> Summary:
     """The content of summary.json. Times are wall time.
@@ -90,11 +90,12 @@ def head_lines(model: Model, inputs: Inputs, shard: tuple[int, int] | None) -> I
     yield headline("input", counted(inputs.total, "picture" if isinstance(inputs, Files) else "frame"), part)
 
 
-def result_lines(recorder: Recorder, timings: Timings, report: ProviderReport, score: float) -> Iterator[str]:
+def result_lines(recorder: Recorder, timings: Timings, report: ProviderReport, score: float | None) -> Iterator[str]:
     """What came out, how fast, and where it ran."""
     shown = recorder.shown
     classes = class_shares(shown) if shown else ""
-    detections = f"{counted(sum(shown.values()), 'detection')} of score {score:g} or more"
+    least = "their class's threshold" if score is None else f"{score:g}"
+    detections = f"{counted(sum(shown.values()), 'detection')} of a score of {least} or more"
     failed = f"{len(recorder.failed)} failed" if recorder.failed else ""
     yield headline("found", counted(recorder.images, "image"), detections, classes, failed)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in timings.shares.items())

@@ -42,8 +42,8 @@ class Task(NamedTuple):
 
 def read_task(arguments: argparse.Namespace) -> Task:
     """Check the flags and find the pictures. Raises InputError for flags that contradict one another or the input."""
-    if not 0 <= arguments.score <= 1:
-        raise InputError(f"got --score {arguments.score:g}, expected 0 to 1; omit it for the default (0.3)")
+    if arguments.score is not None and not 0 <= arguments.score <= 1:
+        raise InputError(f"got --score {arguments.score:g}, expected 0 to 1; omit it for each class's own threshold")
     if not 0 <= arguments.threads <= MOST_THREADS:
         raise InputError(
             f"got --threads {arguments.threads}, expected 0 to {MOST_THREADS}; omit it for the default (0: the "

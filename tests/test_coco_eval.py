@@ -143,7 +143,7 @@ def test_no_ground_truth_gives_minus_ones_and_valid_json(tmp_path: Path, backend
     metrics = evaluate_detections(write(tmp_path / "a.json", annotations=[]), some(), backend=backend)
     assert numbers(metrics) == [-1.0] * 12
     content = json.loads(json.dumps(metrics.as_dict(), allow_nan=False))
-    assert list(content) == [*SUMMARY_NAMES, "per_class", "images", "seconds", "max_detections"]
+    assert list(content) == [*SUMMARY_NAMES, "per_class", "images", "seconds", "max_detections", "best_f1"]
     assert content["per_class"] == {"cat": None, "dog": None, "fox": None}
 
 

@@ -35,6 +35,7 @@ class TrainedModel:
     canvases: tuple[Canvas, ...] | None  # of the run; None: a canvas for each picture, or `bindings` changed the sizes
     config_text: str = ""  # the run's settings in gin; empty where the caller gave the settings
     names_its_classes: bool = True  # whether `names` are the file's own, not the caller's
+    score_thresholds: tuple[float, ...] | None = None  # best-F1 score of each class; None: it was never evaluated
 
 
 class Origin(NamedTuple):
@@ -99,12 +100,20 @@ def load_trained(
     run = replace(run, detector=replace(run.detector, num_classes=len(names)))
     variables, _ = fit(detector.init(run.detector), file.state, require_all=True, source=path)
     category_ids = _category_ids(file, len(names))
-    return TrainedModel(variables, run, names, category_ids, canvases, text, names_its_classes)
+    thresholds = _score_thresholds(file, len(names))
+    return TrainedModel(variables, run, names, category_ids, canvases, text, names_its_classes, thresholds)
 
 
 def _category_ids(file: CheckpointFile, classes: int) -> tuple[int, ...]:
     saved = file.extra.get("category_ids")
     return tuple(int(i) for i in saved) if isinstance(saved, (list, tuple)) else tuple(range(1, classes + 1))
+
+
+def _score_thresholds(file: CheckpointFile, classes: int) -> tuple[float, ...] | None:
+    saved = file.extra.get("score_thresholds")
+    if not isinstance(saved, (list, tuple)) or len(saved) != classes:
+        return None
+    return tuple(float(score) for score in saved)
 
 
 def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:

@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gfl.data.coco_json import CocoDetection, GroundTruth, ground_truth, read_coco_file
 from gfl.errors import InputError
+from gfl.report.best_f1 import BestF1, best_f1
 
 COCO_LIMIT = 100  # best detections of a picture that COCO's numbers count
 BACKENDS = ("auto", "pycocotools", "faster")
@@ -48,17 +49,20 @@ class Metrics:
     images: int
     seconds: float  # wall time of the evaluation; reading the annotations included where a path was given
     max_detections: int = COCO_LIMIT  # that count a picture
+    best_f1: dict[str, BestF1 | None] = field(default_factory=dict)  # as per_class; None also where nothing was found
 
     def summary(self) -> dict[str, float]:
         """The twelve numbers by name, in pycocotools' order."""
         return {name: getattr(self, name) for name in SUMMARY_NAMES}
 
-    def as_dict(self) -> dict[str, float | int | dict[str, float | None]]:
+    def as_dict(self) -> dict[str, object]:
         """The content of metrics.json: free of NaN, so that every JSON reader takes it."""
-        return asdict(self)
+        content = asdict(self)
+        content["best_f1"] = {name: best and best._asdict() for name, best in self.best_f1.items()}
+        return content
 
 
-SUMMARY_NAMES = tuple(field.name for field in fields(Metrics))[:12]  # as Metrics, in the order of pycocotools' `stats`
+SUMMARY_NAMES = tuple(entry.name for entry in fields(Metrics))[:12]  # as Metrics, in the order of pycocotools' `stats`
 
 
 def evaluate_detections(
@@ -87,10 +91,14 @@ def evaluate_detections(
     if not isinstance(truth, GroundTruth):
         truth = ground_truth(read_coco_file(truth), strict=False)
     results, images = _checked_results(detections, truth), _chosen_images(image_ids, truth)
-    stats, precision = _run_backend(backend, truth, results, images, max_detections)
+    stats, precision, scores = _run_backend(backend, truth, results, images, max_detections)
+    names = distinct_names(truth.class_names)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, stats, strict=True)),
-        per_class=_per_class(precision, truth.class_names),
+        per_class={name: _mean_precision(precision[:, :, index, 0, -1]) for index, name in enumerate(names)},
+        best_f1={
+            name: best_f1(precision[0, :, index, 0, -1], scores[0, :, index, 0, -1]) for index, name in enumerate(names)
+        },
         images=len(images),
         max_detections=max_detections,
         seconds=time.perf_counter() - started,
@@ -167,8 +175,8 @@ def _chosen_images(image_ids: Iterable[int] | None, truth: GroundTruth) -> list[
 
 def _run_backend(
     backend: str, truth: GroundTruth, results: list[_Row], images: list[int], max_detections: int
-) -> tuple[list[float], NDArray[np.float64]]:
-    """The twelve numbers, and the precision (T thresholds, R recalls, K classes, areas, detection limits)."""
+) -> tuple[list[float], NDArray[np.float64], NDArray[np.float64]]:
+    """The twelve numbers, the precision (T thresholds, R recalls, K classes, areas, limits), and the scores there."""
     if backend == "faster":
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
@@ -192,10 +200,11 @@ def _run_backend(
         evaluation.accumulate()
         if max_detections == COCO_LIMIT:
             evaluation.summarize()
-    precision = np.asarray(evaluation.eval["precision"], dtype=np.float64)
+    precision, scores = (np.asarray(evaluation.eval[name], dtype=np.float64) for name in ("precision", "scores"))
     if max_detections != COCO_LIMIT:  # summarize looks for a limit of 100, and gives -1 where there is none
-        return _summarised(precision, np.asarray(evaluation.eval["recall"], dtype=np.float64)), precision
-    return [float(value) for value in evaluation.stats[: len(SUMMARY_NAMES)]], precision  # the faster one appends more
+        return _summarised(precision, np.asarray(evaluation.eval["recall"], dtype=np.float64)), precision, scores
+    stats = [float(value) for value in evaluation.stats[: len(SUMMARY_NAMES)]]  # the faster one appends more
+    return stats, precision, scores
 
 
 def _summarised(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> list[float]:
@@ -232,13 +241,13 @@ def _next_limit(objects: int) -> int:
     return -(-objects * 3 // 2 // 50) * 50
 
 
-def _per_class(precision: NDArray[np.float64], class_names: Mapping[int, str]) -> dict[str, float | None]:
-    """AP by class, in the order of the ids, which is that of the K axis; classes of one name are told apart by id."""
+def _mean_precision(precision: NDArray[np.float64]) -> float | None:
+    """The AP of one class from its precision (T,R), all areas; None without ground truth, which -1 marks."""
+    present = precision[precision > -1]
+    return float(present.mean()) if present.size else None
+
+
+def distinct_names(class_names: Mapping[int, str]) -> list[str]:
+    """Class names in the order of the ids, which is that of the K axis; those of one name are told apart by id."""
     uses = Counter(class_names.values())
-    per_class: dict[str, float | None] = {}
-    for index, (category_id, name) in enumerate(class_names.items()):
-        values = precision[:, :, index, 0, -1]  # all areas, 100 detections
-        present = values[values > -1]  # -1 marks a class without ground truth
-        distinct = name if uses[name] == 1 else f"{name} ({category_id})"
-        per_class[distinct] = float(present.mean()) if present.size else None
-    return per_class
+    return [name if uses[name] == 1 else f"{name} ({category_id})" for category_id, name in class_names.items()]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.errors import InputError
+from gfl.report.best_f1 import DEFAULT_SCORE
 from gfl.shapes import Canvas
 
 Arrays = dict[str, NDArray[np.generic]]  # output name -> array
@@ -58,6 +59,8 @@ class Description:
     long_side: int
     thresholds: Thresholds
     config: str  # gin text of the run; empty when it was never known
+    score_thresholds: tuple[float, ...]  # a class: from here on a person wants to see its detections
+    digest: str = ""  # sha256 over weights and settings: files of one model have the same; empty in older files
 
     def without_size(self) -> tuple[object, ...]:
         """What exports of one model at several sizes have in common."""
@@ -82,6 +85,7 @@ class Description:
             "std": self.std,
             "resize": {"short_side": self.short_side, "long_side": self.long_side, "rule": RESIZE_RULE},
             "thresholds": vars(self.thresholds),
+            "score_thresholds": self.score_thresholds,
         }
         return {
             "gfl_version": self.version,
@@ -92,6 +96,7 @@ class Description:
             "pad": PAD_RULE,
             "box_format": BOX_FORMAT,
             "config": self.config,
+            "digest": self.digest,
             **{key: json.dumps(value, ensure_ascii=False) for key, value in values.items()},
         }
 
@@ -103,11 +108,13 @@ class Description:
         try:
             height, width = json.loads(metadata["size"])
             resize = json.loads(metadata["resize"])
+            names = tuple(json.loads(metadata["names"]))
+            default = json.dumps([DEFAULT_SCORE] * len(names))  # of files from before 0.2
             return Description(
                 version=metadata["gfl_version"],
                 outputs=metadata["outputs"],
                 precision=metadata["precision"],
-                names=tuple(json.loads(metadata["names"])),
+                names=names,
                 category_ids=tuple(json.loads(metadata["category_ids"])),
                 batch=int(json.loads(metadata["batch"])),
                 size=(int(height), int(width)),
@@ -117,6 +124,8 @@ class Description:
                 long_side=int(resize["long_side"]),
                 thresholds=Thresholds(**json.loads(metadata["thresholds"])),
                 config=metadata["config"],
+                score_thresholds=tuple(json.loads(metadata.get("score_thresholds", default))),
+                digest=metadata.get("digest", ""),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.boxes import scale_factors
+from gfl.data.boxes import pairwise_iou, scale_factors
 from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.report.draw import draw
 from gfl.runtime.description import Arrays, Description
+
+SAME_OBJECT_IOU = 0.5  # two boxes that share more than this are taken as of one object where they are shown
 
 
 class PictureInfo(NamedTuple):
@@ -37,6 +39,7 @@ class Result:
         ...     names=("dog",),
         ...     category_ids=(18,),
         ...     edge_std=np.ones((1, 4), np.float32),
+        ...     score_thresholds=np.array([0.4], np.float32),
         ...     complete=True,
         ...     size_hw=(100, 100),
         ...     source="dog.jpg",
@@ -46,6 +49,8 @@ class Result:
         1
         >>> result.to_coco(image_id=7)
         [{'image_id': 7, 'category_id': 18, 'bbox': [10.0, 20.0, 30.0, 60.0], 'score': 0.5}]
+        >>> len(result.confident()), len(result.confident(0.6))
+        (1, 0)
         >>> result.draw().shape
         (100, 100, 3)
     """
@@ -56,6 +61,7 @@ class Result:
     names: tuple[str, ...]  # of the classes, one a detection
     category_ids: tuple[int, ...]  # of the data set, one a detection
     edge_std: NDArray[np.float32]  # (D,4) px of the original: spread of the left, top, right and bottom edge
+    score_thresholds: NDArray[np.float32]  # (D,) of each detection's class: from here on a person wants to see it
     complete: bool  # True where the detections equal full greedy NMS for certain
     size_hw: tuple[int, int]  # of the original picture, px
     source: str
@@ -64,16 +70,44 @@ class Result:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def draw(self, score: float = 0.3) -> Image:
-        """A copy of the picture, uint8 (H,W,3) RGB, with the detections of at least this score drawn on it.
+    def select(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Result:
+        """The detections of a mask (D,) or of indices, in their order, with the same picture."""
+        indices = np.arange(len(self))[chosen]
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[indices],
+            scores=self.scores[indices],
+            labels=self.labels[indices],
+            names=tuple(self.names[i] for i in indices),
+            category_ids=tuple(self.category_ids[i] for i in indices),
+            edge_std=self.edge_std[indices],
+            score_thresholds=self.score_thresholds[indices],
+        )
+
+    def confident(self, score: float | None = None) -> Result:
+        """The detections that are worth showing: those of at least `score`, or of at least their class's threshold."""
+        return self.select(self.scores >= (self.score_thresholds if score is None else score))
+
+    def distinct(self, iou: float = SAME_OBJECT_IOU) -> Result:
+        """Without the detections that overlap a better one, of any class, by more than `iou`: a label an object.
+
+        The model's own NMS compares detections of one class, so that two classes may claim the same object.
+        """
+        overlaps = np.tril(pairwise_iou(self.boxes_xyxy, self.boxes_xyxy) > iou, k=-1)  # [i, j]: j is better than i
+        kept = np.zeros(len(self), np.bool_)
+        for i in range(len(self)):
+            kept[i] = not (overlaps[i] & kept).any()
+        return self.select(kept)
+
+    def draw(self, score: float | None = None) -> Image:
+        """A copy of the picture, uint8 (H,W,3) RGB, with `confident(score).distinct()` drawn on it.
 
         Raises InputError where the result was made without keeping its picture.
         """
         if self.image is None:
             raise InputError(f"the picture of {self.source} was not kept; call gfl.report.draw.draw with it instead")
-        shown = np.flatnonzero(self.scores >= score)
-        names = [self.names[i] for i in shown]
-        return draw(self.image, self.boxes_xyxy[shown], self.scores[shown], self.labels[shown], names)
+        shown = self.confident(score).distinct()
+        return draw(self.image, shown.boxes_xyxy, shown.scores, shown.labels, shown.names)
 
     def to_coco(self, image_id: int = 0) -> list[CocoDetection]:
         """The detections as entries of a COCO results file; bbox is x, y, width, height in px of the original."""
@@ -97,6 +131,7 @@ def result_of(outputs: Arrays, index: int, info: PictureInfo, description: Descr
         labels=labels,
         names=tuple(description.names[label] for label in labels),
         category_ids=tuple(description.category_ids[label] for label in labels),
+        score_thresholds=np.array(description.score_thresholds, np.float32)[labels],
         edge_std=(outputs["edge_std"][index][:count][real] / scale).astype(np.float32, copy=False),
         complete=bool(outputs["complete"][index]),
         size_hw=info.size_hw,

@@ -27,6 +27,7 @@ DESCRIPTION = Description(
     long_side=96,
     thresholds=Thresholds(score=0.05, nms_iou=0.6, max_detections=DETECTIONS, candidates=1000, rounds=16),
     config="",
+    score_thresholds=(0.3, 0.3, 0.3),
 )
 
 

@@ -16,6 +16,7 @@ from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.structures import Detections
+from gfl.report.best_f1 import DEFAULT_SCORE
 from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.model import Model
 from gfl.runtime.on_torch.device import to_arrays, torch_device_of
@@ -71,6 +72,7 @@ def describe(
             rounds=cfg.predict.rounds,
         ),
         config=model.config_text,
+        score_thresholds=model.score_thresholds or (DEFAULT_SCORE,) * len(model.names),
     )
 
 
