@@ -22,11 +22,11 @@ import numpy as np
 from gfl.data.transforms import place_on_canvas, resize
 from gfl.errors import InputError
 from gfl.machine import usable_cores
+from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from gfl.runtime.description import Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
 from gfl.shapes import Canvas
-from infer.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from infer.sources import Source
 
 T = TypeVar("T")

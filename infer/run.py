@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         prog="infer/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = flags.add_argument
-    add("--model", type=Path, required=True, help=".onnx, .pt, .pt2 or .om, or a folder of exports at several sizes")
+    add("--model", type=Path, required=True, help=".onnx, .pt, .pth, .safetensors, .pt2 or .om, or a folder of exports")
     add("--input", required=True, help="a picture, a folder, a pattern in quotes ('in/**/*.jpg') or a video")
     add("--output", type=Path, required=True, help="folder for the results; it must not hold any yet")
     add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
@@ -48,6 +48,16 @@ def parser() -> argparse.ArgumentParser:
         "best-F1 score of its evaluation); detections.json has all that pass the model's own threshold",
     )
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
+    add(
+        "--gin_file", action="append", default=[], metavar="FILE", help="settings of a .pth or .safetensors without any"
+    )
+    add("--gin_bindings", action="extend", nargs="+", default=[], metavar="'NAME = value'", help="change its settings")
+    add(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="classes of a .pth or .safetensors that does not name them: a name a line, or COCO annotations",
+    )
     add("--threads", type=int, default=0, metavar="N", help="of the model on a CPU (default 0: the runtime's choice)")
     add(
         "--annotations",

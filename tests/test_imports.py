@@ -66,6 +66,7 @@ TORCH_FREE_PACKAGES = (
     "pycocotools",
     "faster_coco_eval",
     "tqdm",
+    "supervision",
 )
 
 

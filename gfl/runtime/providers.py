@@ -73,6 +73,19 @@ class ProviderChoice:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InputError(
+                f"got the provider {self.name!r}, expected one of {', '.join(PROVIDERS)}; omit it for auto"
+            )
+        if not isinstance(self.allow_fallback, bool):
+            raise InputError(f"got allow_fallback={self.allow_fallback!r}, expected True or False; give one of them")
+        if not isinstance(self.options, Mapping) or not all(
+            isinstance(text, str) for entry in self.options.items() for text in entry
+        ):
+            raise InputError(
+                f"got the provider options {self.options!r}, expected names and values as text; give them as "
+                "{'device_id': '0'}"
+            )
         if self.name not in PROVIDERS:
             raise InputError(_unknown("provider", self.name, PROVIDERS))
         known = OPTIONS[self.name]
@@ -85,6 +98,14 @@ class ProviderChoice:
                 "got allow_fallback for the provider openvino, which runs a whole file or none of it; omit it, or give "
                 "the provider auto"
             )
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """'device_id=1' -> {'device_id': '1'}; InputError for anything else."""
+    for text in texts:
+        if not text.partition("=")[0] or "=" not in text:
+            raise InputError(f"got --provider_options {text}, expected KEY=VALUE, e.g. device_id=0")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
 class ProviderReport(NamedTuple):
