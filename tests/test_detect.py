@@ -143,7 +143,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str | None, str]] = {
     "None": (lambda: None, None, "cv2.imread gives None"),
     "address": (lambda: "https://example.org/a.jpg", None, "nothing is downloaded"),
     "data address": (lambda: "data:image/png;base64,AAAA", None, "nothing is downloaded"),
-    "zero byte": (lambda: "a\0.jpg", None, "zero byte"),
+    "zero byte": (lambda: "a\0.jpg", None, "null byte"),
     "no bytes": (lambda: b"", None, "0 bytes"),
     "text file": (lambda: io.StringIO("text"), None, 'mode "rb"'),
     "CHW as HWC": (lambda: RGB.transpose(2, 0, 1), None, "give layout='CHW'"),

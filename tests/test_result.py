@@ -100,6 +100,10 @@ def test_the_repr_says_what_was_found_in_a_line() -> None:
     assert repr(many).endswith("9 detections: dog 0.50, dog 0.50, dog 0.50, dog 0.50, dog 0.50, ...>")
 
 
+def test_the_repr_of_a_hostile_name_is_one_line() -> None:
+    assert repr(replace(three(), source="a\n\x1b[2J.jpg")).startswith("<Result a\\n\\x1b[2J.jpg 100x100")
+
+
 def test_a_result_is_taken_apart_by_place_slice_and_mask() -> None:
     result = three()
     assert result[1].names == ("cat",)

@@ -19,6 +19,7 @@ from gfl.data.picture_files import decode_picture, read_picture
 from gfl.data.transforms import Image, place_on_canvas
 from gfl.errors import InputError, first_line
 from gfl.shapes import Canvas
+from gfl.words import printable
 
 LAYOUTS = ("HWC", "CHW")
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
@@ -115,7 +116,9 @@ def as_image(picture: object, index: int = 0, reading: Reading = AS_FILES) -> tu
         content = picture.read()
         name = str(getattr(picture, "name", f"file {index}"))
         if not isinstance(content, bytes):
-            raise InputError(f'got {name} open as text, expected an open picture file; open it with mode "rb"')
+            raise InputError(
+                f'got {printable(name)} open as text, expected an open picture file; open it with mode "rb"'
+            )
         return _decode(content, name, reading)
     if picture is None:
         raise InputError(
@@ -132,11 +135,9 @@ def as_image(picture: object, index: int = 0, reading: Reading = AS_FILES) -> tu
 def _read_file(name: str, reading: Reading) -> tuple[Image, str]:
     if URL.match(name):
         raise InputError(
-            f"got the address {name[:80]}, expected the name of a file, for nothing is downloaded; fetch it yourself "
-            "and give its bytes"
+            f"got the address {printable(name[:80])}, expected the name of a file, for nothing is downloaded; fetch "
+            "it yourself and give its bytes"
         )
-    if "\0" in name:
-        raise InputError(f"got the name {name[:80]!r}, which holds a zero byte and so names no file; check it")
     return read_picture(Path(name)), name
 
 

@@ -19,7 +19,7 @@ from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.report.draw import draw
 from gfl.runtime.description import Arrays, Description
-from gfl.words import counted
+from gfl.words import counted, printable
 
 MOST_SHOWN = 5  # detections that the repr of a result lists
 SAME_OBJECT_IOU = 0.5  # two boxes that share more than this are taken as of one object where they are shown
@@ -95,7 +95,7 @@ class Result:
         shown = [f"{self.names[i]} {self.scores[i]:.2f}" for i in range(min(len(self), MOST_SHOWN))]
         shown += ["..."] if len(self) > MOST_SHOWN else []
         found = counted(len(self), "detection") + (f": {', '.join(shown)}" if shown else "")
-        return f"<Result {self.source} {width}x{height}: {found}>"
+        return f"<Result {printable(self.source)} {width}x{height}: {found}>"
 
     def __iter__(self) -> Iterator[Result]:
         return (self[place] for place in range(len(self)))
@@ -141,11 +141,13 @@ class Result:
         if self.image is not None:
             return self.image
         if not Path(self.source).is_file():
-            raise InputError(f"the picture of {self.source} was not kept; detect with keep_images=True to draw on it")
+            raise InputError(
+                f"the picture of {printable(self.source)} was not kept; detect with keep_images=True to draw on it"
+            )
         image = read_picture(Path(self.source))
         if image.shape[:2] != self.size_hw:
             raise InputError(
-                f"{self.source} is now {image.shape[1]}x{image.shape[0]}, expected the picture of "
+                f"{printable(self.source)} is now {image.shape[1]}x{image.shape[0]}, expected the picture of "
                 f"{self.size_hw[1]}x{self.size_hw[0]} that was looked at; detect again"
             )
         return image
