@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from gfl.config import read_text
+from gfl.engine.class_layer import BIAS as CLASS_ROWS
 from gfl.engine.torch_file import read_torch_file
 from gfl.engine.weight_fit import Classes, LoadReport, fit
 from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
@@ -95,7 +96,16 @@ def load_trained(
             canvases = None
     names_its_classes, names = file.names is not None, file.names or names
     if names is None:
-        raise InputError(f"{path} does not name its classes; give --annotations, whose categories do")
+        raise InputError(
+            f"{path} does not name its classes; give --annotations, whose categories do, or --names of infer (names of "
+            "gfl.load)"
+        )
+    rows = file.state.get(CLASS_ROWS)
+    if not names_its_classes and rows is not None and len(rows) - len(names) not in (0, 1):  # 1: for the background
+        raise InputError(
+            f"got {len(names)} class names for {path}, whose class layer has {len(rows)} rows; give the name of each "
+            "of its classes, in its order"
+        )
     run = replace(run, detector=replace(run.detector, num_classes=len(names)))
     _require_numbers(file, run.detector)
     variables, _ = fit(detector.init(run.detector), file.state, require_all=True, source=path)
