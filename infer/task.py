@@ -14,7 +14,7 @@ from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
-from gfl.runtime.providers import ProviderChoice, ProviderReport
+from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
 from gfl.say import say
 from infer.drawn_pictures import DrawnPictures
@@ -76,14 +76,6 @@ def shard_name(index: int, count: int) -> str:
     return f"shard-{index}-of-{count}"
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, str]:
-    """'device_id=1' -> {'device_id': '1'}; InputError for anything else."""
-    for text in texts:
-        if not text.partition("=")[0] or "=" not in text:
-            raise InputError(f"got --provider_options {text}, expected KEY=VALUE, e.g. device_id=0")
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
-
-
 def read_image_ids(annotations: Path, inputs: Inputs) -> list[int]:
     """The ids of picture files in a COCO file, by their names; a name without its folders will do where it is unique.
 
@@ -114,7 +106,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Detect, and write the results. Raises InputError for a user's mistake, and then leaves nothing behind."""
     task = read_task(arguments)
     with new_results(task.folder) as unfinished:
-        model = open_model(arguments.model, batch=arguments.batch, threads=arguments.threads, choice=task.choice)
+        model = open_model(
+            arguments.model,
+            batch=arguments.batch,
+            threads=arguments.threads,
+            choice=task.choice,
+            gin_files=arguments.gin_file,
+            gin_bindings=arguments.gin_bindings,
+            names=arguments.names,
+        )
         say("\n".join(head_lines(model, task.inputs, task.shard)))
         drawn = None
         if arguments.draw:
