@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from gfl.errors import InputError
@@ -40,6 +41,11 @@ def open_model(
     if batch is not None and batch > MOST_PICTURES:
         raise InputError(f"got a batch of {batch}, expected at most {MOST_PICTURES} pictures a run; lower it")
     kind = kind_of(path)
+    if kind in (*CHECKPOINTS, ".pt2") and find_spec("torch") is None:
+        raise InputError(
+            f"{path} needs PyTorch, which is not installed; install it, or give the .onnx that "
+            "`python -m export.onnx` writes where PyTorch is"
+        )
     if kind in CHECKPOINTS:
         from gfl.runtime.on_torch.pt_file import open_checkpoint  # late: it imports PyTorch
 
