@@ -62,6 +62,7 @@ EXTRAS = {
         "matplotlib>=3.9,<4",
         "pillow>=10,<13",
     ],
+    "openvino": ["openvino>=2024.4"],
     "fast": ["faster-coco-eval>=1.6,<2"],
     # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0
     "npu": ["torch-npu>=2.6,<3", "pyyaml>=6,<7"],

@@ -34,7 +34,7 @@ from gfl.runtime.model import Model
 from gfl.runtime.on_torch.dataset import evaluate
 from gfl.runtime.on_torch.pt_file import Predict, predictor
 from gfl.runtime.open import EXPORTS, open_model
-from gfl.runtime.providers import ProviderChoice
+from gfl.runtime.providers import PROVIDERS, ProviderChoice, parse_options
 from gfl.say import say
 from gfl.settings import DataConfig
 from gfl.shapes import MOST_PICTURES
@@ -84,8 +84,9 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
     for flag, default in (("gin_file", []), ("gin_bindings", []), ("batch", None)):
         if getattr(arguments, flag) != default:
             raise InputError(f"got --{flag} for {path}, which carries all settings; leave --{flag} out")
-    provider = {"npu": "cann"}.get(arguments.device, arguments.device)
-    model = open_model(path, threads=torch.get_num_threads(), choice=ProviderChoice(provider))
+    provider = arguments.provider or {"npu": "cann"}.get(arguments.device, arguments.device)
+    choice = ProviderChoice(provider, options=parse_options(arguments.provider_options))
+    model = open_model(path, threads=torch.get_num_threads(), choice=choice)
     about = model.description
     classes = map_labels(about.names, data, arguments.class_map)
     if (arguments.max_detections or 0) > about.thresholds.max_detections:
@@ -112,6 +113,8 @@ def run(arguments: argparse.Namespace) -> None:
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
     path = arguments.checkpoint or arguments.onnx
     exported = path.is_dir() or path.suffix in EXPORTS
+    if not exported and (arguments.provider or arguments.provider_options):
+        raise InputError(f"got --provider or --provider_options for {path}, which PyTorch runs; give --device instead")
     if arguments.onnx and not exported:
         raise InputError(
             f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
@@ -159,6 +162,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--max_detections", type=int, help="detections that count a picture (default 100, as COCO's)")
     flags.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu"))
+    flags.add_argument("--provider", choices=PROVIDERS, help="what runs an exported file (default: that of --device)")
+    flags.add_argument(
+        "--provider_options", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. precision=bf16"
+    )
     return flags
 
 

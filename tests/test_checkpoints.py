@@ -171,3 +171,17 @@ def test_settings_of_a_model_far_larger_than_the_file_are_refused_before_it_is_m
 def test_canvases_beyond_every_picture_are_refused(tmp_path: Path, parsed: ParsedRun) -> None:
     with pytest.raises(InputError, match=r"names the canvases .* expected at most 180000000 pixels each"):
         load_trained(write(tmp_path / "a.pt", parsed, canvases=[[64, 96], [10**6, 10**6]]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"category_ids": ["a", "b", "c"]},
+        {"score_thresholds": [None] * 3},
+        {"canvases": [3]},
+        {"canvases": [["a", "b"]]},
+    ],
+)
+def test_values_of_another_kind_are_one_sentence(tmp_path: Path, parsed: ParsedRun, values: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"a\.pt has [\w ]+ that cannot be read"):
+        load_trained(write(tmp_path / "a.pt", parsed, **values))

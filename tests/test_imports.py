@@ -56,7 +56,18 @@ HOMES = {"gin": "gfl/config.py"}
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
 TORCH_FREE = ("infer", "gfl.runtime", "gfl.report")
 RUNS_TORCH = "gfl.runtime.on_torch"  # imported inside functions, when a checkpoint or a program is opened
-TORCH_FREE_PACKAGES = ("numpy", "cv2", "onnxruntime", "rich", "ais_bench", "pycocotools", "faster_coco_eval", "tqdm")
+TORCH_FREE_PACKAGES = (
+    "numpy",
+    "cv2",
+    "onnxruntime",
+    "openvino",
+    "rich",
+    "ais_bench",
+    "pycocotools",
+    "faster_coco_eval",
+    "tqdm",
+    "supervision",
+)
 
 
 MOST_IGNORES = 24  # lines on which mypy is silenced

@@ -14,9 +14,18 @@ from gfl.shapes import Canvas
 _TEXTS = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
 
 
+TRAINING = (
+    "raise ACCUMULATE, which computes a step of BATCH_SIZE in as many parts (--batch of gfl.evaluate), lower "
+    "SHORT_SIDE or LONG_SIDE, or set RECOMPUTE = True"
+)
+
+
 @contextmanager
-def memory_errors(canvas: Canvas, pictures: int) -> Iterator[None]:
-    """Around a batch on a device: raise InputError where its memory does not suffice. pictures: of the batch."""
+def memory_errors(canvas: Canvas, pictures: int, mend: str = TRAINING) -> Iterator[None]:
+    """Around a batch on a device: raise InputError where its memory does not suffice.
+
+    pictures: of the batch; mend: what the sentence says to do.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -27,6 +36,5 @@ def memory_errors(canvas: Canvas, pictures: int) -> Iterator[None]:
         height, width = canvas
         raise InputError(
             f"the device has too little memory for {pictures} pictures of {height}x{width} at a time "
-            f"({first_line(error)[:200]}); raise ACCUMULATE, which computes a step of BATCH_SIZE in as many parts "
-            "(--batch of gfl.evaluate), lower SHORT_SIDE or LONG_SIDE, or set RECOMPUTE = True"
+            f"({first_line(error)[:200]}); {mend}"
         ) from error
