@@ -14,6 +14,7 @@ from gfl.config import ParsedRun, read_run
 from gfl.engine.checkpoints import load_trained, read_state, write_checkpoint
 from gfl.errors import InputError
 from gfl.model import detector
+from gfl.runtime.on_torch.pt_file import describe
 from gfl.tensors.variables import Variables, flatten
 from gfl.version import VERSION
 
@@ -185,3 +186,11 @@ def test_canvases_beyond_every_picture_are_refused(tmp_path: Path, parsed: Parse
 def test_values_of_another_kind_are_one_sentence(tmp_path: Path, parsed: ParsedRun, values: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"a\.pt has [\w ]+ that cannot be read"):
         load_trained(write(tmp_path / "a.pt", parsed, **values))
+
+
+def test_an_export_says_nothing_of_the_folders_of_this_machine(tmp_path: Path, parsed: ParsedRun) -> None:
+    trained = load_trained(write(tmp_path / "a.pt", parsed), bindings=["DATA_ROOT = '/home/me'", "LR = 0.25"])
+    described = describe(trained, size=(64, 96), batch=1)
+    assert "/home/me" in trained.config_text
+    assert "/home/me" not in "".join(described.to_metadata().values())
+    assert "LR = 0.25" in described.config

@@ -16,14 +16,16 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("numpy", "opencv-python-headless", "onnxruntime")  # of gflv2's requirements
+LEFT_OUT = ("test", "fast", "npu")  # of its extras: these are for training
 
 
-def value_of(name: str) -> list[str]:
-    """A list of names that the project's own setup.py assigns, read without running it."""
+def value_of(name: str) -> object:
+    """What the project's own setup.py assigns to a name, read without running it."""
     for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return [str(each) for each in ast.literal_eval(node.value)]
-    raise RuntimeError(f"{ROOT / 'setup.py'} has no list {name}")
+            value: object = ast.literal_eval(node.value)
+            return value
+    raise RuntimeError(f"{ROOT / 'setup.py'} assigns nothing to {name}")
 
 
 def version() -> str:
@@ -44,5 +46,6 @@ setup(
     package_data={"gfl.configs": ["*.gin"], "gfl.operators": ["npu_operators.txt"], "export": ["cann_operators.txt"]},
     install_requires=[each for each in value_of("REQUIREMENTS") if each.startswith(NEEDED)],
     options={"egg_info": {"egg_base": "."}},  # else it lies beside the project's own
+    extras_require={name: each for name, each in value_of("EXTRAS").items() if name not in LEFT_OUT},
     entry_points={"console_scripts": ["gfl = gfl.__main__:main"]},
 )
