@@ -90,7 +90,7 @@ def report_of(outcome: Parity, request: Request, description: Description, path:
         versions["onnx"] = metadata.version("onnx")  # without importing it: a .pt2 does without
     content: dict[str, object] = {
         "file": path.name,
-        "checkpoint": str(request.checkpoint),
+        "checkpoint": request.checkpoint.name,  # alone: reports travel, and the machine's folders are nobody's business
         "passed": not outcome.failures,
         **{name: getattr(description, name) for name in ("outputs", "precision", "size", "batch")},
         "pictures": outcome.pictures,

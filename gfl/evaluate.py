@@ -38,6 +38,7 @@ from gfl.runtime.providers import PROVIDERS, ProviderChoice, parse_options
 from gfl.say import say
 from gfl.settings import DataConfig
 from gfl.shapes import MOST_PICTURES
+from gfl.signals import exit_code, interrupt_on_sigterm
 
 
 def array_predictor(model: Model) -> Predict:
@@ -169,17 +170,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Evaluate as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
     try:
         run(parser().parse_args(argv))
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         say("\nstopped; run it again for its results", error=True)
-        return 130
+        return exit_code(stopped)
     return 0
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

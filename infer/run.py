@@ -33,6 +33,13 @@ def parser() -> argparse.ArgumentParser:
         help="a picture, a folder, a pattern in quotes ('in/**/*.jpg'), a video or a folder of videos",
     )
     add("--recursive", action="store_true", help="look into the folders below --input too")
+    add(
+        "--depth",
+        default="auto",
+        help="how pictures of more than 8 bits a channel, or of floats, are made 8 bits: auto (by the bits that the "
+        "picture uses; default), full (the range of its type), range (its own range) or a number of bits, e.g. 12",
+    )
+    add("--most_pixels", type=int, metavar="N", help="refuse pictures of more pixels (default 180,000,000)")
     add("--output", type=Path, required=True, help="folder for the results; it must not hold any yet")
     add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
     add("--shard", metavar="i/n", help="do part i of n into OUTPUT/shard-i-of-n; to join them: python -m infer.merge")
@@ -75,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Detect as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Detect as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
     arguments = parser().parse_args(argv)
     # What OpenCV and FFmpeg say of a damaged file, the sentence that is printed says better.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -83,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
     from gfl.say import say
+    from gfl.signals import exit_code
 
     try:
         from infer.task import run
@@ -91,9 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         say(f"\nstopped; nothing was written to {arguments.output}", error=True)
-        return 130
+        return exit_code(stopped)
     return 0
 
 

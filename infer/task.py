@@ -52,7 +52,9 @@ def read_task(arguments: argparse.Namespace) -> Task:
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder: Path = arguments.output
-    inputs = find_inputs(arguments.input, recursive=arguments.recursive)
+    inputs = find_inputs(
+        arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
+    )
     if shard is not None:
         if not isinstance(inputs, Files):
             raise InputError(
@@ -137,7 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         write_atomic(unfinished / SUMMARY, to_json(content, indent=2))
     say("\n".join(result_lines(recorder, timings, report, arguments.score)))
-    for note in report.notes:
+    for note in (*report.notes, *timings.notes):
         say(f"note: {note}")
     written = (task.folder / name for name in (DETECTIONS, SUMMARY, *([DRAWN] if arguments.draw else [])))
     say(f"\nwrote {', '.join(map(str, written))}")

@@ -79,7 +79,7 @@ def test_state_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: byte
     path = tmp_path / "last.pt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"last\.pt cannot be read \(\w+\); give the last\.pt of a run"):
+    with pytest.raises(InputError, match=r"last\.pt .*(cannot be opened|expected the last\.pt of a run)"):
         read_state(path)
 
 
@@ -156,3 +156,18 @@ def test_class_count_that_contradicts_the_weights_is_refused(tmp_path: Path, par
     torch.save(flatten(variables_of(parsed, 1)), path)
     with pytest.raises(InputError, match="has 3 class channels, expected 2 for this data set"):
         load_trained(path, parsed.run, NAMES[:2])
+
+
+def test_settings_of_a_model_far_larger_than_the_file_are_refused_before_it_is_made(
+    tmp_path: Path, parsed: ParsedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.pt", parsed)
+    monkeypatch.setattr(detector, "init", None)
+    for setting in ("HeadConfig.channels = 4096", "FPNConfig.channels = 4096", "ResNetConfig.base_width = 512"):
+        with pytest.raises(InputError, match=r"is not of this model: got \d+ weights, expected at least \d+"):
+            load_trained(path, bindings=[setting])
+
+
+def test_canvases_beyond_every_picture_are_refused(tmp_path: Path, parsed: ParsedRun) -> None:
+    with pytest.raises(InputError, match=r"names the canvases .* expected at most 180000000 pixels each"):
+        load_trained(write(tmp_path / "a.pt", parsed, canvases=[[64, 96], [10**6, 10**6]]))

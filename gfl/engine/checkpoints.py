@@ -11,6 +11,7 @@ import torch
 
 from gfl.config import read_text
 from gfl.engine.class_layer import BIAS as CLASS_ROWS
+from gfl.engine.torch_file import read_torch_file
 from gfl.engine.weight_fit import Classes, LoadReport, fit
 from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
 from gfl.errors import InputError
@@ -22,6 +23,7 @@ from gfl.tensors.variables import Variables
 from gfl.version import VERSION
 
 SIZE_SETTINGS = ("short_side", "long_side", "eval_short_side", "canvases")  # they decide a run's canvases
+MOST_CANVAS_PX = 180_000_000  # the most pixels of a picture that is read
 RESUME_FIELDS = {"variables", "ema", "optimiser", "loss_scale", "cursor", "config", "best"}  # that --resume reads
 
 
@@ -54,10 +56,7 @@ def write_checkpoint(path: Path, tree: Mapping[str, object]) -> None:
 
 def read_state(path: Path) -> Mapping[str, object]:
     """Everything in a checkpoint of this project; InputError for a file that --resume cannot go on with."""
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen types for a damaged file
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); give the last.pt of a run") from error
+    tree = read_torch_file(path, "the last.pt of a run")
     if not isinstance(tree, dict) or not tree.keys() >= RESUME_FIELDS:
         raise InputError(f"{path} holds no run to go on with; give the last.pt of a run")
     return tree
@@ -108,6 +107,7 @@ def load_trained(
             "of its classes, in its order"
         )
     run = replace(run, detector=replace(run.detector, num_classes=len(names)))
+    _require_numbers(file, run.detector)
     variables, _ = fit(detector.init(run.detector), file.state, require_all=True, source=path)
     category_ids = _category_ids(file, len(names))
     thresholds = _score_thresholds(file, len(names))
@@ -128,7 +128,31 @@ def _score_thresholds(file: CheckpointFile, classes: int) -> tuple[float, ...] |
 
 def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:
     saved = file.extra.get("canvases")
-    return tuple((int(h), int(w)) for h, w in saved) if isinstance(saved, (list, tuple)) else None
+    if not isinstance(saved, (list, tuple)):
+        return None
+    canvases = tuple((int(h), int(w)) for h, w in saved)
+    if not all(h > 0 and w > 0 and h * w <= MOST_CANVAS_PX for h, w in canvases):
+        raise InputError(
+            f"{file.path} names the canvases {canvases}, expected at most {MOST_CANVAS_PX} pixels each; get it again "
+            "from where it comes"
+        )
+    return canvases
+
+
+def _require_numbers(file: CheckpointFile, cfg: detector.DetectorConfig) -> None:
+    """Raise InputError where the settings are of a model far larger than the file: random weights come first."""
+    held = sum(tensor.numel() for tensor in file.state.values())
+    kernel = 3 * 3
+    least = max(  # of the largest layers of each part, whose channels settings widen by squares
+        2 * cfg.head.convs * cfg.head.channels**2 * kernel,
+        cfg.neck.channels**2 * kernel,
+        (8 * cfg.backbone.base_width) ** 2 * kernel,
+    )
+    if least > held:
+        raise InputError(
+            f"{file.path} is not of this model: got {held} weights, expected at least {least} for its settings; give "
+            "the configuration that it was trained with"
+        )
 
 
 def initial_variables(cfg: RunConfig, names: Sequence[str]) -> tuple[Variables, Origin]:

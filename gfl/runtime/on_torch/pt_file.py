@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfl.class_names import list_names
-from gfl.config import read_run
+from gfl.config import read_run, without_paths
 from gfl.data.canvas import own_canvas
 from gfl.data.classes import read_class_names
 from gfl.data.sizes import eval_short_side
@@ -79,7 +79,7 @@ def describe(
             candidates=cfg.predict.candidates,
             rounds=cfg.predict.rounds,
         ),
-        config=model.config_text,
+        config=without_paths(model.config_text),
         score_thresholds=model.score_thresholds or (DEFAULT_SCORE,) * len(model.names),
     )
 
