@@ -9,6 +9,7 @@ import torch
 
 from gfl.errors import InputError, first_line
 from gfl.shapes import Canvas
+from gfl.words import counted
 
 # In the messages of CUDA, of torch_npu ("NPU out of memory"), of their libraries, and of torch's allocator on a CPU.
 _TEXTS = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
@@ -35,6 +36,6 @@ def memory_errors(canvas: Canvas, pictures: int, mend: str = TRAINING) -> Iterat
             raise
         height, width = canvas
         raise InputError(
-            f"the device has too little memory for {pictures} pictures of {height}x{width} at a time "
+            f"the device has too little memory for {counted(pictures, 'picture')} of {height}x{width} at a time "
             f"({first_line(error)[:200]}); {mend}"
         ) from error
