@@ -18,7 +18,7 @@ class Written(NamedTuple):
     """An exported file, and what is to be said of it."""
 
     path: Path
-    form: str  # such as 'opset 17, IR 10, 540 nodes'
+    form: str  # such as 'opset 17, IR 8, 540 nodes'
     values: tuple[str, ...]  # its inputs and outputs, a line each
     outcome: Parity | None  # of the comparison with its checkpoint; None when none was asked for
     report: Path  # on the comparison
