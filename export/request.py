@@ -36,6 +36,7 @@ class Request:
     truth: Truth | None  # the true boxes of `pictures`
     samples: int  # how many pictures
     parity: bool  # whether to compare with PyTorch
+    allow_unchecked: bool  # whether a file may be written though nothing was detected to compare
     max_ap_drop: float | None  # the most AP that fp16 or int8 may lose; None: the precision's own limit
     notes: tuple[str, ...]  # what was chosen where the command line says nothing
 
@@ -74,6 +75,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         truth=truth,
         samples=samples,
         parity=not arguments.skip_parity,
+        allow_unchecked=arguments.allow_unchecked,
         max_ap_drop=arguments.max_ap_drop,
         notes=tuple(notes),
     )

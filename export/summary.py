@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from export.parity import Parity
+from export.half import LARGEST
+from export.parity import UNTRIED, Parity
 from export.request import Request
 from gfl.data.paths import SYNTHETIC, split_paths
 from gfl.errors import InputError
@@ -34,7 +35,14 @@ def summary(written: Written) -> Iterator[str]:
     if outcome is None:
         yield "  not compared with its checkpoint (--skip_parity)"
     else:
-        yield f"  {outcome.accuracy or agreement(outcome)}"
+        yield from (f"  {line}" for line in [*map(str, outcome.accuracies)] or [agreement(outcome)])
+        if outcome.largest_half is not None:
+            held = "the largest value inside in float16 is {:.3g} ({}); it holds up to {:.0f}"
+            yield "  " + held.format(*outcome.largest_half, LARGEST)
+        if outcome.untried:
+            yield f"  unchecked: {UNTRIED.partition(';')[0]}"
+        elif outcome.lowered:
+            yield "  nothing was detected above the score threshold: what was compared lies below it"
         yield f"  report: {written.report}"
     yield from (f"  {remark}" for remark in written.remarks)
 
@@ -42,11 +50,10 @@ def summary(written: Written) -> Iterator[str]:
 def agreement(outcome: Parity) -> str:
     """One line on a comparison by number that found no failure."""
     largest = ", ".join(f"{name} {difference:.1e}" for name, difference in outcome.largest.items())
-    untried = "none: nothing was detected, so boxes and NMS are untried; give --images with objects in them"
     parts = [f"agrees with PyTorch on {len(outcome.pictures)} pictures"]
     if outcome.matched:
         parts.append(f"{outcome.matched} detections matched")
-    parts.append(f"largest difference: {largest or untried}")
+    parts.append(f"largest difference: {largest or 'none'}")
     if outcome.intermediates:
         inside = max(outcome.intermediates.values())
         parts.append(f"{len(outcome.intermediates)} tensors inside within {inside:.1e} of their largest value")
