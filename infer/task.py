@@ -52,7 +52,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder: Path = arguments.output
-    inputs = find_inputs(arguments.input)
+    inputs = find_inputs(arguments.input, recursive=arguments.recursive)
     if shard is not None:
         if not isinstance(inputs, Files):
             raise InputError(
