@@ -49,7 +49,10 @@ class Accuracy:
 
     def __str__(self) -> str:
         if self.file_ap is None or self.pytorch_ap is None:
-            errors = "".join(f", error of {name} {error:.2g}" for name, error in self.errors.items())
+            worst = max(self.errors, key=lambda name: self.errors[name], default="")
+            errors = (
+                f"; the largest error of an output is {self.errors[worst]:.2g} of its size ({worst})" if worst else ""
+            )
             return (
                 f"AP of {self.side} could not be counted on {self.pictures} pictures (no true box, nothing found, or "
                 f"outputs without detections): scores differ from PyTorch's by up to {self.loss:.2g}, at most "

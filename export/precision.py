@@ -31,8 +31,8 @@ class LossLimits:
 # The trained blood cell model lost 0.0001 AP and 0.0003 of a score in fp16; in int8 no AP, 0.007 of the agreement and
 # 0.04 of a score.
 LARGEST_LOSS = {
-    "fp16": LossLimits(0.005, 0.05, 0.02, 0.02, 0.1, error=0.05, std_error=0.1, complete=0.05),
-    "int8": LossLimits(0.02, 0.1, 0.1, 0.1, 0.4, error=0.3, std_error=0.3, complete=0.2),
+    "fp16": LossLimits(0.005, 0.05, 0.02, 0.02, 0.1, error=0.02, std_error=0.1, complete=0.05),
+    "int8": LossLimits(0.02, 0.1, 0.1, 0.1, 0.4, error=0.2, std_error=0.3, complete=0.2),
 }
 LEFT_OVER = 0.5  # share of PyTorch's AP that a file has at least, whatever --max_ap_drop says
 

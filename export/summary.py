@@ -10,9 +10,7 @@ from typing import NamedTuple
 from export.half import LARGEST
 from export.parity import UNTRIED, Parity
 from export.request import Request
-from gfl.data.paths import SYNTHETIC, split_paths
-from gfl.errors import InputError
-from gfl.settings import DataConfig
+from export.validation import validation_split
 
 
 class Written(NamedTuple):
@@ -66,20 +64,9 @@ def next_command(request: Request) -> str:
     """The command that counts the AP of what was written."""
     files = list(request.files.values())
     exported = files[0] if len(files) == 1 else files[0].parent
-    annotations, images = validation_paths(request.model.run.data)
+    split = validation_split(request.model.run.data)
+    annotations, images = map(str, split or ("ANNOTATIONS.json", "PICTURES"))
     flag = "--onnx" if files[0].suffix == ".onnx" else "--checkpoint"
     return shlex.join(
         ["python", "-m", "gfl.evaluate", flag, str(exported), "--annotations", annotations, "--images", images]
     )
-
-
-def validation_paths(data: DataConfig) -> tuple[str, str]:
-    """Annotations and pictures that the model was validated on; stand-ins in capitals where they are not here."""
-    try:
-        if data.root != "synthetic" or SYNTHETIC.is_dir():  # asking for its paths would draw it otherwise
-            paths = split_paths(data, "val")
-            if paths.annotations.is_file():
-                return str(paths.annotations), str(paths.images)
-    except InputError:
-        pass
-    return "ANNOTATIONS.json", "PICTURES"

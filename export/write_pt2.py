@@ -12,8 +12,9 @@ import torch
 
 from export.compare import compare_outputs, conclude, older_set_aside, run_both
 from export.graph import Exported, example_inputs, graph_of, trace
+from export.memory import memory_told
 from export.parity import Parity, check_rivals
-from export.request import Request
+from export.request import Request, describe_export
 from export.summary import Written
 from export.untried import lower_program, request_without_threshold, without_threshold
 from gfl.files import atomic_file, make_folder
@@ -21,7 +22,6 @@ from gfl.model import detector
 from gfl.model.prepare import Prepared
 from gfl.runtime.on_torch.device import torch_device_of
 from gfl.runtime.on_torch.pt2_file import Program, load_program, open_program, save_program
-from gfl.runtime.on_torch.pt_file import describe
 from gfl.runtime.providers import ProviderChoice
 from gfl.shapes import Canvas
 
@@ -31,10 +31,10 @@ def write_program(request: Request, size: Canvas) -> Written:
     started, path = time.perf_counter(), request.files[size]
     variables, cfg = request.model.variables, request.model.run.detector
     prepared = detector.prepare(variables, detector.freeze(variables, cfg))
-    description = describe(request.model, size=size, batch=request.batch, outputs=request.outputs)
+    description = describe_export(request, size)
     graph = graph_of(request.outputs, size, cfg)
     make_folder(path.parent)
-    with older_set_aside(path), atomic_file(path) as stream:
+    with memory_told(size, request.batch), older_set_aside(path), atomic_file(path) as stream:
         program = trace(graph.function, prepared.tree, example_inputs(request.batch, size))
         save_program(program, description, graph.output_names, stream)
         stream.flush()
