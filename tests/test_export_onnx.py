@@ -261,13 +261,15 @@ def test_a_file_that_differs_from_pytorch_is_not_left_behind(
     broken = damaged(pair.translation, "neck.fpn_convs.1.conv.weight")
     monkeypatch.setattr(write_onnx, "translate", lambda *arguments: broken)
     path = tmp_path / "new" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"of an earlier export")
     flags = ["--checkpoint", str(model.checkpoint), "--size", f"{H}x{W}", "--batch", "2", "--output", str(path)]
     assert program.main(flags) == 1
     said = capsys.readouterr().err
     assert said.startswith("failed: ")
     assert "the graphs part at" in said
     assert "neck.fpn_convs.1.conv.weight" in said
-    assert [entry.name for entry in path.parent.iterdir()] == ["model.parity.json"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["model.onnx.old", "model.parity.json"]
     report = json.loads(path.with_suffix(".parity.json").read_text())
     assert not report["passed"]
     assert len(report["failures"]) > 1
