@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gfl.errors import InputError
 from gfl.runtime.description import Description
-from gfl.runtime.on_torch.pt2_file import DESCRIPTION
+from gfl.runtime.on_torch.pt2_archive import DESCRIPTION
 
 
 def refuse_others(folder: Path, files: Collection[Path], own: Description) -> None:
