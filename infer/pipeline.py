@@ -21,14 +21,14 @@ import numpy as np
 
 from gfl.data.canvas import NOT_SHRUNK, Shrinkage, judge_shrinkage
 from gfl.data.transforms import place_on_canvas, resize, resized_size
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.machine import usable_cores
 from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from gfl.runtime.description import Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
 from gfl.shapes import Canvas
-from gfl.words import counted
+from gfl.words import counted, printable
 from infer.opened import Source
 
 T = TypeVar("T")
@@ -239,6 +239,13 @@ class _Reader:
             outcome = self._read(position, source)
         except InputError as error:
             outcome = Failed(source.name, str(error))
+        except (MemoryError, cv2.error) as error:  # another picture may fit
+            reason = "the memory is full" if isinstance(error, MemoryError) else first_line(error)
+            outcome = Failed(
+                source.name,
+                f"{printable(source.name)} cannot be resized ({reason}), expected a picture that fits into memory; "
+                "make it smaller",
+            )
         return _Read(position, outcome, source_s + time.perf_counter() - started)
 
     def _read(self, position: int, source: Source) -> InputPicture:

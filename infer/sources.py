@@ -39,8 +39,9 @@ class File:
     def open(self) -> Opened:
         """Read the file; InputError where it cannot be read."""
         data = read_bytes(self.path)
-        # A header that does not say it: decoding will fail, or take about what the file has.
-        pixels = stated_pixels(data) or len(data)
+        # Where no header says it, decoding takes about what the file has; where the file has more than three bytes a
+        # pixel, its channels have more than one.
+        pixels = max(stated_pixels(data) or len(data), len(data) // 3)
         decode = partial(decode_picture, data, str(self.path), self.depth, self.most_pixels)
         return Opened(pixels, decode, holds_several(data))
 

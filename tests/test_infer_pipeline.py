@@ -372,3 +372,15 @@ def test_pictures_that_no_canvas_holds_are_counted_and_said() -> None:
 def test_files_of_several_pictures_are_counted_and_said() -> None:
     timings = collect(Mirror(), sources([WIDE_HW, TALL_HW], is_first=True))[1]
     assert timings.notes == ("2 files hold several pictures (animations or pages), of which the first were taken",)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory")])
+def test_a_picture_that_does_not_fit_into_memory_is_passed_over(error: Exception) -> None:
+    def fail() -> Image:
+        raise error
+
+    outcomes, _ = collect(Mirror(), [Made("0", WIDE_HW), Made("1", TALL_HW, image=fail), Made("2", WIDE_HW)])
+    assert [isinstance(outcome, Failed) for outcome in outcomes] == [False, True, False]
+    failed = outcomes[1]
+    assert isinstance(failed, Failed)
+    assert "expected a picture that fits into memory" in failed.reason
