@@ -67,6 +67,7 @@ class Timings:
     sizes: Counter[Canvas] = field(default_factory=Counter)  # pictures by the size that the model's resize rule gives
     shrinkage: Shrinkage = NOT_SHRUNK  # what the model's canvases did to them
     firsts: int = 0  # pictures whose file holds more, which are not read
+    full: int = 0  # pictures with as many detections as the model gives, all of them confident
 
     @property
     def shares(self) -> dict[str, float]:
@@ -86,6 +87,11 @@ class Timings:
             found.append(
                 f"{counted(self.firsts, 'file')} {'holds' if one else 'hold'} several pictures (animations or pages), "
                 f"of which the first {'was' if one else 'were'} taken"
+            )
+        if self.full:
+            found.append(
+                f"{counted(self.full, 'picture')} {'has' if self.full == 1 else 'have'} as many confident detections "
+                "as the model gives at most, and may hold more; raise postprocess.PredictConfig.max_detections"
             )
         return tuple(found)
 
@@ -125,7 +131,7 @@ def run_pictures(
     reader, rule = _Reader(model, sources, keep_pixels), model.description
     timings, started = Timings(), time.perf_counter()
     with _single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
-        results = _Results(writing, on_result, most=2 * model.batch)
+        results = _Results(writing, on_result, 2 * model.batch, model.description.thresholds.max_detections)
 
         def readable_pictures() -> Iterator[InputPicture]:
             for position, outcome, seconds in reader.read_all(reading, ahead=model.batch + readers):
@@ -157,6 +163,7 @@ def run_pictures(
     timings.shrinkage = judge_shrinkage(sizes, model.canvases, counts)
     timings.post_s, timings.seconds = results.seconds, time.perf_counter() - started
     timings.first_s = None if results.first_at is None else results.first_at - started
+    timings.full = results.full
     return timings
 
 
@@ -266,12 +273,16 @@ class _Reader:
 class _Results:
     """Results that a pool of threads makes and hands to `on_result`, a bounded number at a time."""
 
-    def __init__(self, pool: ThreadPoolExecutor, on_result: OnResult, most: int) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, on_result: OnResult, most: int, most_detections: int) -> None:
+        """most: results that are unfinished at a time. most_detections: of a picture, that the model gives."""
         self.seconds = 0.0  # that finished ones took
+        self.full = 0  # finished ones with all the detections that the model gives, each of them confident
         self.first_at: float | None = None  # time.perf_counter() at the first
         self._pool = pool
         self._on_result = on_result
         self._most = most
+        self._most_detections = most_detections
+        self._lock = threading.Lock()
         self._unfinished: deque[Future[float]] = deque()
 
     def add(self, position: int, outcome: Failed | Callable[[], Result]) -> None:
@@ -286,8 +297,12 @@ class _Results:
 
     def _write(self, position: int, outcome: Failed | Callable[[], Result]) -> float:
         started = time.perf_counter()
-        self._on_result(position, outcome if isinstance(outcome, Failed) else outcome())
+        result = outcome if isinstance(outcome, Failed) else outcome()
+        self._on_result(position, result)
         ended = time.perf_counter()
-        if self.first_at is None and not isinstance(outcome, Failed):
-            self.first_at = ended
+        if not isinstance(result, Failed):
+            is_full = len(result) >= self._most_detections and len(result.confident()) == len(result)
+            with self._lock:
+                self.full += is_full
+                self.first_at = ended if self.first_at is None else self.first_at
         return ended - started

@@ -384,3 +384,14 @@ def test_a_picture_that_does_not_fit_into_memory_is_passed_over(error: Exception
     failed = outcomes[1]
     assert isinstance(failed, Failed)
     assert "expected a picture that fits into memory" in failed.reason
+
+
+def test_pictures_with_all_the_detections_that_a_model_gives_are_counted_and_said() -> None:
+    limit = replace(ABOUT.thresholds, max_detections=1)
+    about = replace(ABOUT, thresholds=limit, score_thresholds=(0.1,))
+    given = [Made(name, WIDE_HW) for name in ("5", "90", "150")]  # the first is too dark to be confident
+    assert collect(Mirror(about=about), given)[1].notes == (
+        "2 pictures have as many confident detections as the model gives at most, and may hold more; raise "
+        "postprocess.PredictConfig.max_detections",
+    )
+    assert collect(Mirror(), given)[1].full == 0
