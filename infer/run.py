@@ -3,9 +3,12 @@
     python infer/run.py --model best.onnx --input pictures/ --output found/
     python -m infer.run --model best.pt --input clip.mp4 --output found/ --draw
 
-The folder --output gets detections.json (COCO results in original pixels, everything that the model gives),
-summary.json (what was done, how fast, and what failed) and with --draw the pictures in drawn/. A picture that cannot be
-read is named, counted and passed over.
+The folder --output gets detections.json (COCO results in original pixels, everything that the model gives), images.json
+(every picture with its size, and the classes), summary.json (what was done, how fast, and what failed) and with --draw
+the pictures in drawn/, a video as .mp4. A picture that cannot be read is named, counted and passed over.
+
+With --format jsonl, results.jsonl has a line a picture, after a line that says what they are of; it is written as
+results come, and --resume goes on where it ends. The other formats are made of it when the run ends.
 """
 
 from __future__ import annotations
@@ -47,17 +50,39 @@ def parser() -> argparse.ArgumentParser:
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
     add("--threads", type=int, default=0, metavar="N", help="of the model on a CPU (default 0: the runtime's choice)")
     add(
+        "--format",
+        default="json",
+        choices=("json", "jsonl", "parquet"),
+        help="json: detections.json and images.json; jsonl: results.jsonl, a line a picture as it is done; parquet: "
+        "results-00001.parquet, ... (needs pyarrow) (default json)",
+    )
+    add("--min_score", type=float, default=0.0, metavar="S", help="write no detection of a lower score (default 0)")
+    add("--top", type=int, metavar="N", help="write at most the best N detections of a picture (default: all)")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run with these flags was stopped or killed; without one, begin",
+    )
+    add(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO JSON of these pictures: its image ids go into detections.json, which can then be evaluated "
-        "(default: pictures are numbered from 1)",
+        help="COCO JSON of these pictures: its ids of images and, by their names, of classes go into the results, "
+        "which can then be evaluated (default: pictures are numbered from 1, classes have the model's ids)",
+    )
+    add(
+        "--class_map",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="'MODEL=FILE'",
+        help="'class of the model=class of --annotations' where names differ; 'class of the model=' leaves it out",
     )
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Detect as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Detect as the command line says; 0, 2 on a user's mistake, 130, 143 or 129 when stopped by a signal."""
     arguments = parser().parse_args(argv)
     # What OpenCV and FFmpeg say of a damaged file, the sentence that is printed says better.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -65,22 +90,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
     from gfl.say import say
+    from gfl.signals import StopRequest, exit_code
 
     try:
-        from infer.task import run
+        with StopRequest():
+            from infer.task import run
 
-        run(arguments)
+            run(arguments)
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
-        say(f"\nstopped; nothing was written to {arguments.output}", error=True)
-        return 130
+    except KeyboardInterrupt as stopped:
+        from infer.task import folder_of
+
+        kept = (folder_of(arguments) / "results.jsonl").exists()
+        say("\nstopped" if kept else f"\nstopped; nothing was written to {arguments.output}", error=True)
+        return exit_code(stopped)
     return 0
 
 
 if __name__ == "__main__":
-    from gfl.signals import interrupt_on_sigterm
-
-    interrupt_on_sigterm()
     sys.exit(main())
