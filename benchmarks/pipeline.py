@@ -43,7 +43,7 @@ from infer.output_folder import DETECTIONS, JOURNAL
 from infer.pipeline import run_pictures
 from infer.recorder import Recorder, SourceTimes
 from infer.rows import Selection, Tally
-from infer.sources import File, folder_files
+from infer.sources import File, Files, find_inputs
 
 PROGRAM = Path(__file__).resolve().parents[1] / "infer" / "run.py"
 GIN_FILE = "scratch_small.gin"
@@ -195,7 +195,9 @@ def measure(arguments: argparse.Namespace) -> Findings:
         path = scratch / "small.onnx"
         export(subject.model, arguments.batch, path)
         model = open_model(path, threads=torch.get_num_threads())
-        files = list(islice(cycle(folder_files(subject.pictures).files[:DISTINCT]), pictures))
+        inputs = find_inputs(str(subject.pictures))
+        found = inputs.files if isinstance(inputs, Files) else ()
+        files = list(islice(cycle(found[:DISTINCT]), pictures))
         passes = [
             pipeline(PIPELINE, model, files, scratch),
             alone(model, -(-pictures // 4)),  # its rate is steady

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+
+# ASCII's and Latin-1's control characters, marks and embeddings of right-to-left text, line and paragraph separators,
+# and halves of surrogate pairs.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def headline(label: str, *parts: str) -> str:
@@ -53,3 +58,21 @@ def short_number(value: float) -> str:
     digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     text = f"{value:.{digits}f}"
     return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def printable(text: str) -> str:
+    r"""A file's name as it can be printed in one line: control characters, also those of other line ends and of the
+    direction of writing, as escapes; so are bytes that are no UTF-8, which Python keeps as lone surrogates.
+
+    Example:
+        >>> print(printable("a\x1b[2J\n.jpg"), printable("caf\udce9.jpg"))
+        a\x1b[2J\n.jpg caf\xe9.jpg
+    """
+    return UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape").decode("ascii")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,11 @@ class DrawnVideos:
     """A folder of annotated videos. One is being written at a time, and gets its name when it is whole."""
 
     def __init__(self, folder: Path, rates: Mapping[str, float], score: float | None) -> None:
-        """rates: frames a second of each video, by its name in the results. score: as of `Result.draw`."""
+        """Begin.
+
+        rates: frames a second of each video, by its name in the results; 0 where it does not say.
+        score: as of `Result.draw`.
+        """
         self._paths = video_paths(folder, list(rates))
         self._rates = rates
         self._score = score
@@ -76,9 +79,7 @@ class DrawnVideos:
 
     def _begin(self, video: str, image: Image) -> None:
         self._video, self._frames, self._size = video, 0, (image.shape[1], image.shape[0])
-        rate = self._rates[video]
-        if not (math.isfinite(rate) and rate > 0):
-            rate = USUAL_FPS
+        rate = self._rates[video] or USUAL_FPS
         self._writer = cv2.VideoWriter(str(self._unfinished), cv2.VideoWriter.fourcc(*CODEC), rate, self._size)
         if not self._writer.isOpened():
             self._writer = None
@@ -115,15 +116,6 @@ def video_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
 def video_of(source: str) -> str:
     """The video of a frame: 'clip.mp4#000001' -> 'clip.mp4'."""
     return source.rpartition("#")[0]
-
-
-def frame_rate(path: Path) -> float:
-    """Frames a second that a video states; 0 where it states none."""
-    stream = cv2.VideoCapture(str(path))
-    try:
-        return float(stream.get(cv2.CAP_PROP_FPS)) if stream.isOpened() else 0.0
-    finally:
-        stream.release()
 
 
 def frames_in(path: Path) -> int:

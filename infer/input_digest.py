@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,14 +17,13 @@ SAMPLED = 16  # files
 BLOCK = 1 << 16  # bytes that are read from the beginning and from the end of such a file
 
 
-def input_digest(names: Sequence[str], paths: Sequence[Path]) -> str:
-    """sha256 of files by name; one that cannot be read counts as an empty one."""
+def input_digest(files: Sequence[tuple[str, Path | None]]) -> str:
+    """sha256 of files by name; one that cannot be read, or has no path, counts as an empty one."""
     total = hashlib.sha256()
-    for name, path in zip(names, paths, strict=True):
+    for name, path in files:
         total.update(f"{name}\0{_size(path)}\0".encode("utf-8", "surrogateescape"))
-    count = len(paths)
-    for place in sorted({count * i // SAMPLED for i in range(SAMPLED)} if count else ()):
-        total.update(_ends(paths[place]))
+    for place in sorted({len(files) * i // SAMPLED for i in range(SAMPLED)} if files else ()):
+        total.update(_ends(files[place][1]))
     return total.hexdigest()
 
 
@@ -32,20 +32,23 @@ def file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _size(path: Path) -> int:
+def _size(path: Path | None) -> int:
+    """Bytes of a file; 0 where it is none."""
     try:
-        return path.stat().st_size
+        found = os.stat(path or "")
     except (OSError, ValueError):
         return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def _ends(path: Path) -> bytes:
+def _ends(path: Path | None) -> bytes:
+    """A file's first and last bytes; none where it is none."""
+    if path is None or _size(path) == 0:  # to open a pipe would wait for its writer
+        return b""
     try:
-        if not path.is_file():  # to open a pipe would wait for its writer
-            return b""
         with open(path, "rb") as file:
             start = file.read(BLOCK)
             file.seek(max(file.seek(0, os.SEEK_END) - BLOCK, len(start)))
             return start + file.read(BLOCK)
-    except (OSError, ValueError):
+    except OSError:
         return b""

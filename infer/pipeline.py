@@ -27,7 +27,7 @@ from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
 from gfl.shapes import Canvas
 from infer.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
-from infer.sources import Source
+from infer.opened import Source
 
 T = TypeVar("T")
 

@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 from gfl.data.transforms import Image
 from gfl.runtime.result import Result
 from infer.journal import Journal
+from infer.opened import Source
 from infer.pipeline import Failed, InOrder
 from infer.rows import Row, Selection, Tally, encode, row_of
-from infer.sources import Source
+from infer.videos import Frame
 
 
 class Drawing(Protocol):
@@ -35,9 +36,8 @@ class SourceTimes:
     def watch(self, sources: Iterable[Source]) -> Iterator[Source]:
         """The sources, as they are."""
         for source in sources:
-            time_s: float | None = getattr(source, "time_s", None)
-            if time_s is not None:
-                self._times[self._next] = time_s
+            if isinstance(source, Frame):
+                self._times[self._next] = source.time_s
             self._next += 1
             yield source
 

@@ -21,7 +21,7 @@ from gfl.files import to_json
 from gfl.runtime.result import Result
 from infer.pipeline import Failed
 
-BOX_DIGITS, SCORE_DIGITS = 2, 5
+BOX_DIGITS, SCORE_DIGITS, TIME_DIGITS = 2, 5, 6
 
 
 class Detection(TypedDict):
@@ -95,7 +95,7 @@ def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s
             "detections": detections,
         }
     if time_s is not None:
-        row["time_s"] = time_s
+        row["time_s"] = round(time_s, TIME_DIGITS)
     return row
 
 

@@ -30,7 +30,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add = flags.add_argument
     add("--model", type=Path, required=True, help=".onnx, .pt, .pt2 or .om, or a folder of exports at several sizes")
-    add("--input", required=True, help="a picture, a folder, a pattern in quotes ('in/**/*.jpg') or a video")
+    add(
+        "--input",
+        required=True,
+        help="a picture, a folder, a pattern in quotes ('in/**/*.jpg'), a video or a folder of videos",
+    )
+    add("--recursive", action="store_true", help="look into the folders below --input too")
     add("--output", type=Path, required=True, help="folder for the results; it must not hold any yet")
     add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
     add("--shard", metavar="i/n", help="do part i of n into OUTPUT/shard-i-of-n; to join them: python -m infer.merge")

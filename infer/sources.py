@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
-import cv2
-import numpy as np
-
-from gfl.data.picture_files import JPEG_START, PICTURES, PNG_START, decode_picture, is_picture, read_bytes
-from gfl.data.transforms import Image
+from gfl.data.picture_files import JPEG_START, PICTURES, PNG_START, decode_picture, is_decodable, read_bytes
 from gfl.errors import InputError
+from gfl.words import counted, printable
+from infer.listing import VIDEOS, Entry, Kind, distinct, entries_of, matches
+from infer.opened import Opened, Source
+from infer.videos import Video, Videos, open_video, open_videos
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+LISTED = 5  # names in a sentence
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that state the picture's size
 
 
@@ -39,34 +40,18 @@ class File:
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A frame of a video, decoded already."""
-
-    name: str
-    image: Image
-
-    def open(self) -> Opened:
-        """The frame."""
-        return Opened(self.image.shape[0] * self.image.shape[1], lambda: self.image)
-
-
-@dataclass(frozen=True)
 class Files:
     """Picture files by name, or the part of them that a shard takes."""
 
     files: tuple[File, ...]
     start: int = 0  # position of the first in the whole input
     digest: str = ""  # of the names of the whole input: shards of the same input have the same
+    notes: tuple[str, ...] = ()  # for the user: what beside the files is no input
 
     @property
     def total(self) -> int:
         """How many files there are."""
         return len(self.files)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to say of files."""
-        return ()
 
     def __iter__(self) -> Iterator[Source]:
         return iter(self.files)
@@ -74,95 +59,116 @@ class Files:
     def part(self, index: int, count: int) -> Files:
         """The index-th (from 1) of `count` parts that differ by at most one picture and join to the whole."""
         start, stop = self.total * (index - 1) // count, self.total * index // count
-        return Files(self.files[start:stop], start, self.digest)
+        return Files(self.files[start:stop], start, self.digest, self.notes)
 
 
-@dataclass
-class Video:
-    """The frames of a video, numbered from 1; they can be gone through once."""
-
-    path: Path
-    total: int  # frames that its header states, 0 where it does not; how many it holds is known at its end
-    notes: tuple[str, ...] = field(default=(), init=False)  # for the user, known at its end
-
-    def __iter__(self) -> Iterator[Source]:
-        stream = cv2.VideoCapture(str(self.path))
-        read = 0
-        try:
-            while True:
-                is_frame, frame = stream.read()
-                if not is_frame:
-                    break
-                read += 1
-                image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-                yield Frame(f"{self.path.name}#{read:06d}", image)
-        finally:
-            stream.release()
-        if read == 0:
-            raise InputError(f"got no frame from {self.path}, expected a video that OpenCV reads; copy it again")
-        if read < self.total:
-            self.notes = (f"{self.path} ends after {read} of the {self.total} frames that it states; these are kept",)
+Inputs = Files | Video | Videos
 
 
-Inputs = Files | Video
+def find_inputs(text: str, *, recursive: bool = False) -> Inputs:
+    """What --input names; InputError where that is nothing, or holds no picture and no video.
 
-
-def find_inputs(text: str) -> Inputs:
-    """What --input names; InputError where that is nothing, or holds no picture."""
+    recursive: whether the folders below a folder, or below those that a pattern matches, are looked into.
+    """
     path = Path(text).absolute()
     try:
         if path.is_dir():
-            return folder_files(path)
+            return take(entries_of(path, recursive=recursive), path, f"{printable(text)} holds")
         if path.is_file():
-            return open_video(path) if path.suffix.lower() in VIDEOS else join([File(path.name, path)])
-        if glob.has_magic(text):
-            return pattern_files(text)
+            return one_file(path)
+        if glob.has_magic(text) and not os.path.lexists(path):
+            return pattern_inputs(path, printable(text), recursive=recursive)
+        if path.exists():
+            raise InputError(
+                f"{printable(text)} is a pipe, a device or a socket, expected pictures or a video; write them into a "
+                "folder"
+            )
     except OSError as error:
         raise InputError(
-            f"{text} cannot be read ({error.strerror}), expected pictures or a video; check --input"
+            f"{printable(text)} cannot be read ({error.strerror}), expected pictures or a video; check --input"
         ) from error
-    raise InputError(f"{text}: no such file or folder, expected pictures or a video; check --input")
+    raise InputError(f"{printable(text)}: no such file or folder, expected pictures or a video; check --input")
 
 
-def folder_files(folder: Path) -> Files:
-    """The pictures of a folder, not of those below it; InputError where there is none."""
-    files = [File(path.name, path) for path in folder.iterdir() if is_picture(path)]
-    if not files:
-        below = next((path for path in sorted(folder.rglob("*")) if is_picture(path)), None)
-        hint = f"the folders below it do: --input '{folder}/**/*'" if below else f"it takes {', '.join(PICTURES)}"
-        raise InputError(f"{folder} holds no picture, expected at least one; {hint}")
-    return join(files)
+def one_file(path: Path) -> Inputs:
+    """A file as a video where it is one by its name, or no picture and one by its content; else as a picture."""
+    if path.suffix.lower() in VIDEOS:
+        return open_video(path)
+    if path.suffix.lower() not in PICTURES and not is_decodable(path):
+        with suppress(InputError):
+            return open_video(path)
+    return join([File(path.name, path)])
 
 
-def pattern_files(pattern: str) -> Files:
-    """The pictures that a pattern matches (** for all folders below); InputError where there is none."""
-    matches = [Path(name).absolute() for name in glob.glob(pattern, recursive=True)]
-    parts = Path(pattern).absolute().parts
-    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-    files = [File(path.relative_to(fixed).as_posix(), path) for path in matches if is_picture(path)]
-    if not files:
-        got = f"{len(matches)} that are no pictures" if matches else "nothing"
-        raise InputError(f"{pattern} matches {got}, expected at least one of {', '.join(PICTURES)}; check --input")
-    return join(files)
+def pattern_inputs(pattern: Path, what: str, *, recursive: bool) -> Inputs:
+    """The pictures, or the videos, that a pattern matches (** for all folders below); InputError without any."""
+    fixed = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
+    base = Path(*pattern.parts[:fixed])
+    found: list[Entry] = []
+    for entry in matches(base, pattern.parts[fixed:]):
+        is_looked_into = recursive and entry.kind is Kind.FOLDER
+        found += entries_of(entry.path, recursive=True) if is_looked_into else [entry]
+    return take(found, base, f"{what} matches")
 
 
-def join(files: Sequence[File]) -> Files:
+def take(found: Iterable[Entry], base: Path, what: str) -> Inputs:
+    """The pictures among the entries of a folder, or its videos where it has no picture; the rest is counted.
+
+    Raises InputError, which begins with `what`, where there is neither.
+    """
+    entries, repeated = distinct(found, base)
+    pictures = [entry for entry in entries if entry.kind is Kind.PICTURE]
+    videos = [] if pictures else [entry for entry in entries if entry.kind is Kind.VIDEO]
+    taken = pictures or videos
+    rest = [entry for entry in entries if entry.kind is not taken[0].kind] if taken else entries
+    counts = ", ".join(counted_rest(rest, repeated))
+    if not taken:
+        rest_of_it = f"got {counts}" if counts else "check --input"
+        raise InputError(
+            f"{what} {'no picture' if entries else 'nothing'}, expected at least one picture; {rest_of_it}"
+        )
+    notes = (f"left out: {counts}",) if counts else ()
+    named = [(entry.path.relative_to(base).as_posix(), entry.path) for entry in taken]
+    return open_videos(named, notes) if videos else join([File(*pair) for pair in named], notes)
+
+
+def counted_rest(rest: Sequence[Entry], repeated: int) -> Iterator[str]:
+    """What is no input, counted kind by kind, and how to have it where that is easy."""
+    of_kind: dict[Kind, list[Path]] = {}
+    for entry in rest:
+        of_kind.setdefault(entry.kind, []).append(entry.path)
+    if others := of_kind.get(Kind.OTHER):
+        suffixes = sorted({path.suffix.lower() or "without a suffix" for path in others})
+        yield f"{counted(len(others), 'file of another kind', 'files of other kinds')} ({listed(suffixes)})"
+    if videos := of_kind.get(Kind.VIDEO):
+        suffixes = sorted({path.suffix.lower() for path in videos})
+        yield f"{counted(len(videos), 'video')} beside the pictures: --input '*{suffixes[0]}'"
+    if repeated:
+        yield f"{counted(repeated, 'link')} to what is taken by another name"
+    for kind, one, several in (
+        (Kind.RESULT, "part of a run's results", "parts of a run's results"),
+        (Kind.HIDDEN, "hidden file or folder", "hidden files and folders"),
+        (Kind.SPECIAL, "pipe, device or socket", "pipes, devices or sockets"),
+        (Kind.BROKEN, "link that leads nowhere", "links that lead nowhere"),
+        (Kind.CLOSED, "folder that cannot be looked into", "folders that cannot be looked into"),
+    ):
+        if paths := of_kind.get(kind):
+            yield f"{counted(len(paths), one, several)} ({listed(sorted(path.name for path in paths))})"
+    if folders := of_kind.get(Kind.FOLDER):
+        yield f"{counted(len(folders), 'folder')} not looked into: --recursive"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join([*map(printable, names[:LISTED]), *(["..."] if len(names) > LISTED else [])])
+
+
+def join(files: Sequence[File], notes: Sequence[str] = ()) -> Files:
     """The files as one input, in the order of their names."""
     ordered = tuple(sorted(files, key=lambda file: file.name))
     names = "\0".join(file.name for file in ordered)
-    return Files(ordered, 0, hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16])
-
-
-def open_video(path: Path) -> Video:
-    """A video; InputError where OpenCV does not read it."""
-    stream = cv2.VideoCapture(str(path))
-    try:
-        if not stream.isOpened():
-            raise InputError(f"{path} cannot be opened as a video, expected one that OpenCV reads; copy it again")
-        stated = int(stream.get(cv2.CAP_PROP_FRAME_COUNT))
-    finally:
-        stream.release()
-    return Video(path, max(stated, 0))  # streams without an index state a negative number
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return Files(ordered, 0, digest, tuple(notes))
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -183,21 +189,3 @@ def stated_pixels(data: bytes) -> int:
             return int.from_bytes(data[at + 5 : at + 7], "big") * int.from_bytes(data[at + 7 : at + 9], "big")
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")  # the next segment
     return len(data)
-
-
-class Opened(NamedTuple):
-    """A picture that is read, and not decoded yet."""
-
-    pixels: int  # as its header says: decoding takes memory for so many
-    decode: Callable[[], Image]  # uint8 (H,W,3) RGB; raises InputError where it cannot
-
-
-class Source(Protocol):
-    """A picture of the input, not read yet."""
-
-    @property
-    def name(self) -> str:
-        """What detections.json and messages call it."""
-
-    def open(self) -> Opened:
-        """Read it; InputError where it cannot be read."""

@@ -22,7 +22,7 @@ from gfl.say import say
 from gfl.version import VERSION as GFL_VERSION
 from infer.annotated_ids import Annotated, CategoryIds, annotated_category_ids, read_annotated
 from infer.drawn_pictures import DrawnPictures
-from infer.drawn_videos import DrawnVideos, frame_rate, video_of, video_paths
+from infer.drawn_videos import DrawnVideos, video_of, video_paths
 from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, categories_digest, model_digest, unique_categories
 from infer.input_digest import input_digest
@@ -36,6 +36,7 @@ from infer.resume import begin, is_whole, remains
 from infer.rows import Selection, Tally
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
+from infer.videos import Video, Videos
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
 MOST_THREADS = 1024
@@ -60,7 +61,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder = folder_of(arguments)
-    inputs = find_inputs(arguments.input)
+    inputs = find_inputs(arguments.input, recursive=arguments.recursive)
     sha256 = digest_of(inputs)
     if shard is not None:
         if not isinstance(inputs, Files):
@@ -116,8 +117,16 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
 def digest_of(inputs: Inputs) -> str:
     """`input_digest` of the whole input."""
     if isinstance(inputs, Files):
-        return input_digest([file.name for file in inputs.files], [file.path for file in inputs.files])
-    return input_digest([inputs.path.name], [inputs.path])
+        return input_digest([(file.name, file.path) for file in inputs.files])
+    if isinstance(inputs, Video):
+        return input_digest([(inputs.name, inputs.path)])
+    named = ((video.name, video.path if isinstance(video, Video) else None) for video in inputs.videos)
+    return input_digest(list(named))
+
+
+def videos_of(inputs: Video | Videos) -> list[Video]:
+    """The videos of an input that can be read."""
+    return [inputs] if isinstance(inputs, Video) else [video for video in inputs.videos if isinstance(video, Video)]
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -220,9 +229,9 @@ def keepable(task: Task, arguments: argparse.Namespace) -> Callable[[str], bool]
     gone on with and is begun again."""
     if isinstance(task.inputs, Files) or not arguments.draw:
         return lambda source: True
-    paths = video_paths(task.folder.absolute() / DRAWN, [task.inputs.path.name])
+    paths = video_paths(task.folder.absolute() / DRAWN, [video.name for video in videos_of(task.inputs)])
     whole = {name for name, path in paths.items() if path.exists()}
-    return lambda source: video_of(source) in whole
+    return lambda source: video_of(source) in whole or not video_of(source)  # a video that cannot be read
 
 
 @contextlib.contextmanager
@@ -235,7 +244,8 @@ def open_drawing(folder: Path, inputs: Inputs, arguments: argparse.Namespace) ->
     if isinstance(inputs, Files):
         yield DrawnPictures(folder, inputs, arguments.score)
         return
-    with DrawnVideos(folder, {inputs.path.name: frame_rate(inputs.path)}, arguments.score) as videos:
+    rates = {video.name: video.fps for video in videos_of(inputs)}
+    with DrawnVideos(folder, rates, arguments.score) as videos:
         yield videos
 
 

@@ -129,3 +129,39 @@ def test_canvases_that_cannot_be_are_input_errors(canvases: tuple[canvas.Canvas,
 def test_no_sizes_are_an_input_error() -> None:
     with pytest.raises(InputError, match="no picture sizes"):
         canvas.choose_canvases([])
+
+
+def test_pictures_that_no_canvas_holds_are_counted_with_what_would_hold_them() -> None:
+    landscape = ((800, 1344),)
+    fit = canvas.judge_shrinkage([(800, 1333), (1333, 800), (800, 1066)], landscape, [5, 2, 1])
+    assert fit == (2, 8, pytest.approx(800 / 1333), ((1344, 800),))
+    assert fit.sentence() == (
+        "2 of 8 pictures are shrunk below the model's own size (the most to 60% of its sides), which costs accuracy: "
+        "a canvas of 1344x800 would hold them"
+    )
+    assert canvas.judge_shrinkage([(1333, 800)], (*landscape, *fit.missing)) == (0, 1, 1.0, ())
+
+
+def test_of_two_shapes_that_are_shrunk_both_are_named() -> None:
+    fit = canvas.judge_shrinkage([(320, 64), (64, 320)], ((128, 128),))
+    assert fit == (2, 2, pytest.approx(0.4), ((64, 320), (320, 64)))
+    assert "canvases of 64x320 and 320x64 would hold them" in fit.sentence()
+
+
+@pytest.mark.parametrize("canvases", [None, ((64, 64),)])
+def test_where_nothing_is_shrunk_nothing_is_said(canvases: tuple[canvas.Canvas, ...] | None) -> None:
+    for sizes in ([], [(64, 64), (1, 20)]):
+        fit = canvas.judge_shrinkage(sizes, canvases)
+        assert fit == (0, len(sizes), 1.0, ())
+        assert fit.sentence() == ""
+
+
+@given(SIZES, st.tuples(SIDES, SIDES))
+def test_shrinkage_is_that_of_the_canvas_that_a_picture_takes(
+    sizes_hw: list[tuple[int, int]], only: tuple[int, int]
+) -> None:
+    canvases = (canvas.own_canvas(*only),)
+    fitted = [canvas.fit_canvas(*size, canvases)[1] for size in sizes_hw]
+    fit = canvas.judge_shrinkage(sizes_hw, canvases)
+    assert fit.pictures == sum(new != old for new, old in zip(fitted, sizes_hw, strict=True))
+    assert fit.least <= 1

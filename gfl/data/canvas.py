@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,19 +71,65 @@ def fits_in(sizes_hw: Ints, canvases_hw: Ints) -> NDArray[np.bool_]:
     return np.asarray(heights & widths, dtype=np.bool_)
 
 
+def fit_factor(height: int, width: int, canvas: Canvas) -> float:
+    """By what a canvas multiplies the sides of a resized picture: 1.0 where it holds it."""
+    return min(1.0, canvas[0] / height, canvas[1] / width)
+
+
 def fit_canvas(height: int, width: int, canvases: Sequence[Canvas]) -> tuple[Canvas, tuple[int, int]]:
     """The canvas that shrinks a resized picture least, and the picture's (height, width) in it.
 
     A picture that fits keeps its size and takes the smallest canvas that holds it; of canvases that shrink it
     equally, the smallest.
     """
-
-    def factor(canvas: Canvas) -> float:
-        return min(1.0, canvas[0] / height, canvas[1] / width)
-
-    best = min(canvases, key=lambda canvas: (-factor(canvas), by_area(canvas)))
-    new_height, new_width = (int(side * factor(best) + 0.5) for side in (height, width))
+    best = min(canvases, key=lambda canvas: (-fit_factor(height, width, canvas), by_area(canvas)))
+    new_height, new_width = (int(side * fit_factor(height, width, best) + 0.5) for side in (height, width))
     return best, (max(1, min(best[0], new_height)), max(1, min(best[1], new_width)))
+
+
+class Shrinkage(NamedTuple):
+    """Pictures that no canvas holds at the size that the model's own resize rule gives them."""
+
+    pictures: int  # that are shrunk
+    total: int  # of all
+    least: float  # the smallest factor by which the sides of one are multiplied; 1.0 where none is shrunk
+    missing: tuple[Canvas, ...]  # two at most, by area: beside the others, they would hold all
+
+    def sentence(self) -> str:
+        """How many pictures are shrunk, how much, and what would hold them; empty where none is."""
+        if not self.pictures:
+            return ""
+        sizes = " and ".join(f"{height}x{width}" for height, width in self.missing)
+        canvases = "a canvas of" if len(self.missing) == 1 else "canvases of"
+        return (
+            f"{self.pictures:,} of {self.total:,} pictures {'is' if self.pictures == 1 else 'are'} shrunk below the "
+            f"model's own size (the most to {self.least:.0%} of its sides), which costs accuracy: {canvases} {sizes} "
+            "would hold them"
+        )
+
+
+def judge_shrinkage(
+    sizes_hw: Sequence[tuple[int, int]] | Ints,
+    canvases: Sequence[Canvas] | None,
+    counts: Sequence[int] | Ints | None = None,
+) -> Shrinkage:
+    """What canvases do to pictures whose sizes the resize rule gave.
+
+    sizes_hw (N,2) resized heights and widths in px; counts (N,) pictures of each size (one each by default); canvases
+    None: each picture has its own.
+    """
+    sizes: Ints = np.asarray(sizes_hw, dtype=np.int64).reshape(-1, 2)
+    weights: Ints = np.ones(len(sizes), np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
+    total = int(weights.sum())
+    if canvases is None or not len(sizes):
+        return Shrinkage(0, total, 1.0, ())
+    held = fits_in(sizes, np.asarray(canvases, dtype=np.int64).reshape(-1, 2)).any(axis=1) | (weights == 0)
+    if held.all():
+        return Shrinkage(0, total, 1.0, ())
+    shrunk, weights = sizes[~held], weights[~held]
+    different = np.unique(shrunk, axis=0).tolist()
+    least = min(max(fit_factor(height, width, canvas) for canvas in canvases) for height, width in different)
+    return Shrinkage(int(weights.sum()), total, least, choose_canvases(shrunk, 2, weights))
 
 
 def choose_canvases(

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from gfl.data.transforms import Image
 from gfl.errors import InputError
+from gfl.words import printable
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # how the names of files end
+# How the names of most picture files end: those are not asked what they hold.
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+MOST_BYTES = 2**31 - 1  # of a file: OpenCV takes no more
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8"
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9  # the markers before a scan's data and at the end of the file
@@ -21,8 +29,76 @@ JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a picture by its name; hidden files (macOS leaves ._photo.jpg) are not."""
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+    """Whether a file is a picture by its name, or else by its first bytes, which OpenCV's decoders are asked for.
+
+    Hidden files (macOS leaves ._photo.jpg) are none, and neither is what is no regular file.
+    """
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    return path.suffix.lower() in PICTURES or is_decodable(path)
+
+
+def is_decodable(path: Path) -> bool:
+    """Whether a file begins as one of the formats that this build of OpenCV decodes; False where it cannot be read."""
+    try:
+        with opencv_path(path) as name:
+            return bool(cv2.haveImageReader(name))
+    except InputError:
+        return False
+
+
+@contextmanager
+def opencv_path(path: Path) -> Iterator[str]:
+    """The name under which OpenCV opens a regular file; InputError where it cannot be opened.
+
+    A name that is no UTF-8 ends OpenCV's process, not only its call, so that such a file is opened here, and OpenCV
+    gets its number.
+    """
+    try:
+        stream = open_file(path)
+    except (OSError, ValueError) as error:
+        raise InputError(unreadable(path, error)) from None
+    with stream:
+        if is_utf8(str(path)):
+            yield str(path)
+        elif os.path.exists(f"/dev/fd/{stream.fileno()}"):
+            yield f"/dev/fd/{stream.fileno()}"
+        else:
+            raise InputError(f"{printable(str(path))} has a name that is no UTF-8, expected one that is; rename it")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded: names of files may hold bytes that are no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A regular file, opened for reading. Raises OSError, or ValueError for a name with a zero byte.
+
+    Anything else is refused before it is opened, and again afterwards, when it cannot be exchanged any more: a pipe
+    would wait for someone to write, and opening some devices does things.
+    """
+    check_regular(os.stat(path))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        check_regular(os.fstat(descriptor))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_regular(status: os.stat_result) -> None:
+    """Raise OSError for anything but a regular file."""
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a pipe, a device or a socket")
 
 
 def read_picture(path: Path) -> Image:
@@ -37,25 +113,38 @@ def read_picture(path: Path) -> Image:
 def read_bytes(path: Path) -> bytes:
     """The content of a picture file, not decoded; InputError where it cannot be read."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"got no picture from {path} ({error.strerror}), expected a readable file; check the folder"
-        ) from None
+        with open_file(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if size <= MOST_BYTES:
+                return stream.read()
+    except (OSError, ValueError) as error:
+        raise InputError(unreadable(path, error)) from None
+    raise InputError(
+        f"got a file of {size} bytes, {printable(str(path))}, expected a picture of at most {MOST_BYTES}, which is "
+        "what OpenCV takes; write it in a format that compresses"
+    )
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """The sentence for a file that cannot be read."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"got no picture from {printable(str(path))} ({reason}), expected a readable file; check the folder"
 
 
 def decode_picture(data: bytes, name: str) -> Image:
     """Decode a file's bytes as `read_picture` does; `name` is what an InputError calls it."""
     if is_truncated(data):
         # OpenCV would fill the missing part with grey and say nothing.
-        raise InputError(f"got a truncated file {name} ({len(data)} bytes), expected a whole picture; copy it again")
+        raise InputError(
+            f"got a truncated file {printable(name)} ({len(data)} bytes), expected a whole picture; copy it again"
+        )
     image = None
     with suppress(cv2.error):
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(
-            f"got a file that cannot be decoded, {name} ({len(data)} bytes), expected a JPEG, PNG or other picture "
-            "that OpenCV reads; copy it again or leave it out"
+            f"got a file that cannot be decoded, {printable(name)} ({len(data)} bytes), expected a JPEG, PNG or "
+            "other picture that OpenCV reads; copy it again or leave it out"
         )
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 

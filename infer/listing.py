@@ -1,0 +1,153 @@
+"""What a folder or a pattern holds: each entry once, with what it is, so that what is no input can be counted.
+
+Folders are looked into once each, by their real paths, so that circles of links end.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from gfl.data.picture_files import PICTURES, is_decodable
+from infer.output_folder import DETECTIONS, DRAWN, SUMMARY
+
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+RESULTS = (DETECTIONS, SUMMARY, "results.jsonl")  # a folder that holds one of them was written by a run
+
+
+class Kind(Enum):
+    """What an entry of a folder is."""
+
+    FILE = "file that was not asked yet what it holds"
+    PICTURE = "picture"
+    VIDEO = "video"
+    OTHER = "file of another kind"
+    RESULT = "part of a run's results"
+    HIDDEN = "hidden file or folder"
+    FOLDER = "folder"
+    SPECIAL = "pipe, device or socket"
+    BROKEN = "link that leads nowhere"
+    CLOSED = "folder that cannot be looked into"
+
+
+class Entry(NamedTuple):
+    """An entry of a folder."""
+
+    path: Path  # absolute
+    real: str  # without links
+    kind: Kind
+
+
+def scan(folder: Path, *, hidden: bool = False) -> list[Entry]:
+    """The entries of a folder by name; the folder itself, as a closed one, where it cannot be looked into.
+
+    hidden: whether names that begin with a dot are taken as others.
+    """
+    real = os.path.realpath(folder)
+    try:
+        with os.scandir(folder) as found:
+            listed = sorted(found, key=lambda entry: entry.name)
+    except OSError:
+        return [Entry(folder, real, Kind.CLOSED)]
+    names = {entry.name for entry in listed}
+    results = {*RESULTS, DRAWN} if names & {*RESULTS} else set()
+
+    def entry_of(entry: os.DirEntry[str]) -> Entry:
+        path = folder / entry.name
+        own = os.path.realpath(path) if entry.is_symlink() else os.path.join(real, entry.name)
+        if entry.name in results:
+            return Entry(path, own, Kind.RESULT)
+        if entry.name.startswith(".") and not hidden:
+            return Entry(path, own, Kind.HIDDEN)
+        return Entry(path, own, type_of(entry))
+
+    return [entry_of(entry) for entry in listed]
+
+
+def type_of(entry: os.DirEntry[str]) -> Kind:
+    """What the file system says of an entry, where links lead."""
+    try:
+        if entry.is_dir():
+            return Kind.FOLDER
+        if entry.is_file():
+            return Kind.FILE
+    except OSError:  # links in a circle
+        return Kind.BROKEN
+    return Kind.SPECIAL if os.path.exists(entry.path) else Kind.BROKEN
+
+
+def settle(entry: Entry) -> Entry:
+    """The entry, a file with what it holds: by its name or, where that does not say it, by its first bytes."""
+    if entry.kind is not Kind.FILE:
+        return entry
+    suffix = entry.path.suffix.lower()
+    if suffix in VIDEOS:
+        return entry._replace(kind=Kind.VIDEO)
+    is_picture = suffix in PICTURES or is_decodable(entry.path)
+    return entry._replace(kind=Kind.PICTURE if is_picture else Kind.OTHER)
+
+
+def walk(folder: Path, visited: set[str]) -> Iterator[tuple[Path, list[Entry]]]:
+    """A folder and all folders below it, but those visited, each with its entries."""
+    waiting, linked = [(folder, os.path.realpath(folder))], list[tuple[Path, str]]()
+    while waiting or linked:
+        # Links come last, so that a folder goes by its own name where it has one here.
+        path, real = waiting.pop() if waiting else linked.pop(0)
+        if real in visited:
+            continue
+        visited.add(real)
+        entries = scan(path)
+        yield path, entries
+        for entry in entries:
+            if entry.kind is Kind.FOLDER:
+                (linked if os.path.islink(entry.path) else waiting).append((entry.path, entry.real))
+
+
+def entries_of(folder: Path, *, recursive: bool) -> Iterator[Entry]:
+    """The entries of a folder; with `recursive` those of the folders below it too, and not the folders themselves."""
+    if not recursive:
+        yield from map(settle, scan(folder))
+        return
+    for _, entries in walk(folder, set()):
+        yield from (settle(entry) for entry in entries if entry.kind is not Kind.FOLDER)
+
+
+def matches(folder: Path, parts: Sequence[str]) -> Iterator[Entry]:
+    """The entries that a pattern matches, part by part, below a folder; ** stands for it and all folders below."""
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        for below, _ in walk(folder, set()):
+            yield from matches(below, rest or ("*",))
+    elif rest and not glob.has_magic(part):
+        if os.path.isdir(folder / part):
+            yield from matches(folder / part, rest)
+    else:
+        for entry in scan(folder, hidden=part.startswith(".")):
+            if entry.kind is Kind.CLOSED:
+                yield entry
+            elif fnmatch.fnmatch(entry.path.name, part):
+                if not rest:
+                    yield settle(entry)
+                elif entry.kind is Kind.FOLDER:
+                    yield from matches(entry.path, rest)
+
+
+def distinct(entries: Iterable[Entry], base: Path) -> tuple[list[Entry], int]:
+    """The entries without those that lead to the same by links, and how many these are; one without links is kept."""
+    real_base = os.path.realpath(base)
+
+    def by_links(entry: Entry) -> tuple[bool, str]:
+        name = str(entry.path)[len(str(base)) :].lstrip(os.sep)
+        return os.path.join(real_base, name) != entry.real, name
+
+    of_real: dict[str, Entry] = {}
+    repeated = 0
+    for entry in sorted(dict.fromkeys(entries), key=by_links):
+        if of_real.setdefault(entry.real, entry) is not entry:
+            repeated += 1
+    return list(of_real.values()), repeated
