@@ -42,6 +42,8 @@ class Head(TypedDict):
     score: float | None  # None: each class's own threshold
     min_score: float
     top: int | None
+    depth: str
+    most_pixels: int | None
     draw: bool
     categories_sha256: str
     categories: list[Category]
@@ -56,6 +58,8 @@ COMMON = {
     "score": "another --score",
     "min_score": "another --min_score",
     "top": "another --top",
+    "depth": "another --depth",
+    "most_pixels": "another --most_pixels",
     "batch": "another --batch",
     "annotations": "other --annotations",
     "annotations_sha256": "other --annotations",

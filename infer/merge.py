@@ -28,6 +28,13 @@ from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_fold
 from infer.rows import Row, Tally, encode
 
 
+class Shrunk(TypedDict):
+    """Pictures that no canvas held at the size of the model's resize rule."""
+
+    pictures: int
+    to: float  # the smallest share of its sides that one was shrunk to
+
+
 class Shard(TypedDict):
     """A shard's summary.json, as far as it is read here."""
 
@@ -44,6 +51,7 @@ class Shard(TypedDict):
     provider: str
     nodes_by_provider: dict[str, int]
     annotations: str | None
+    shrunk: Shrunk
     resumed: int
     pictures: int
     shard: ShardOf
@@ -144,6 +152,10 @@ def merge_summaries(shards: Sequence[Shard]) -> dict[str, object]:
         "p95_ms": max((shard["p95_ms"] for shard in shards if shard["p95_ms"] is not None), default=None),
         "share": {
             part: sum(shard["share"][part] * shard["seconds"] for shard in ran) / ran_s for part in ran[0]["share"]
+        },
+        "shrunk": {
+            "pictures": sum(shard["shrunk"]["pictures"] for shard in shards),
+            "to": min(shard["shrunk"]["to"] for shard in shards),
         },
         "resumed": sum(shard["resumed"] for shard in shards),
         "provider": ", ".join(dict.fromkeys(shard["provider"] for shard in ran)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,13 +19,15 @@ from typing import Generic, NamedTuple, TypeVar
 import cv2
 import numpy as np
 
-from gfl.data.transforms import place_on_canvas, resize
+from gfl.data.canvas import NOT_SHRUNK, Shrinkage, judge_shrinkage
+from gfl.data.transforms import place_on_canvas, resize, resized_size
 from gfl.errors import InputError
 from gfl.machine import usable_cores
 from gfl.runtime.description import Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
 from gfl.shapes import Canvas
+from gfl.words import counted
 from infer.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from infer.opened import Source
 
@@ -62,6 +64,9 @@ class Timings:
     run_s: list[float] = field(default_factory=list)  # of each run of the model
     post_s: float = 0.0  # outputs into results and `on_result`: the sum over the writers
     loads: dict[Canvas, Load] = field(default_factory=dict)
+    sizes: Counter[Canvas] = field(default_factory=Counter)  # pictures by the size that the model's resize rule gives
+    shrinkage: Shrinkage = NOT_SHRUNK  # what the model's canvases did to them
+    firsts: int = 0  # pictures whose file holds more, which are not read
 
     @property
     def shares(self) -> dict[str, float]:
@@ -69,6 +74,26 @@ class Timings:
         parts = {"decode": self.decode_s, "run": sum(self.run_s), "post": self.post_s}
         total = sum(parts.values())
         return {name: part / total if total else 0.0 for name, part in parts.items()}
+
+    def count(self, more: Counter[Canvas], canvases: Sequence[Canvas] | None) -> None:
+        """Judge what the canvases did to the pictures, and to more of these sizes."""
+        self.sizes.update(more)
+        self.shrinkage = judge_shrinkage(list(self.sizes), canvases, list(self.sizes.values()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of the pictures as they were read."""
+        found = []
+        if self.shrinkage.pictures:
+            sizes = " ".join(f"--size {height}x{width}" for height, width in self.shrinkage.missing)
+            found.append(f"{self.shrinkage.sentence()}; export that too, with {sizes}")
+        if self.firsts:
+            one = self.firsts == 1
+            found.append(
+                f"{counted(self.firsts, 'file')} {'holds' if one else 'hold'} several pictures (animations or pages), "
+                f"of which the first {'was' if one else 'were'} taken"
+            )
+        return tuple(found)
 
 
 def default_readers(provider: str, cores: int) -> int:
@@ -114,6 +139,8 @@ def run_pictures(
                 if isinstance(outcome, Failed):
                     results.add(position, outcome)
                 else:
+                    timings.sizes[outcome.wanted_hw] += 1
+                    timings.firsts += outcome.is_first
                     yield outcome
 
         def run_batch(batch: Sequence[InputPicture]) -> Arrays:
@@ -132,6 +159,7 @@ def run_pictures(
             for index, picture in enumerate(batch):
                 results.add(picture.position, partial(result_of, outputs, index, picture.info, model.description))
         results.finish()
+    timings.count(Counter(), model.canvases)
     timings.post_s, timings.seconds = results.seconds, time.perf_counter() - started
     timings.first_s = None if results.first_at is None else results.first_at - started
     return timings
@@ -225,11 +253,14 @@ class _Reader:
             image = opened.decode()
             height, width = image.shape[:2]
             canvas, resized_hw = self._model.canvas_for(height, width)
+            rule = self._model.description
+            wanted_hw = resized_size(height, width, rule.short_side, rule.long_side)
             kept = image if height * width <= self._keep_pixels else None
             image = resize(image, resized_hw)  # the original is let go here, unless it is kept
         planes = np.empty((3, *canvas), np.uint8)
         place_on_canvas(image, planes)
-        return InputPicture(position, PictureInfo(source.name, (height, width), resized_hw, kept), planes)
+        info = PictureInfo(source.name, (height, width), resized_hw, kept)
+        return InputPicture(position, info, planes, wanted_hw, opened.is_first)
 
 
 class _Results:

@@ -36,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
         help="a picture, a folder, a pattern in quotes ('in/**/*.jpg'), a video or a folder of videos",
     )
     add("--recursive", action="store_true", help="look into the folders below --input too")
+    add(
+        "--depth",
+        default="auto",
+        help="how pictures of more than 8 bits a channel, or of floats, are made 8 bits: auto (by the bits that the "
+        "picture uses; default), full (the range of its type), range (its own range) or a number of bits, e.g. 12",
+    )
+    add("--most_pixels", type=int, metavar="N", help="refuse pictures of more pixels (default 180,000,000)")
     add("--output", type=Path, required=True, help="folder for the results; it must not hold any yet")
     add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
     add("--shard", metavar="i/n", help="do part i of n into OUTPUT/shard-i-of-n; to join them: python -m infer.merge")

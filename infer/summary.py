@@ -56,7 +56,8 @@ def summarise(
         "canvases": {f"{height}x{width}": load._asdict() for (height, width), load in sorted(timings.loads.items())},
         "provider": report.provider,
         "nodes_by_provider": report.nodes_by_provider,
-        "notes": [*report.notes, *notes],
+        "shrunk": {"pictures": timings.shrinkage.pictures, "to": timings.shrinkage.least},
+        "notes": [*report.notes, *notes, *timings.notes],
         **{key: value for key, value in head.items() if key != "categories"},
         "model": str(model.path),
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
@@ -19,6 +21,7 @@ from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport
 from gfl.runtime.result import Result
 from gfl.say import say
+from gfl.shapes import Canvas
 from gfl.version import VERSION as GFL_VERSION
 from infer.annotated_ids import Annotated, CategoryIds, annotated_category_ids, read_annotated
 from infer.drawn_pictures import DrawnPictures
@@ -61,7 +64,9 @@ def read_task(arguments: argparse.Namespace) -> Task:
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder = folder_of(arguments)
-    inputs = find_inputs(arguments.input, recursive=arguments.recursive)
+    inputs = find_inputs(
+        arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
+    )
     sha256 = digest_of(inputs)
     if shard is not None:
         if not isinstance(inputs, Files):
@@ -162,8 +167,12 @@ def fill(
     """Write results into the folder of the journal until it is whole."""
     folder = journal.path.parent
     tally = Tally(head["categories"])
+    sizes: Counter[Canvas] = Counter()  # of the pictures that were done before, as the model's rule resizes them
+    rule = model.description
     for row in journal.rows():
         tally.add(row)
+        if row["height"] is not None and row["width"] is not None:
+            sizes[resized_size(row["height"], row["width"], rule.short_side, rule.long_side)] += 1
     selection = Selection(classes.ids, arguments.min_score, arguments.top)
     times = SourceTimes(journal.resumed)
     with open_drawing(folder / DRAWN, task.inputs, arguments) as drawing:
@@ -171,6 +180,7 @@ def fill(
         with memory_errors():
             timings = detect(model, task.inputs, recorder, times, journal.resumed, draw=arguments.draw)
     check_any(tally, task)
+    timings.count(sizes, model.canvases)
     notes = (*classes.notes, *task.inputs.notes)
     for line in (*failure_lines(tally), *notes):
         say(line, error=True)
@@ -183,7 +193,7 @@ def fill(
         journal.path.unlink(missing_ok=True)
     remove_leftovers(folder)
     say("\n".join(result_lines(recorder, timings, report, arguments.score, journal.resumed)))
-    for note in report.notes:
+    for note in (*report.notes, *timings.notes):
         say(f"note: {note}")
     written = (task.folder / name for name in (*names, SUMMARY, *([DRAWN] if arguments.draw else [])))
     say(f"\nwrote {', '.join(map(str, written))}")
@@ -218,6 +228,8 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "score": arguments.score,
         "min_score": arguments.min_score,
         "top": arguments.top,
+        "depth": arguments.depth,
+        "most_pixels": arguments.most_pixels,
         "draw": arguments.draw,
         "categories_sha256": categories_digest(categories),
         "categories": categories,

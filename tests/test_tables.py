@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gfl.report.best_f1 import BestF1
 from gfl.report.coco_eval import Metrics
-from gfl.report.tables import aligned, evaluation_report, per_class_table, summary_table
+from gfl.report.tables import aligned, evaluation_report, per_class_table, summary_table, threshold_line
 
 
 def metrics_of(per_class: dict[str, float | None]) -> Metrics:
@@ -46,3 +47,11 @@ def test_wide_characters_keep_columns_aligned() -> None:
 
 def test_the_report_of_no_classes_still_reads() -> None:
     assert evaluation_report(metrics_of({})).endswith("no classes\n\n1,234 images evaluated in 2.0 s")
+
+
+def test_the_report_names_the_score_of_the_highest_f1_of_each_class() -> None:
+    best = {"cat": BestF1(0.412, 0.8, 0.8, 0.8), "dog": None, "fox": BestF1(0.38, 0.7, 0.7, 0.7)}
+    assert threshold_line(best) == "highest F1 from a score of: cat 0.41, fox 0.38"
+    many = {f"class {i}": BestF1(0.3 + i / 100, 0.8, 0.8, 0.8) for i in range(20)}
+    assert threshold_line(many) == "highest F1 from a score of: 0.30 to 0.49, by class (metrics.json)"
+    assert threshold_line({"dog": None}) == ""

@@ -21,6 +21,8 @@ from gfl.config import read_run, read_text
 from gfl.data import paths
 from gfl.engine.checkpoints import load_trained, read_state
 from gfl.engine.weights import read_checkpoint
+from gfl.report.best_f1 import BestF1, score_thresholds
+from gfl.runtime.on_torch.pt_file import describe
 from gfl.tensors.variables import flatten
 
 FILES = {
@@ -116,6 +118,14 @@ def test_metrics_are_those_of_the_last_evaluation(whole: Path) -> None:
     assert metrics["images"] == tiny.VAL_PICTURES
     last = log_lines(whole)[-1]
     assert {name: metrics[name] for name in SUMMARY} == {name: last[name] for name in SUMMARY}
+
+
+def test_checkpoints_carry_the_best_f1_score_of_each_class(whole: Path) -> None:
+    best = list(json.loads((whole / "metrics.json").read_text())["best_f1"].values())
+    last = load_trained(whole / "last.pt")
+    assert last.score_thresholds == score_thresholds([one and BestF1(**one) for one in best])
+    assert load_trained(whole / "best.pt").score_thresholds is not None
+    assert describe(last, size=(64, 96), batch=1).score_thresholds == last.score_thresholds
 
 
 def test_detections_are_coco_results_with_the_categories_of_the_data(whole: Path) -> None:

@@ -108,6 +108,9 @@ class Shrinkage(NamedTuple):
         )
 
 
+NOT_SHRUNK = Shrinkage(0, 0, 1.0, ())
+
+
 def judge_shrinkage(
     sizes_hw: Sequence[tuple[int, int]] | Ints,
     canvases: Sequence[Canvas] | None,
