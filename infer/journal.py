@@ -20,6 +20,7 @@ from gfl.files import write_errors
 from infer.head import RESUMED, Head, differences
 from infer.rows import Row, encode
 
+HEAD_START = b'{"results_version"'
 NO_LOCKS = (
     errno.ENOSYS,
     errno.ENOLCK,
@@ -93,7 +94,7 @@ def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: C
     pictures or other flags, and where another run is writing it.
     """
     with write_errors(path):
-        handle = open(path, "r+b", buffering=0)  # noqa: SIM115  # the journal closes it
+        handle = open(path, "r+b", buffering=0, opener=_open_no_link)  # noqa: SIM115  # the journal closes it
     try:
         lock(path, handle)
         with write_errors(path):
@@ -124,6 +125,10 @@ def read_whole_lines(
     head: Mapping[str, object] | None = None
     rows, stop = 0, 0
     with open(path, "rb") as file:
+        start = file.read(len(HEAD_START))
+        if not HEAD_START.startswith(start):  # a shorter one was torn
+            raise InputError(f"{path} begins with no line of infer, expected its results; give another --output")
+        file.seek(0)
         for line in file:
             entry = parse(line)
             if entry is None:
@@ -141,6 +146,10 @@ def read_whole_lines(
                 rows += 1
             stop += len(line)
     return head, rows, stop
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _name_at(names: Sequence[str], place: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -39,7 +40,7 @@ def begin(
 ) -> Journal:
     """A new results.jsonl, or with `resume` the one that is there; InputError as `new_journal`, `resumed_journal`."""
     path = folder / JOURNAL
-    if resume and path.exists():
+    if resume and os.path.lexists(path):
         journal = resumed_journal(path, head, names, keep)
         remove_leftovers(folder)
         return journal
