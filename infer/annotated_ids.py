@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gfl.class_names import map_classes
 from gfl.data.coco_json import CocoFile, class_names, image_ids_by_name, read_coco_file
 from gfl.errors import InputError
+from gfl.words import printable
 from infer.input_digest import file_digest
 from infer.sources import Files, Inputs
 
@@ -41,8 +42,9 @@ def read_annotated(annotations: Path, inputs: Inputs) -> Annotated:
         else:
             missing.append(picture.name)
     if missing:
+        first = ", ".join(map(printable, missing[:3]))
         raise InputError(
-            f"{annotations} does not name {len(missing)} of {inputs.total} pictures ({', '.join(missing[:3])}), "
+            f"{annotations} does not name {len(missing)} of {inputs.total} pictures ({first}), "
             "expected all of them, each once; give the annotations of these pictures, or omit --annotations"
         )
     clash = len(image_ids) - len(set(image_ids))

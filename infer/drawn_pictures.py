@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -31,6 +31,11 @@ class DrawnPictures:
         self._names = drawn_names([file.name for file in self._files])
         self._score = score
         self._large_lock = threading.Lock()  # pictures too large to be kept are read again, one at a time
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """Nothing to say."""
+        yield from ()
 
     def draw(self, position: int, result: Result) -> Image | None:
         """Draw the result of the input at a position. Raises InputError where the file cannot be written."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +15,7 @@ from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.files import write_errors
 from gfl.runtime.result import Result
+from gfl.words import counted, printable
 from infer.drawn_pictures import drawn_names
 
 CODEC = "mp4v"  # MPEG-4, which every build of OpenCV with FFmpeg writes
@@ -33,6 +35,8 @@ class DrawnVideos:
         self._paths = video_paths(folder, list(rates))
         self._rates = rates
         self._score = score
+        self._resized: Counter[str] = Counter()  # frames, by video
+        self._odd: dict[str, tuple[int, int]] = {}  # width, height of videos that lose a row or a column
         self._video = ""
         self._frames = 0
         self._size = (0, 0)  # width, height
@@ -65,9 +69,21 @@ class DrawnVideos:
             return
         frame = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if (image.shape[1], image.shape[0]) != self._size:  # a stream may change its size; a file has one
+            self._resized[video] += 1
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(frame)
         self._frames += 1
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """For the user: what differs from the videos that were read."""
+        for video, frames in self._resized.items():
+            yield f"{printable(video)}: {counted(frames, 'frame')} of another size than the first, drawn in its size"
+        for video, (width, height) in self._odd.items():
+            even = f"{width // 2 * 2}x{height // 2 * 2}"
+            yield f"{printable(video)} of {width}x{height} px is drawn as {even}: MPEG-4 has even sides"
+        for video in (video for video, rate in self._rates.items() if not rate):
+            yield f"{printable(video)} states no rate of frames; it is drawn at {USUAL_FPS:g} a second"
 
     @property
     def _path(self) -> Path:
@@ -80,13 +96,15 @@ class DrawnVideos:
     def _begin(self, video: str, image: Image) -> None:
         self._video, self._frames, self._size = video, 0, (image.shape[1], image.shape[0])
         rate = self._rates[video] or USUAL_FPS
+        if self._size[0] % 2 or self._size[1] % 2:
+            self._odd[video] = self._size
         self._writer = cv2.VideoWriter(str(self._unfinished), cv2.VideoWriter.fourcc(*CODEC), rate, self._size)
         if not self._writer.isOpened():
             self._writer = None
             width, height = self._size
             raise InputError(
-                f"cannot write {self._path}, a video of {width}x{height}: expected an OpenCV that writes .mp4 and a "
-                "folder with space; omit --draw, or install opencv-python-headless with FFmpeg"
+                f"cannot write {self._path}, a video of {width}x{height} px: expected 2 to 8191 px a side, an OpenCV "
+                "that writes .mp4, and a folder with space; omit --draw, or install opencv-python-headless"
             )
 
     def _end(self) -> None:

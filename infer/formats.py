@@ -13,8 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
+from gfl.data.coco_json import CocoDetection
 from gfl.errors import InputError
 from gfl.files import atomic_file, to_json
+from gfl.words import printable
 from infer.head import Head
 from infer.journal import read_rows
 from infer.output_folder import DETECTIONS, IMAGES, JOURNAL
@@ -87,36 +89,36 @@ def read_json(folder: Path) -> Iterator[Row]:
 
     Raises InputError where the two files do not belong together.
     """
+    images, detections = folder / IMAGES, folder / DETECTIONS
     try:
-        images = json.loads((folder / IMAGES).read_bytes())["images"]
-        expected, held = sum(image["count"] for image in images), sum(1 for _ in coco_entries(folder / DETECTIONS))
+        expected = sum(image["count"] for image in cast(Iterator[Row], objects(images)))
+        held = sum(1 for _ in objects(detections))
         if held != expected:
-            raise InputError(
-                f"{folder / DETECTIONS} has {held} detections, {IMAGES} beside it says {expected}; run the shard again"
-            )
-        entries = coco_entries(folder / DETECTIONS)
-        for image in images:
-            found = [json.loads(text) for text in islice(entries, image["count"])]
+            raise InputError(f"{detections} has {held} detections, {IMAGES} beside it says {expected}; run it again")
+        entries = cast(Iterator[CocoDetection], objects(detections))
+        for image in cast(Iterator[Row], objects(images)):
+            found = list(islice(entries, image["count"]))
             if any(entry["image_id"] != image["id"] for entry in found):
-                raise InputError(f"{folder / DETECTIONS} lacks detections of {image['file']}; run the shard again")
-            detections = [
-                Detection(category_id=entry["category_id"], bbox=entry["bbox"], score=entry["score"]) for entry in found
+                raise InputError(f"{detections} lacks detections of {printable(image['file'])}; run it again")
+            kept = [
+                Detection(category_id=entry["category_id"], bbox=list(entry["bbox"]), score=entry["score"])
+                for entry in found
             ]
-            yield cast(Row, {**image, "detections": detections})
+            yield {**image, "detections": kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{folder / DETECTIONS} and {IMAGES} cannot be read ({error!r}), expected those of infer/run.py; run the "
-            "shard again"
+            f"{detections} and {IMAGES} cannot be read ({error!r}), expected those of infer/run.py; run it again"
         ) from error
 
 
-def coco_entries(path: Path) -> Iterator[bytes]:
-    """The detections of a file that `write_json` wrote, each as its JSON object."""
+def objects(path: Path) -> Iterator[dict[str, object]]:
+    """The entries of a list that `write_json` wrote, one a line, after the line that begins the list."""
     with open(path, "rb") as file:
+        next(file, None)
         for line in file:
             text = line.strip().removesuffix(b",")
             if text.startswith(b"{"):
-                yield text
+                yield json.loads(text)
 
 
 def _encoded(text: str) -> bytes:

@@ -7,7 +7,6 @@ run with --resume cuts off what follows its last whole line, and goes on there.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,14 +17,10 @@ from typing import BinaryIO, cast
 from gfl.errors import InputError
 from gfl.files import write_errors
 from infer.head import RESUMED, Head, differences
+from infer.output_folder import busy, lock
 from infer.rows import Row, encode
 
 HEAD_START = b'{"results_version"'
-NO_LOCKS = (
-    errno.ENOSYS,
-    errno.ENOLCK,
-    errno.ENOTSUP,
-)  # of file systems without them: two new runs are told all the same
 
 
 class Journal:
@@ -35,6 +30,7 @@ class Journal:
         """handle: of the file, unbuffered, at its end. resumed: pictures that it holds already."""
         self.path = path
         self.resumed = resumed
+        self.is_complete = False  # every picture is in it
         self._handle = handle
 
     def __enter__(self) -> Journal:
@@ -57,9 +53,10 @@ class Journal:
                 )
 
     def end(self) -> None:
-        """Wait until the disk has it."""
+        """Wait until the disk has it: every picture is in it."""
         with write_errors(self.path):
             os.fsync(self._handle.fileno())
+        self.is_complete = True
 
     def rows(self) -> Iterator[Row]:
         """The pictures that were written."""
@@ -72,13 +69,10 @@ def new_journal(path: Path, head: Head) -> Journal:
         try:
             handle = open(path, "xb", buffering=0)  # noqa: SIM115  # it follows no link; the journal closes it
         except FileExistsError:
-            raise InputError(
-                f"{path} is being written by another run, expected one run at a time; wait for it, or give another "
-                "--output"
-            ) from None
+            raise busy(path.parent) from None
     journal = Journal(path, handle, 0)
     try:
-        lock(path, handle)
+        lock(handle)
         journal.add(encode(head))
     except BaseException:
         handle.close()
@@ -96,8 +90,9 @@ def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: C
     with write_errors(path):
         handle = open(path, "r+b", buffering=0, opener=_open_no_link)  # noqa: SIM115  # the journal closes it
     try:
-        lock(path, handle)
         with write_errors(path):
+            if not lock(handle):
+                raise busy(path.parent)
             if os.fstat(handle.fileno()).st_nlink == 0:
                 raise InputError(f"{path.parent} was written by another run that has just ended; see {path.parent}")
             before, resumed, stop = read_whole_lines(path, names, keep)
@@ -165,23 +160,6 @@ def parse(line: bytes) -> Mapping[str, object] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) else None
-
-
-def lock(path: Path, handle: BinaryIO) -> None:
-    """Keep other runs off the file until this process ends, however it ends; InputError where another holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows lets no other process remove or replace an open file
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"{path} is being written by another run, expected one run at a time; wait for it, or give another --output"
-        ) from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -20,7 +20,7 @@ from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
 from gfl.say import say
 from gfl.signals import StopRequest, exit_code
-from gfl.words import counted
+from gfl.words import counted, printable
 from infer.formats import read_head, read_results, write_results
 from infer.head import COMMON, Head, ShardOf, differences
 from infer.journal import new_journal
@@ -172,7 +172,7 @@ def read_whole_shard(folder: Path, shard: Shard) -> Iterator[Row]:
     tally = Tally([])
     for row in read_results(shard["format"], folder):
         if len(row["detections"]) != row["count"]:
-            raise InputError(f"{folder} lacks detections of {row['file']}; run the shard again")
+            raise InputError(f"{folder} lacks detections of {printable(row['file'])}; run the shard again")
         tally.add({**row, "detections": []})
         yield row
     for name, got, said in (

@@ -7,9 +7,11 @@ it holds a whole run. With --format json or parquet, results.jsonl is gone then.
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from gfl.errors import InputError
 from gfl.files import make_folder, write_errors
@@ -17,6 +19,7 @@ from gfl.files import make_folder, write_errors
 JOURNAL, DETECTIONS, IMAGES = "results.jsonl", "detections.json", "images.json"
 PARTS = "results-*.parquet"
 DRAWN, SUMMARY = "drawn", "summary.json"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # of file systems without them
 FILES = (DETECTIONS, SUMMARY, JOURNAL, IMAGES)
 
 
@@ -57,6 +60,8 @@ def check_free(folder: Path, *, resume: bool = False) -> None:
             )
         return
     if JOURNAL in existing and SUMMARY not in existing:
+        if is_locked(folder / JOURNAL):
+            raise busy(folder)
         raise InputError(
             f"{folder} already holds {' and '.join(existing)} of a run that did not end, expected a folder without "
             "results; go on with it by --resume, give another --output, or remove them"
@@ -64,6 +69,39 @@ def check_free(folder: Path, *, resume: bool = False) -> None:
     raise InputError(
         f"{folder} already holds {' and '.join(existing)}, expected a folder without results; give another "
         "--output, or remove them"
+    )
+
+
+def lock(handle: BinaryIO) -> bool:
+    """Keep other processes off an open file until this one closes it or ends, however it ends; False where another has
+    it. Where the system or the file system has no locks, nobody is kept off."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process writes a file."""
+    try:
+        with open(path, "rb") as handle:
+            return not lock(handle)
+    except OSError:
+        return False
+
+
+def busy(folder: Path) -> InputError:
+    """What is said of a folder that another run is writing."""
+    return InputError(
+        f"{folder} is being written by another run, expected one run at a time; wait for it, or give another --output"
     )
 
 
@@ -79,6 +117,6 @@ def remove_results(folder: Path) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished files that a killed run left beside its results; the caller holds the journal."""
     for name in (*FILES, "results-?????.parquet"):
-        for path in (*folder.glob(f".{name}.*"), *folder.glob(f".gfl-{name}*")):
+        for path in folder.glob(f".{name}.*.tmp"):  # as gfl.files calls them
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -21,6 +21,10 @@ class Drawing(Protocol):
     def draw(self, position: int, result: Result) -> Image | None:
         """Draw the result of the input at a position, in any thread; what `append` is to get of it."""
 
+    @property
+    def notes(self) -> Iterator[str]:
+        """For the user, known at the end."""
+
     def append(self, source: str, image: Image) -> None:
         """Take what `draw` gave, in the order of the input."""
 

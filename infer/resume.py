@@ -52,7 +52,8 @@ def begin(
 def remains(journal: Journal, shown: Path, *, streamed: bool, total: int) -> Iterator[None]:
     """Around a run: what is left of one that fails or is stopped.
 
-    What was streamed stays, to be gone on with. Otherwise, and where no picture was read, nothing is left.
+    What was streamed stays, to be gone on with, and so does what is complete and could not be made into its format.
+    Otherwise, and where no picture was read, nothing is left.
 
     shown: what the user calls the folder. total: pictures of the input, 0 where nobody knows.
     """
@@ -60,7 +61,7 @@ def remains(journal: Journal, shown: Path, *, streamed: bool, total: int) -> Ite
         yield
     except BaseException:
         answered = read = 0
-        if streamed:
+        if streamed or journal.is_complete:
             with contextlib.suppress(InputError, OSError):  # of a torn last line, or of a folder that is gone
                 for row in journal.rows():
                     answered += 1

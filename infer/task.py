@@ -181,7 +181,7 @@ def fill(
             timings = detect(model, task.inputs, recorder, times, journal.resumed, draw=arguments.draw)
     check_any(tally, task)
     timings.count(sizes, model.canvases)
-    notes = (*classes.notes, *task.inputs.notes)
+    notes = (*classes.notes, *task.inputs.notes, *(drawing.notes if drawing else ()))
     for line in (*failure_lines(tally), *notes):
         say(line, error=True)
     report = model.provider_report() if timings.run_s else ProviderReport("none", {}, ())

@@ -296,6 +296,7 @@ def test_two_runs_into_one_folder(
     with open(tmp_path / "results.jsonl", "rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "is being written by another run" in refused(capsys, *flags)
+        assert "is being written by another run" in refused(capsys, *flags[:-1])
     assert (tmp_path / "results.jsonl").read_bytes() == b"".join(lines[:5])
 
 

@@ -147,6 +147,7 @@ def test_frames_of_another_size_are_resized(tmp_path: Path) -> None:
         videos.append("a.avi#000001", np.zeros((H, W, 3), np.uint8))
         videos.append("a.avi#000002", np.zeros((2 * H, W, 3), np.uint8))
     assert [frame.shape for frame in opened_video(tmp_path / "a.mp4")[1]] == [(H, W, 3)] * 2
+    assert list(videos.notes) == ["a.avi: 1 frame of another size than the first, drawn in its size"]
 
 
 # ---- annotations ----
@@ -340,6 +341,22 @@ def test_full_disk_is_told_and_what_was_streamed_stays(
     assert "No space left on device; free some space" in said
     assert (tmp_path / "output").exists() == (name == "jsonl")
     assert detect(*flags, "--resume") == 0
+
+
+def test_complete_results_stay_where_their_format_cannot_be_made(
+    exports: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_space(*arguments: object) -> list[str]:
+        raise InputError("cannot write detections.json: No space left on device")
+
+    flags = ("--model", exports, "--input", pictures, "--output", tmp_path / "output")
+    with monkeypatch.context() as patched:
+        patched.setattr(task, "write_results", no_space)
+        assert detect(*flags) == 2
+    assert "results.jsonl holds the first 4 of 4; go on with --resume" in capsys.readouterr().err
+    assert detect(*flags, "--resume") == 0
+    assert json.loads((tmp_path / "output" / "summary.json").read_text())["images"] == 4
+    assert not (tmp_path / "output" / "results.jsonl").exists()
 
 
 @pytest.mark.parametrize("name", ["results.jsonl", "gone"])
