@@ -13,9 +13,9 @@ from pathlib import Path
 from export.errors import CheckError
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
 from gfl.say import say
-from gfl.signals import interrupt_on_sigterm
+from gfl.signals import exit_code, interrupt_on_sigterm
 
-# What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or SIGTERM.
+# What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or another signal.
 FAILURES = (InputError, CheckError, KeyboardInterrupt)
 
 
@@ -38,6 +38,8 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
     add("--samples", type=int, metavar="N", help="how many of these (default 4; 64 of --images for fp16 and int8)")
     add("--max_ap_drop", type=float, metavar="X", help="the most AP that fp16 or int8 may lose, from 0 to 1")
     add("--skip_parity", action="store_true", help="write the file without comparing it with PyTorch")
+    unchecked = "write the file though nothing is detected on the pictures, not even below the score threshold"
+    add("--allow_unchecked", action="store_true", help=unchecked)
     add("--gin_file", action="append", default=[], help="settings of a model whose file has none")
     add("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
     classes = "COCO JSON whose class names and category ids to write; fp16 and int8 count their AP on its boxes"
@@ -46,7 +48,7 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
 
 
 def read_arguments(flags: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line `argv`; None stands for that of this process, which SIGTERM then stops as Ctrl-C does.
+    """Parse the command line `argv`; None stands for that of this process, which signals then stop as Ctrl-C does.
 
     Raises InputError for a program that was started inside this folder.
     """
@@ -68,4 +70,4 @@ def report_failure(failure: BaseException) -> int:
         say(f"failed: {failure}", error=True)
         return 1
     say("\nstopped; files that were finished stay, the one that was not is gone", error=True)
-    return 130
+    return exit_code(failure) if isinstance(failure, KeyboardInterrupt) else 1

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from gfl.files import to_json
 from gfl.runtime.open import files_of, kind_of
 from infer.rows import Category
 
@@ -33,6 +32,7 @@ class Head(TypedDict):
     format: str
     model: str
     model_sha256: str  # of its files
+    settings_sha256: str  # of its configuration, which --gin_file and --gin_bindings may change
     input_sha256: str  # of the names, sizes and some content of the whole input, all shards together
     pictures: int  # of this part of the input; 0 where a video does not say
     shard: ShardOf | None
@@ -53,6 +53,7 @@ class Head(TypedDict):
 COMMON = {
     "results_version": "another version",
     "model_sha256": "another model",
+    "settings_sha256": "other settings (--gin_file, --gin_bindings)",
     "input_sha256": "other pictures",
     "format": "another --format",
     "score": "another --score",
@@ -89,9 +90,9 @@ def unique_categories(
     return list(found.values())
 
 
-def categories_digest(categories: Sequence[Category]) -> str:
-    """sha256 of the categories."""
-    return hashlib.sha256(to_json(categories).encode("utf-8", "backslashreplace")).hexdigest()
+def text_digest(text: str) -> str:
+    """sha256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def model_digest(path: Path) -> str:

@@ -19,7 +19,7 @@ from typing import TypedDict, cast
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
 from gfl.say import say
-from gfl.signals import StopRequest, exit_code
+from gfl.signals import exit_code, interrupt_on_sigterm
 from gfl.words import counted, printable
 from infer.formats import read_head, read_results, write_results
 from infer.head import COMMON, Head, ShardOf, differences
@@ -219,8 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Merge as the command line says; 0, 2 on a user's mistake, 130, 143 or 129 when stopped by a signal."""
     arguments = parser().parse_args(argv)
     try:
-        with StopRequest():
-            summary, names = merge(arguments.input, arguments.output)
+        summary, names = merge(arguments.input, arguments.output)
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
@@ -233,4 +232,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

@@ -23,12 +23,12 @@ from gfl.data.canvas import NOT_SHRUNK, Shrinkage, judge_shrinkage
 from gfl.data.transforms import place_on_canvas, resize, resized_size
 from gfl.errors import InputError
 from gfl.machine import usable_cores
+from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from gfl.runtime.description import Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
 from gfl.shapes import Canvas
 from gfl.words import counted
-from infer.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from infer.opened import Source
 
 T = TypeVar("T")
@@ -85,8 +85,7 @@ class Timings:
         """What to say of the pictures as they were read."""
         found = []
         if self.shrinkage.pictures:
-            sizes = " ".join(f"--size {height}x{width}" for height, width in self.shrinkage.missing)
-            found.append(f"{self.shrinkage.sentence()}; export that too, with {sizes}")
+            found.append(f"{self.shrinkage.sentence()}; write it too: python -m export.onnx {self.shrinkage.flags}")
         if self.firsts:
             one = self.firsts == 1
             found.append(
@@ -128,7 +127,7 @@ def run_pictures(
         Exception: the first that `model.run`, `on_result` or `sources` raised, once all threads have ended.
     """
     readers = readers or default_readers(model.provider_report().provider, usable_cores())
-    reader = _Reader(model, sources, keep_pixels)
+    reader, rule = _Reader(model, sources, keep_pixels), model.description
     timings, started = Timings(), time.perf_counter()
     with _single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
         results = _Results(writing, on_result, most=2 * model.batch)
@@ -139,7 +138,7 @@ def run_pictures(
                 if isinstance(outcome, Failed):
                     results.add(position, outcome)
                 else:
-                    timings.sizes[outcome.wanted_hw] += 1
+                    timings.sizes[resized_size(*outcome.info.size_hw, rule.short_side, rule.long_side)] += 1
                     timings.firsts += outcome.is_first
                     yield outcome
 
@@ -253,14 +252,12 @@ class _Reader:
             image = opened.decode()
             height, width = image.shape[:2]
             canvas, resized_hw = self._model.canvas_for(height, width)
-            rule = self._model.description
-            wanted_hw = resized_size(height, width, rule.short_side, rule.long_side)
             kept = image if height * width <= self._keep_pixels else None
             image = resize(image, resized_hw)  # the original is let go here, unless it is kept
         planes = np.empty((3, *canvas), np.uint8)
         place_on_canvas(image, planes)
         info = PictureInfo(source.name, (height, width), resized_hw, kept)
-        return InputPicture(position, info, planes, wanted_hw, opened.is_first)
+        return InputPicture(position, info, planes, opened.is_first)
 
 
 class _Results:

@@ -18,7 +18,7 @@ from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
-from gfl.runtime.providers import ProviderChoice, ProviderReport
+from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
 from gfl.say import say
 from gfl.shapes import Canvas
@@ -27,7 +27,7 @@ from infer.annotated_ids import Annotated, CategoryIds, annotated_category_ids, 
 from infer.drawn_pictures import DrawnPictures
 from infer.drawn_videos import DrawnVideos, video_of, video_paths
 from infer.formats import check_format, write_results
-from infer.head import VERSION, Head, categories_digest, model_digest, unique_categories
+from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
 from infer.journal import Journal
 from infer.memory import memory_errors
@@ -111,14 +111,6 @@ def shard_name(index: int, count: int) -> str:
     return f"shard-{index}-of-{count}"
 
 
-def parse_options(texts: Sequence[str]) -> dict[str, str]:
-    """'device_id=1' -> {'device_id': '1'}; InputError for anything else."""
-    for text in texts:
-        if not text.partition("=")[0] or "=" not in text:
-            raise InputError(f"got --provider_options {text}, expected KEY=VALUE, e.g. device_id=0")
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
-
-
 def digest_of(inputs: Inputs) -> str:
     """`input_digest` of the whole input."""
     if isinstance(inputs, Files):
@@ -142,7 +134,15 @@ def run(arguments: argparse.Namespace) -> None:
     task = read_task(arguments)
     with output_folder(task.folder) as folder, ThreadPoolExecutor(1) as beside:
         digest = beside.submit(model_digest, arguments.model)  # of a large file it takes as long as its opening
-        model = open_model(arguments.model, batch=arguments.batch, threads=arguments.threads, choice=task.choice)
+        model = open_model(
+            arguments.model,
+            batch=arguments.batch,
+            threads=arguments.threads,
+            choice=task.choice,
+            gin_files=arguments.gin_file,
+            gin_bindings=arguments.gin_bindings,
+            names=arguments.names,
+        )
         classes = category_ids_of(model, task.annotated, arguments.class_map)
         head = head_of(arguments, task, model, classes, digest.result())
         if arguments.resume and is_whole(folder, head):
@@ -219,6 +219,7 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "format": arguments.format,
         "model": model.path.name,
         "model_sha256": digest,
+        "settings_sha256": text_digest(model.description.config),
         "input_sha256": task.input_sha256,
         "pictures": task.inputs.total,
         "shard": {"index": task.shard[0], "count": task.shard[1]} if task.shard else None,
@@ -231,7 +232,7 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "depth": arguments.depth,
         "most_pixels": arguments.most_pixels,
         "draw": arguments.draw,
-        "categories_sha256": categories_digest(categories),
+        "categories_sha256": text_digest(to_json(categories)),
         "categories": categories,
     }
 
