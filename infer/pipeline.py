@@ -12,14 +12,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
-from gfl.data.canvas import NOT_SHRUNK, Shrinkage, judge_shrinkage
 from gfl.data.transforms import place_on_canvas, resize, resized_size
 from gfl.errors import InputError, first_line
 from gfl.machine import usable_cores
@@ -27,9 +25,9 @@ from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batch
 from gfl.runtime.description import Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
-from gfl.shapes import Canvas
-from gfl.words import counted, printable
+from gfl.words import printable
 from infer.opened import Source
+from infer.timings import Load, Timings
 
 T = TypeVar("T")
 
@@ -45,60 +43,6 @@ class Failed(NamedTuple):
 
 
 OnResult = Callable[[int, Result | Failed], None]
-
-
-class Load(NamedTuple):
-    """What went through one canvas."""
-
-    pictures: int
-    runs: int
-
-
-@dataclass
-class Timings:
-    """Where the time went, in seconds of wall time."""
-
-    seconds: float = 0.0  # from the first reading to the last result
-    first_s: float | None = None  # to the first result; None without one
-    decode_s: float = 0.0  # reading, decoding, resizing, placing on the canvas: the sum over the readers
-    run_s: list[float] = field(default_factory=list)  # of each run of the model
-    post_s: float = 0.0  # outputs into results and `on_result`: the sum over the writers
-    loads: dict[Canvas, Load] = field(default_factory=dict)
-    sizes: Counter[Canvas] = field(default_factory=Counter)  # pictures by the size that the model's resize rule gives
-    shrinkage: Shrinkage = NOT_SHRUNK  # what the model's canvases did to them
-    firsts: int = 0  # pictures whose file holds more, which are not read
-    full: int = 0  # pictures with as many detections as the model gives, all of them confident
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Each part's share of the three together; all zero where nothing was done."""
-        parts = {"decode": self.decode_s, "run": sum(self.run_s), "post": self.post_s}
-        total = sum(parts.values())
-        return {name: part / total if total else 0.0 for name, part in parts.items()}
-
-    def count(self, more: Counter[Canvas], canvases: Sequence[Canvas] | None) -> None:
-        """Judge what the canvases did to the pictures, and to more of these sizes."""
-        self.sizes.update(more)
-        self.shrinkage = judge_shrinkage(list(self.sizes), canvases, list(self.sizes.values()))
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What to say of the pictures as they were read."""
-        found = []
-        if self.shrinkage.pictures:
-            found.append(f"{self.shrinkage.sentence()}; write it too: python -m export.onnx {self.shrinkage.flags}")
-        if self.firsts:
-            one = self.firsts == 1
-            found.append(
-                f"{counted(self.firsts, 'file')} {'holds' if one else 'hold'} several pictures (animations or pages), "
-                f"of which the first {'was' if one else 'were'} taken"
-            )
-        if self.full:
-            found.append(
-                f"{counted(self.full, 'picture')} {'has' if self.full == 1 else 'have'} as many confident detections "
-                "as the model gives at most, and may hold more; raise postprocess.PredictConfig.max_detections"
-            )
-        return tuple(found)
 
 
 def default_readers(provider: str, cores: int) -> int:

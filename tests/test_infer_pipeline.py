@@ -24,7 +24,8 @@ from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import Result
 from gfl.shapes import Canvas
 from infer.opened import Opened
-from infer.pipeline import LARGE_PIXELS, Failed, InOrder, Load, Timings, default_readers, run_pictures
+from infer.pipeline import LARGE_PIXELS, Failed, InOrder, default_readers, run_pictures
+from infer.timings import Load, Timings
 
 WIDE, TALL = (32, 64), (64, 32)
 ABOUT = replace(DESCRIPTION, names=("thing",), category_ids=(7,), size=WIDE, short_side=32, long_side=64)
