@@ -80,8 +80,7 @@ class Timings:
         """What to say of the pictures as they were read."""
         found = []
         if self.shrinkage.pictures:
-            sizes = " ".join(f"--size {height}x{width}" for height, width in self.shrinkage.missing)
-            found.append(f"{self.shrinkage.sentence()}; export that too, with {sizes}")
+            found.append(f"{self.shrinkage.sentence()}; write it too: python -m export.onnx {self.shrinkage.flags}")
         if self.firsts:
             one = self.firsts == 1
             found.append(

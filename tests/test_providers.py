@@ -341,8 +341,10 @@ def test_openvino_takes_a_folder_of_canvases_and_names_a_damaged_file(tmp_path: 
     write_onnx(tmp_path / "wide.onnx", size=(64, 128))
     write_onnx(tmp_path / "small.onnx")
     assert open_model(tmp_path, threads=1, choice=ProviderChoice("openvino")).canvases == ((64, 96), (64, 128))
-    (tmp_path / "wide.onnx").write_bytes(b"no protobuf")
-    with pytest.raises(InputError, match=r"wide\.onnx cannot be opened by OpenVINO \(Unable"):
+    model = onnx.load(tmp_path / "wide.onnx")
+    model.graph.node[0].op_type = "Unknown"
+    onnx.save(model, tmp_path / "wide.onnx")
+    with pytest.raises(InputError, match=r"wide\.onnx cannot be opened by OpenVINO \((Unable|Error)"):
         open_model(tmp_path, choice=ProviderChoice("openvino"))
 
 

@@ -138,11 +138,11 @@ def _read_file(name: str, reading: Reading) -> tuple[Image, str]:
             f"got the address {printable(name[:80])}, expected the name of a file, for nothing is downloaded; fetch "
             "it yourself and give its bytes"
         )
-    return read_picture(Path(name)), name
+    return read_picture(Path(name), reading.depth), name
 
 
 def _decode(content: bytes, name: str, reading: Reading) -> tuple[Image, str]:
-    return decode_picture(content, name), name
+    return decode_picture(content, name, reading.depth), name
 
 
 def _array_to_rgb(array: NDArray[np.generic], layout: str, depth: str) -> Image:

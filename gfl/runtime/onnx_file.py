@@ -48,10 +48,18 @@ def open_onnx(
     Raises InputError as `open_session`, for a file that is missing, not of this project or in need of other files, and
     for a provider that cannot be started.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
-    description = Description.from_metadata(read_metadata(path), path)  # before ONNX Runtime opens a stranger's file
+    description = describe_onnx(path)
     session = ProviderSession(path, choice, threads)
     if description.precision == "int8":
         session.refuse("cann", INT8_ON_CANN)
     return OnnxModel(path, description, session.output_names, session)
+
+
+def describe_onnx(path: Path) -> Description:
+    """What a file says of itself, read before a runtime opens a stranger's file.
+
+    Raises InputError for a file that is missing, not of this project or in need of other files.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
+    return Description.from_metadata(read_metadata(path), path)

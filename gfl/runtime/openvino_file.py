@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gfl.errors import InputError, first_line
 from gfl.runtime.description import INPUT_NAMES, Arrays, Description
+from gfl.runtime.onnx_file import describe_onnx
 from gfl.runtime.providers import NEEDS, ProviderChoice, ProviderReport
 
 CAPABILITIES = {"f32": "FP32", "bf16": "BF16"}  # the option's value -> OpenVINO's name of what a device can compute in
@@ -90,8 +91,7 @@ def open_openvino(path: Path, *, threads: int = 0, choice: ProviderChoice) -> Op
     Raises InputError where OpenVINO is missing, for a file that is missing, damaged or not of this project, and for a
     precision that the CPU does not compute in, which OpenVINO would replace without a word.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
+    description = describe_onnx(path)
     runtime = import_openvino()
     core = runtime.Core()
     precision = choice.options.get("precision", "f32")
@@ -105,7 +105,6 @@ def open_openvino(path: Path, *, threads: int = 0, choice: ProviderChoice) -> Op
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     try:
         model = core.read_model(str(path))
-        description = Description.from_metadata(_metadata(model), path)
         names = tuple(port.get_any_name() for port in model.outputs)
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
@@ -127,32 +126,7 @@ def import_openvino() -> ModuleType:
         ) from error
 
 
-class ReadModel(Protocol):
-    """The part of openvino.Model that is used here."""
-
-    outputs: Sequence[Port]
-
-    def has_rt_info(self, path: str) -> bool:
-        """Whether it has an entry of this name."""
-
-    def get_rt_info(self, path: str) -> RuntimeInfo:
-        """An entry."""
-
-
-class RuntimeInfo(Protocol):
-    """An entry of a model's runtime information."""
-
-    value: Mapping[str, object]
-
-
-def _metadata(model: ReadModel) -> dict[str, str]:
-    """The metadata of an .onnx, which OpenVINO keeps as the entry `framework`."""
-    if not model.has_rt_info("framework"):
-        return {}
-    return {name: str(value) for name, value in model.get_rt_info("framework").value.items()}
-
-
 def _reason(error: RuntimeError) -> str:
     """What an error says, without the lines before it that name OpenVINO's own source files."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and " src/" not in line]
-    return lines[0] if lines else first_line(error)
+    return " ".join(lines)[:200] if lines else first_line(error)

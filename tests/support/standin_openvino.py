@@ -51,13 +51,6 @@ class ReadModel:
         self.session = session
         self.outputs = [types.SimpleNamespace(get_any_name=lambda name=o.name: name) for o in session.get_outputs()]
 
-    def has_rt_info(self, path: str) -> bool:
-        return path == "framework" and bool(self.session.get_modelmeta().custom_metadata_map)
-
-    def get_rt_info(self, path: str) -> types.SimpleNamespace:
-        assert path == "framework"
-        return types.SimpleNamespace(value=self.session.get_modelmeta().custom_metadata_map)
-
 
 class CompiledModel:
     def __init__(self, module: StandinOpenvino, session: onnxruntime.InferenceSession) -> None:
