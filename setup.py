@@ -62,6 +62,7 @@ EXTRAS = {
         "matplotlib>=3.9,<4",
         "pillow>=10,<13",
     ],
+    "openvino": ["openvino>=2024.4"],
     "fast": ["faster-coco-eval>=1.6,<2"],
     # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0
     "npu": ["torch-npu>=2.6,<3", "pyyaml>=6,<7"],
@@ -92,4 +93,5 @@ setup(
     package_data={"gfl.configs": ["*.gin"], "gfl.operators": ["npu_operators.txt"], "export": ["cann_operators.txt"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["gfl = gfl.__main__:main"]},
 )

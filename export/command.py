@@ -13,9 +13,9 @@ from pathlib import Path
 from export.errors import CheckError
 from gfl.errors import InputError  # and gfl before torch: see gfl/autoload.py
 from gfl.say import say
-from gfl.signals import interrupt_on_sigterm
+from gfl.signals import exit_code, interrupt_on_sigterm
 
-# What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or SIGTERM.
+# What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or another signal.
 FAILURES = (InputError, CheckError, KeyboardInterrupt)
 
 
@@ -48,7 +48,7 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
 
 
 def read_arguments(flags: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line `argv`; None stands for that of this process, which SIGTERM then stops as Ctrl-C does.
+    """Parse the command line `argv`; None stands for that of this process, which signals then stop as Ctrl-C does.
 
     Raises InputError for a program that was started inside this folder.
     """
@@ -70,4 +70,4 @@ def report_failure(failure: BaseException) -> int:
         say(f"failed: {failure}", error=True)
         return 1
     say("\nstopped; files that were finished stay, the one that was not is gone", error=True)
-    return 130
+    return exit_code(failure) if isinstance(failure, KeyboardInterrupt) else 1

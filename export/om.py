@@ -32,7 +32,10 @@ from gfl.say import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile as the command line says; 0, 1 when ATC fails, 2 on a user's mistake, 130 when interrupted."""
+    """Compile as the command line says; 0, 1 when ATC fails, 2 on a user's mistake.
+
+    128 and its number when a signal stops it.
+    """
     flags = argparse.ArgumentParser(
         prog="python -m export.om", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -20,7 +20,10 @@ from gfl.say import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
+    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake.
+
+    128 and its number when a signal stops it.
+    """
     flags = command.parser("python -m export.onnx", __doc__, ".onnx", ("fp32", "fp16", "int8"))
     try:
         arguments = command.read_arguments(flags, argv)

@@ -20,7 +20,10 @@ from gfl.say import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake, 130 when interrupted."""
+    """Export as the command line says; 0, 1 when a check fails, 2 on a user's mistake.
+
+    128 and its number when a signal stops it.
+    """
     # Of PyTorch's own runtimes only float32 gives the same numbers on every device; smaller types are for ONNX.
     flags = command.parser("python -m export.torch", __doc__, ".pt2", ("fp32",))
     try:

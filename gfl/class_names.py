@@ -116,11 +116,11 @@ def _given_places(
                 f"got --class_map {text!r}, expected 'model name=file name', or 'model name=' to leave out"
             )
         ours, theirs = _split(text, model_names)
-        label = _place(ours, model_names, f"--class_map {text!r} names {ours!r}, which is no class of the model")
+        label = place_of_name(ours, model_names, f"--class_map {text!r} names {ours!r}, which is no class of the model")
         if label in chosen:
             raise InputError(f"got --class_map twice for the class {ours!r} of the model, expected it once; remove one")
         chosen[label] = (
-            _place(theirs, file_names, f"--class_map {text!r} names {theirs!r}, which is no class of {source}")
+            place_of_name(theirs, file_names, f"--class_map {text!r} names {theirs!r}, which is no class of {source}")
             if theirs
             else None
         )
@@ -133,8 +133,8 @@ def _split(text: str, model_names: Sequence[str]) -> tuple[str, str]:
     return next((pair for pair in splits if pair[0] in model_names), splits[0])
 
 
-def _place(name: str, names: Sequence[str], wrong: str) -> int:
-    """Where a name is among others; InputError, with the nearest of them, where it is not."""
+def place_of_name(name: str, names: Sequence[str], wrong: str) -> int:
+    """Where a name is among others; InputError, `wrong` with the nearest of them, where it is not."""
     if name in names:
         return names.index(name)
     near = _nearest(name, names)

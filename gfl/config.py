@@ -106,6 +106,27 @@ def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
     return _build(table)
 
 
+def without_paths(text: str) -> str:
+    """A `config_text` that names no file or folder of this machine: those settings are base.gin's again.
+
+    The rest stays: the model, its sizes, how it was trained. Raises InputError as `read_run`.
+    """
+    if not text:
+        return ""
+    table, files_read = _base()
+    paths = {name: each for name, each in table.items() if "." in name and _takes_any_text(name)}
+    usual = {
+        name: table[name] for path in paths.values() if isinstance(path.value, _Macro) for name in (path.value.name,)
+    }
+    _read_text(text, STORED, Path(), table, files_read)
+    table |= paths | usual
+    used: set[str] = set()
+    for name, binding in table.items():
+        if "." in name:
+            _resolve(binding.value, (name,), table, used)
+    return _build({name: each for name, each in table.items() if "." in name or name in used}).config_text
+
+
 def run_files() -> tuple[str, ...]:
     """Names of the run files that come with the project."""
     return tuple(sorted(path.name for path in config_folder().glob("*.gin") if path.name != BASE))
@@ -188,6 +209,11 @@ def _read_text(text: str, source: str, folder: Path, table: _Bindings, files_rea
     parser = load_gin().config_parser
     for statement in _parse(text, source):
         if isinstance(statement, parser.IncludeStatement):
+            if source == STORED:
+                raise InputError(
+                    f"{source}:{statement.location.line_num}: include of {statement.filename!r}, expected all settings "
+                    "in the text itself; the file of weights was changed, get it again from where it comes"
+                )
             path = find_gin_file(statement.filename, folder)
             if path.resolve() not in files_read:  # included twice, it would undo the bindings since the first time
                 _read_file(path, table, files_read)
@@ -226,11 +252,13 @@ def _parse(text: str, source: str) -> list[object]:
         return list(load_gin().config_parser.ConfigParser(text, _Delegate()))
     except SyntaxError as error:
         line, reason = error.lineno or 1, error.msg
+    except (RecursionError, MemoryError):
+        raise InputError(f"{source}: its values are nested too deeply to be settings; expected NAME = value") from None
     except tokenize.TokenError as error:
         line, reason = error.args[1][0], error.args[0]
     lines = text.splitlines()
     line = min(line, len(lines))  # an open bracket is noticed past the last line
-    got = lines[line - 1].strip()
+    got = lines[line - 1].strip()[:200]
     reason = reason.strip().splitlines()[-1].strip().rstrip(".")  # gin puts Python's own complaint in front
     raise InputError(
         f"{_Binding(None, source, line).location}: {got}: {reason}; expected NAME = value, with text in quotes"
@@ -360,6 +388,13 @@ def _check_type(name: str, value: object, bindings: _Bindings) -> None:
         given = bindings[knob].location
         wanted = "finite numbers" if fits else _spell(expected)
         raise InputError(f"{knob.partition('.')[2] or knob} = {value!r}: expected {wanted} ({given})")
+
+
+def _takes_any_text(name: str) -> bool:
+    """Whether the field `name` takes text that is no word of its own: the name of a file or folder."""
+    setting, _, field = name.rpartition(".")
+    expected = typing.get_type_hints(_setting_classes()[setting])[field]
+    return str in (expected, *typing.get_args(expected))
 
 
 def _finite(value: object) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gfl.class_names import ClassMap, trust_note
 from gfl.config import read_run
+from gfl.data.canvas import Shrinkage
 from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
@@ -34,10 +35,11 @@ from gfl.runtime.model import Model
 from gfl.runtime.on_torch.dataset import evaluate
 from gfl.runtime.on_torch.pt_file import Predict, predictor
 from gfl.runtime.open import EXPORTS, open_model
-from gfl.runtime.providers import ProviderChoice
+from gfl.runtime.providers import PROVIDERS, ProviderChoice, parse_options
 from gfl.say import say
 from gfl.settings import DataConfig
 from gfl.shapes import MOST_PICTURES
+from gfl.signals import exit_code, interrupt_on_sigterm
 
 
 def array_predictor(model: Model) -> Predict:
@@ -83,8 +85,9 @@ def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> 
     for flag, default in (("gin_file", []), ("gin_bindings", []), ("batch", None)):
         if getattr(arguments, flag) != default:
             raise InputError(f"got --{flag} for {path}, which carries all settings; leave --{flag} out")
-    provider = {"npu": "cann"}.get(arguments.device, arguments.device)
-    model = open_model(path, threads=torch.get_num_threads(), choice=ProviderChoice(provider))
+    provider = arguments.provider or {"npu": "cann"}.get(arguments.device, arguments.device)
+    choice = ProviderChoice(provider, options=parse_options(arguments.provider_options))
+    model = open_model(path, threads=torch.get_num_threads(), choice=choice)
     about = model.description
     classes = map_labels(about.names, data, arguments.class_map)
     if (arguments.max_detections or 0) > about.thresholds.max_detections:
@@ -111,12 +114,14 @@ def run(arguments: argparse.Namespace) -> None:
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
     path = arguments.checkpoint or arguments.onnx
     exported = path.is_dir() or path.suffix in EXPORTS
+    if not exported and (arguments.provider or arguments.provider_options):
+        raise InputError(f"got --provider or --provider_options for {path}, which PyTorch runs; give --device instead")
     if arguments.onnx and not exported:
         raise InputError(
             f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
         )
     opened = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
-    for note in (*data.notes, *opened.classes.notes):
+    for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
@@ -132,6 +137,12 @@ def run(arguments: argparse.Namespace) -> None:
     for reason in failed:
         say(f"without detections: {reason}", error=True)
     say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+
+
+def shrinkage_notes(shrinkage: Shrinkage, exported: bool) -> tuple[str, ...]:
+    """What the canvases do to the pictures, where that is anything, and what would help."""
+    mend = f"export that too, with {shrinkage.flags}" if exported else "add it to CANVASES"
+    return (f"{shrinkage.sentence()}; {mend}",) if shrinkage.pictures else ()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,21 +169,26 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--max_detections", type=int, help="detections that count a picture (default 100, as COCO's)")
     flags.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu"))
+    flags.add_argument("--provider", choices=PROVIDERS, help="what runs an exported file (default: that of --device)")
+    flags.add_argument(
+        "--provider_options", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. precision=bf16"
+    )
     return flags
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Evaluate as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
     try:
         run(parser().parse_args(argv))
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         say("\nstopped; run it again for its results", error=True)
-        return 130
+        return exit_code(stopped)
     return 0
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

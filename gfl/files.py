@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,16 +25,26 @@ _MENDS = {
 }
 
 
+def draft_path(path: Path) -> Path:
+    """Where to write what becomes `path`: beside it, under a name that nobody can guess or have chosen as well.
+
+    A process id is no such name: two containers that share a folder often have the same.
+    """
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")  # file systems take 255 bytes
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary handle; what is written to it becomes the file `path` unless the block raises.
 
+    Where `path` is a link, the file takes the link's place, and what it led to stays as it is.
+
     Raises InputError with the path where the file system refuses: no space, no permission, no such folder.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    unfinished = draft_path(path)
     try:
         with write_errors(path):
-            with open(unfinished, "wb") as handle:
+            with open(unfinished, "xb") as handle:  # x: it follows no link, and takes no file that is there
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -58,7 +69,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     require_new(path)
     make_folder(path.parent)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_path(path)
     try:
         with write_errors(path):
             draft.mkdir()

@@ -32,8 +32,19 @@ def exit_code(stopped: KeyboardInterrupt) -> int:
 
 
 def interrupt_on_sigterm() -> None:
-    """Let SIGTERM, which batch systems send, stop this program as Ctrl-C does: nothing is left half-written."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let SIGTERM and SIGHUP stop this program as Ctrl-C does, so that nothing is left half-written.
+
+    Batch systems send the first, terminals that close the second; where nohup ignores it, it stays ignored.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the end
+    raise Stopped(number)
 
 
 class StopRequest:

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 
-from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
 from gfl.files import write_errors
@@ -40,7 +39,7 @@ class DrawnPictures:
             write_drawn(self._folder / name, result.draw(self._score))
             return
         with self._large_lock:
-            whole = replace(result, image=read_picture(self._files[position].path))
+            whole = replace(result, image=self._files[position].open().decode())
             write_drawn(self._folder / name, whole.draw(self._score))
 
 

@@ -14,6 +14,7 @@ class Opened(NamedTuple):
 
     pixels: int  # as its header says: decoding takes memory for so many
     decode: Callable[[], Image]  # uint8 (H,W,3) RGB; raises InputError where it cannot
+    is_first: bool = False  # of several pictures in its file, whose others are not read
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,14 +19,16 @@ from typing import Generic, NamedTuple, TypeVar
 import cv2
 import numpy as np
 
-from gfl.data.transforms import place_on_canvas, resize
+from gfl.data.canvas import NOT_SHRUNK, Shrinkage, judge_shrinkage
+from gfl.data.transforms import place_on_canvas, resize, resized_size
 from gfl.errors import InputError
 from gfl.machine import usable_cores
+from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from gfl.runtime.description import Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
 from gfl.shapes import Canvas
-from infer.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
+from gfl.words import counted
 from infer.opened import Source
 
 T = TypeVar("T")
@@ -62,6 +64,9 @@ class Timings:
     run_s: list[float] = field(default_factory=list)  # of each run of the model
     post_s: float = 0.0  # outputs into results and `on_result`: the sum over the writers
     loads: dict[Canvas, Load] = field(default_factory=dict)
+    sizes: Counter[Canvas] = field(default_factory=Counter)  # pictures by the size that the model's resize rule gives
+    shrinkage: Shrinkage = NOT_SHRUNK  # what the model's canvases did to them
+    firsts: int = 0  # pictures whose file holds more, which are not read
 
     @property
     def shares(self) -> dict[str, float]:
@@ -69,6 +74,20 @@ class Timings:
         parts = {"decode": self.decode_s, "run": sum(self.run_s), "post": self.post_s}
         total = sum(parts.values())
         return {name: part / total if total else 0.0 for name, part in parts.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of the pictures as they were read."""
+        found = []
+        if self.shrinkage.pictures:
+            found.append(f"{self.shrinkage.sentence()}; write it too: python -m export.onnx {self.shrinkage.flags}")
+        if self.firsts:
+            one = self.firsts == 1
+            found.append(
+                f"{counted(self.firsts, 'file')} {'holds' if one else 'hold'} several pictures (animations or pages), "
+                f"of which the first {'was' if one else 'were'} taken"
+            )
+        return tuple(found)
 
 
 def default_readers(provider: str, cores: int) -> int:
@@ -103,7 +122,7 @@ def run_pictures(
         Exception: the first that `model.run`, `on_result` or `sources` raised, once all threads have ended.
     """
     readers = readers or default_readers(model.provider_report().provider, usable_cores())
-    reader = _Reader(model, sources, keep_pixels)
+    reader, rule = _Reader(model, sources, keep_pixels), model.description
     timings, started = Timings(), time.perf_counter()
     with _single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
         results = _Results(writing, on_result, most=2 * model.batch)
@@ -114,6 +133,8 @@ def run_pictures(
                 if isinstance(outcome, Failed):
                     results.add(position, outcome)
                 else:
+                    timings.sizes[resized_size(*outcome.info.size_hw, rule.short_side, rule.long_side)] += 1
+                    timings.firsts += outcome.is_first
                     yield outcome
 
         def run_batch(batch: Sequence[InputPicture]) -> Arrays:
@@ -132,6 +153,8 @@ def run_pictures(
             for index, picture in enumerate(batch):
                 results.add(picture.position, partial(result_of, outputs, index, picture.info, model.description))
         results.finish()
+    sizes, counts = list(timings.sizes), list(timings.sizes.values())
+    timings.shrinkage = judge_shrinkage(sizes, model.canvases, counts)
     timings.post_s, timings.seconds = results.seconds, time.perf_counter() - started
     timings.first_s = None if results.first_at is None else results.first_at - started
     return timings
@@ -229,7 +252,8 @@ class _Reader:
             image = resize(image, resized_hw)  # the original is let go here, unless it is kept
         planes = np.empty((3, *canvas), np.uint8)
         place_on_canvas(image, planes)
-        return InputPicture(position, PictureInfo(source.name, (height, width), resized_hw, kept), planes)
+        info = PictureInfo(source.name, (height, width), resized_hw, kept)
+        return InputPicture(position, info, planes, opened.is_first)
 
 
 class _Results:

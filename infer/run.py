@@ -26,18 +26,28 @@ def parser() -> argparse.ArgumentParser:
         prog="infer/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = flags.add_argument
-    add("--model", type=Path, required=True, help=".onnx, .pt, .pt2 or .om, or a folder of exports at several sizes")
+    add("--model", type=Path, required=True, help=".onnx, .pt, .pth, .safetensors, .pt2 or .om, or a folder of exports")
     add(
         "--input",
         required=True,
         help="a picture, a folder, a pattern in quotes ('in/**/*.jpg'), a video or a folder of videos",
     )
     add("--recursive", action="store_true", help="look into the folders below --input too")
+    add(
+        "--depth",
+        default="auto",
+        help="how pictures of more than 8 bits a channel, or of floats, are made 8 bits: auto (by the bits that the "
+        "picture uses; default), full (the range of its type), range (its own range) or a number of bits, e.g. 12",
+    )
+    add("--most_pixels", type=int, metavar="N", help="refuse pictures of more pixels (default 180,000,000)")
     add("--output", type=Path, required=True, help="folder for the results; it must not hold any yet")
     add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
     add("--shard", metavar="i/n", help="do part i of n into OUTPUT/shard-i-of-n; to join them: python -m infer.merge")
     add(
-        "--provider", default="auto", choices=("auto", "cpu", "cuda", "cann"), help="what runs the model (default auto)"
+        "--provider",
+        default="auto",
+        choices=("auto", "cpu", "cuda", "cann", "openvino"),
+        help="what runs the model (default auto); openvino takes an .onnx and --provider_options precision=f32|bf16",
     )
     add(
         "--provider_options", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="handed to the provider"
@@ -50,6 +60,16 @@ def parser() -> argparse.ArgumentParser:
         "best-F1 score of its evaluation); detections.json has all that pass the model's own threshold",
     )
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
+    add(
+        "--gin_file", action="append", default=[], metavar="FILE", help="settings of a .pth or .safetensors without any"
+    )
+    add("--gin_bindings", action="extend", nargs="+", default=[], metavar="'NAME = value'", help="change its settings")
+    add(
+        "--names",
+        type=Path,
+        metavar="FILE",
+        help="classes of a .pth or .safetensors that does not name them: a name a line, or COCO annotations",
+    )
     add("--threads", type=int, default=0, metavar="N", help="of the model on a CPU (default 0: the runtime's choice)")
     add(
         "--annotations",
@@ -62,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Detect as the command line says; 0, 2 on a user's mistake, 130 when interrupted."""
+    """Detect as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
     arguments = parser().parse_args(argv)
     # What OpenCV and FFmpeg say of a damaged file, the sentence that is printed says better.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -70,7 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
     from gfl.say import say
+    from gfl.shapes import MOST_PIXELS
+    from gfl.signals import exit_code
 
+    # For formats whose headers only OpenCV reads; it looks once, when it is imported.
+    most_pixels = str(arguments.most_pixels or os.environ.get("GFL_MOST_PIXELS") or MOST_PIXELS)
+    if most_pixels.isdecimal():
+        os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", most_pixels)
     try:
         from infer.task import run
 
@@ -78,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         say(f"\nstopped; nothing was written to {arguments.output}", error=True)
-        return 130
+        return exit_code(stopped)
     return 0
 
 

@@ -11,11 +11,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from gfl.data.picture_files import JPEG_START, PICTURES, PNG_START, decode_picture, is_decodable, read_bytes
+from gfl.data.depth import check_depth
+from gfl.data.picture_files import PICTURES, decode_picture, is_decodable, read_bytes
+from gfl.data.picture_headers import holds_several, stated_pixels
 from gfl.errors import InputError
 from gfl.words import counted, printable
 from infer.listing import VIDEOS, Entry, Kind, distinct, entries_of, matches
@@ -23,7 +25,6 @@ from infer.opened import Opened, Source
 from infer.videos import Video, Videos, open_video, open_videos
 
 LISTED = 5  # names in a sentence
-JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that state the picture's size
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,16 @@ class File:
 
     name: str  # its path from the folder or the pattern's fixed part on, with forward slashes
     path: Path  # absolute: CANN's cache moves the working directory
+    depth: str = "auto"  # how more than 8 bits a channel are scaled
+    most_pixels: int | None = None  # larger pictures are refused; None: the reader's own limit
 
     def open(self) -> Opened:
         """Read the file; InputError where it cannot be read."""
         data = read_bytes(self.path)
-        return Opened(stated_pixels(data), partial(decode_picture, data, str(self.path)))
+        # A header that does not say it: decoding will fail, or take about what the file has.
+        pixels = stated_pixels(data) or len(data)
+        decode = partial(decode_picture, data, str(self.path), self.depth, self.most_pixels)
+        return Opened(pixels, decode, holds_several(data))
 
 
 @dataclass(frozen=True)
@@ -61,33 +67,49 @@ class Files:
         start, stop = self.total * (index - 1) // count, self.total * index // count
         return Files(self.files[start:stop], start, self.digest, self.notes)
 
+    def read_with(self, depth: str, most_pixels: int | None) -> Files:
+        """The same files, to be read by these rules."""
+        return replace(self, files=tuple(File(file.name, file.path, depth, most_pixels) for file in self.files))
+
 
 Inputs = Files | Video | Videos
 
 
-def find_inputs(text: str, *, recursive: bool = False) -> Inputs:
+def find_inputs(text: str, *, recursive: bool = False, depth: str = "auto", most_pixels: int | None = None) -> Inputs:
     """What --input names; InputError where that is nothing, or holds no picture and no video.
 
-    recursive: whether the folders below a folder, or below those that a pattern matches, are looked into.
+    Args:
+        text: a file, a folder or a pattern.
+        recursive: whether the folders below a folder, or below those that a pattern matches, are looked into.
+        depth: how pictures of more than 8 bits a channel are scaled (`gfl.data.depth`).
+        most_pixels: larger pictures are refused; None: `pixel_limit`.
     """
+    if most_pixels is not None and most_pixels < 1:
+        raise InputError(f"got --most_pixels {most_pixels}, expected at least 1; omit it for the default")
+    check_depth(depth)
+    found = look_up(text, recursive=recursive)
+    return found.read_with(depth, most_pixels) if isinstance(found, Files) else found
+
+
+def look_up(text: str, *, recursive: bool) -> Inputs:
+    """As `find_inputs`, whatever is in the files."""
     path = Path(text).absolute()
     try:
         if path.is_dir():
-            return take(entries_of(path, recursive=recursive), path, f"{printable(text)} holds")
+            return take(entries_of(path, recursive=recursive), path, f"{text} holds")
         if path.is_file():
             return one_file(path)
         if glob.has_magic(text) and not os.path.lexists(path):
-            return pattern_inputs(path, printable(text), recursive=recursive)
+            return pattern_inputs(path, text, recursive=recursive)
         if path.exists():
             raise InputError(
-                f"{printable(text)} is a pipe, a device or a socket, expected pictures or a video; write them into a "
-                "folder"
+                f"{text} is a pipe, a device or a socket, expected pictures or a video; write them into a folder"
             )
     except OSError as error:
         raise InputError(
-            f"{printable(text)} cannot be read ({error.strerror}), expected pictures or a video; check --input"
+            f"{text} cannot be read ({error.strerror}), expected pictures or a video; check --input"
         ) from error
-    raise InputError(f"{printable(text)}: no such file or folder, expected pictures or a video; check --input")
+    raise InputError(f"{text}: no such file or folder, expected pictures or a video; check --input")
 
 
 def one_file(path: Path) -> Inputs:
@@ -177,15 +199,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise InputError(f"got --shard {text}, expected i/n with i from 1 to n, e.g. --shard 1/4 to --shard 4/4")
     return int(match[1]), int(match[2])
-
-
-def stated_pixels(data: bytes) -> int:
-    """Pixels of a JPEG or PNG, read off its header; for other formats, and where it has no size, the file's bytes."""
-    if data.startswith(PNG_START):
-        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
-    at = len(JPEG_START) if data.startswith(JPEG_START) else len(data)
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in JPEG_FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7], "big") * int.from_bytes(data[at + 7 : at + 9], "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")  # the next segment
-    return len(data)

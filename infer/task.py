@@ -14,7 +14,7 @@ from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
-from gfl.runtime.providers import ProviderChoice, ProviderReport
+from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
 from gfl.say import say
 from infer.drawn_pictures import DrawnPictures
@@ -52,7 +52,9 @@ def read_task(arguments: argparse.Namespace) -> Task:
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder: Path = arguments.output
-    inputs = find_inputs(arguments.input, recursive=arguments.recursive)
+    inputs = find_inputs(
+        arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
+    )
     if shard is not None:
         if not isinstance(inputs, Files):
             raise InputError(
@@ -72,14 +74,6 @@ def read_task(arguments: argparse.Namespace) -> Task:
 def shard_name(index: int, count: int) -> str:
     """The folder of a shard's results."""
     return f"shard-{index}-of-{count}"
-
-
-def parse_options(texts: Sequence[str]) -> dict[str, str]:
-    """'device_id=1' -> {'device_id': '1'}; InputError for anything else."""
-    for text in texts:
-        if not text.partition("=")[0] or "=" not in text:
-            raise InputError(f"got --provider_options {text}, expected KEY=VALUE, e.g. device_id=0")
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
 def read_image_ids(annotations: Path, inputs: Inputs) -> list[int]:
@@ -112,7 +106,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Detect, and write the results. Raises InputError for a user's mistake, and then leaves nothing behind."""
     task = read_task(arguments)
     with new_results(task.folder) as unfinished:
-        model = open_model(arguments.model, batch=arguments.batch, threads=arguments.threads, choice=task.choice)
+        model = open_model(
+            arguments.model,
+            batch=arguments.batch,
+            threads=arguments.threads,
+            choice=task.choice,
+            gin_files=arguments.gin_file,
+            gin_bindings=arguments.gin_bindings,
+            names=arguments.names,
+        )
         say("\n".join(head_lines(model, task.inputs, task.shard)))
         drawn = None
         if arguments.draw:
@@ -137,7 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         write_atomic(unfinished / SUMMARY, to_json(content, indent=2))
     say("\n".join(result_lines(recorder, timings, report, arguments.score)))
-    for note in report.notes:
+    for note in (*report.notes, *timings.notes):
         say(f"note: {note}")
     written = (task.folder / name for name in (DETECTIONS, SUMMARY, *([DRAWN] if arguments.draw else [])))
     say(f"\nwrote {', '.join(map(str, written))}")

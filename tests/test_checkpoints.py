@@ -14,6 +14,7 @@ from gfl.config import ParsedRun, read_run
 from gfl.engine.checkpoints import load_trained, read_state, write_checkpoint
 from gfl.errors import InputError
 from gfl.model import detector
+from gfl.runtime.on_torch.pt_file import describe
 from gfl.tensors.variables import Variables, flatten
 from gfl.version import VERSION
 
@@ -79,7 +80,7 @@ def test_state_that_cannot_be_read_is_one_sentence(tmp_path: Path, content: byte
     path = tmp_path / "last.pt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=r"last\.pt cannot be read \(\w+\); give the last\.pt of a run"):
+    with pytest.raises(InputError, match=r"last\.pt .*(cannot be opened|expected the last\.pt of a run)"):
         read_state(path)
 
 
@@ -156,3 +157,40 @@ def test_class_count_that_contradicts_the_weights_is_refused(tmp_path: Path, par
     torch.save(flatten(variables_of(parsed, 1)), path)
     with pytest.raises(InputError, match="has 3 class channels, expected 2 for this data set"):
         load_trained(path, parsed.run, NAMES[:2])
+
+
+def test_settings_of_a_model_far_larger_than_the_file_are_refused_before_it_is_made(
+    tmp_path: Path, parsed: ParsedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.pt", parsed)
+    monkeypatch.setattr(detector, "init", None)
+    for setting in ("HeadConfig.channels = 4096", "FPNConfig.channels = 4096", "ResNetConfig.base_width = 512"):
+        with pytest.raises(InputError, match=r"is not of this model: got \d+ weights, expected at least \d+"):
+            load_trained(path, bindings=[setting])
+
+
+def test_canvases_beyond_every_picture_are_refused(tmp_path: Path, parsed: ParsedRun) -> None:
+    with pytest.raises(InputError, match=r"names the canvases .* expected at most 180000000 pixels each"):
+        load_trained(write(tmp_path / "a.pt", parsed, canvases=[[64, 96], [10**6, 10**6]]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"category_ids": ["a", "b", "c"]},
+        {"score_thresholds": [None] * 3},
+        {"canvases": [3]},
+        {"canvases": [["a", "b"]]},
+    ],
+)
+def test_values_of_another_kind_are_one_sentence(tmp_path: Path, parsed: ParsedRun, values: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"a\.pt has [\w ]+ that cannot be read"):
+        load_trained(write(tmp_path / "a.pt", parsed, **values))
+
+
+def test_an_export_says_nothing_of_the_folders_of_this_machine(tmp_path: Path, parsed: ParsedRun) -> None:
+    trained = load_trained(write(tmp_path / "a.pt", parsed), bindings=["DATA_ROOT = '/home/me'", "LR = 0.25"])
+    described = describe(trained, size=(64, 96), batch=1)
+    assert "/home/me" in trained.config_text
+    assert "/home/me" not in "".join(described.to_metadata().values())
+    assert "LR = 0.25" in described.config

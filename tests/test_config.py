@@ -14,7 +14,7 @@ import pytest
 
 import gfl
 from gfl import config
-from gfl.config import ParsedRun, config_folder, find_gin_file, read_run, read_text, run_files
+from gfl.config import ParsedRun, config_folder, find_gin_file, read_run, read_text, run_files, without_paths
 from gfl.errors import InputError
 from gfl.model.detector import DetectorConfig
 from gfl.settings import OptimConfig, RunConfig
@@ -494,3 +494,50 @@ def test_a_package_that_hides_gin_config_is_named(tmp_path: Path) -> None:
 def test_a_run_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "mine.gin").write_text("EPOCHS = 3\n", encoding="utf-8-sig")
     assert read_run([tmp_path / "mine.gin"]).run.epochs == 3
+
+
+# ---- texts of strangers ----
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("include 'marker.gin'", "stored config:1: include of 'marker.gin', expected all settings in the text itself"),
+        ("import marker", "import of marker"),
+        ("from marker import f", "import of marker.f"),
+        ("from __gin__ import dynamic_registration\nimport marker\nEPOCHS = @marker.f()", "import of marker"),
+        ("EPOCHS = @marker.f()", "marker.f is no setting"),
+        ("EPOCHS = @os.system()", "os.system is no setting"),
+        ("EPOCHS = __import__('marker')", "Failed to parse token '__import__'"),
+        ("marker.f.x = 1", "marker.f is no setting"),
+        ("EPOCHS = " + "(" * 5000, "nested too deeply|nested parentheses"),
+    ],
+)
+def test_a_text_that_travelled_in_a_file_imports_and_includes_nothing(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "marker.py").write_text("open('ran', 'w').close()\ndef f(): open('ran', 'w').close()\n")
+    (tmp_path / "marker.gin").write_text("EPOCHS = 3")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=said) as caught:
+        read_text(text)
+    assert len(str(caught.value)) < 1000
+    assert not (tmp_path / "ran").exists()
+
+
+def test_settings_without_paths_name_no_file_and_keep_the_rest(tmp_path: Path) -> None:
+    mine = write(
+        tmp_path / "mine.gin",
+        "include 'r50.gin'\nHERE = '/home/me'\nDATA_ROOT = %HERE\nsettings.DataConfig.val_json = '/home/v.json'\n",
+    )
+    whole = read_run([mine], ["CHECKPOINT = '/home/w.pth'", "LR = 0.5", "HeadConfig.convs = 2"])
+    assert whole.config_text.count("/home") == 3
+    text = without_paths(whole.config_text)
+    assert "/home" not in text
+    run = read_text(text).run
+    assert run.checkpoint is None
+    assert run.data.root == "data/coco"
+    assert (run.detector, run.optim) == (whole.run.detector, whole.run.optim)
+    assert without_paths(text) == text
+    assert without_paths("") == ""

@@ -15,7 +15,7 @@ import pytest
 
 from gfl import files
 from gfl.errors import InputError
-from gfl.files import append_text, atomic_file, to_json, write_atomic
+from gfl.files import append_text, atomic_file, draft_path, new_folder, to_json, write_atomic
 
 
 def names_in(folder: Path) -> list[str]:
@@ -46,6 +46,40 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_
         stop_halfway()
     assert path.read_text(encoding="utf-8") == "old"
     assert names_in(tmp_path) == ["a.json"]
+
+
+def test_a_draft_has_a_name_of_its_own_and_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / f"{'ü' * 120}.json"
+    assert len({draft_path(path) for _ in range(100)}) == 100
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    draft = draft_path(path)
+    monkeypatch.setattr(files, "draft_path", lambda _: draft)
+    draft.symlink_to(victim)
+    with pytest.raises(InputError, match="File exists"):
+        write_atomic(path, "new")
+    draft.symlink_to(victim)
+    with pytest.raises(InputError, match="File exists"), new_folder(tmp_path / "folder"):
+        pass
+    assert victim.read_text() == "kept"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes and links are of Unix")
+def test_a_whole_file_has_the_usual_mode_and_takes_the_place_of_a_link(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("kept")
+    path = tmp_path / "a.json"
+    path.symlink_to(tmp_path / "target")
+    before = os.umask(0o027)
+    try:
+        write_atomic(path, "new")
+        with new_folder(tmp_path / "folder") as draft:
+            assert draft.parent == tmp_path
+    finally:
+        os.umask(before)
+    assert not path.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "target").read_text() == "kept"
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ Rule = Callable[[Sources], Iterator[str]]
 # named after it.
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
-        "gfl.errors": (),
+        "gfl.errors": ("gfl.words",),
         "gfl.version": (),
         "gfl.shapes": (),
         "gfl.limits": (),
         "gfl.machine": (),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
-        "gfl.say": (),
+        "gfl.say": ("gfl.words",),
         "gfl.words": (),
         "gfl.signals": (),
         "gfl.files": ("gfl.errors",),
@@ -56,7 +56,18 @@ HOMES = {"gin": "gfl/config.py"}
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
 TORCH_FREE = ("infer", "gfl.runtime", "gfl.report")
 RUNS_TORCH = "gfl.runtime.on_torch"  # imported inside functions, when a checkpoint or a program is opened
-TORCH_FREE_PACKAGES = ("numpy", "cv2", "onnxruntime", "rich", "ais_bench", "pycocotools", "faster_coco_eval", "tqdm")
+TORCH_FREE_PACKAGES = (
+    "numpy",
+    "cv2",
+    "onnxruntime",
+    "openvino",
+    "rich",
+    "ais_bench",
+    "pycocotools",
+    "faster_coco_eval",
+    "tqdm",
+    "supervision",
+)
 
 
 MOST_IGNORES = 24  # lines on which mypy is silenced

@@ -572,7 +572,7 @@ def useless(exports: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("--model", "nowhere.onnx", "nowhere.onnx: no such file, expected a model"),
         ("--model", "foreign.onnx", "foreign.onnx is no export of this project"),
-        ("--model", "half.onnx", "half.onnx cannot be opened by ONNX Runtime"),
+        ("--model", "half.onnx", "half.onnx cannot be read as an .onnx"),
         ("--input", "empty", "empty holds nothing, expected at least one picture; check --input"),
         (
             "--input",

@@ -95,11 +95,11 @@ def test_grey_arrays_are_taken_as_pictures_of_three_equal_channels(forms: dict[s
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(3)],
-    ids=["float", "four channels", "empty", "a row"],
+    [np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(3)],
+    ids=["two channels", "empty", "a row"],
 )
 def test_other_arrays_are_refused(array: np.ndarray, forms: dict[str, Path]) -> None:
-    with pytest.raises(InputError, match="expected uint8"):
+    with pytest.raises(InputError, match=r"expected \(H,W\)"):
         load(forms["pt"])(array)
 
 
@@ -136,8 +136,8 @@ def test_drawing_changes_a_copy_where_something_was_found(found: dict[str, list[
     drawn = result.draw(score=float(result.scores[0]))
     assert drawn.shape == before.shape
     assert (drawn != before).any()
-    assert result.image is not None
-    np.testing.assert_array_equal(result.image, before)
+    assert result.image is None  # one of several: its file is read again
+    np.testing.assert_array_equal(result.picture(), before)
     np.testing.assert_array_equal(result.draw(score=1.1), before)
 
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_takes_any_batch_and_a_static_file_its_own(forms: dict[str,
     assert len(load(forms["pt"], batch=3)(files)) == len(files)
     with pytest.raises(InputError, match=r"got a batch of 3 .* takes exactly 2"):
         open_model(forms["onnx"], batch=3)
-    with pytest.raises(InputError, match="expected at least 1"):
+    with pytest.raises(InputError, match="expected a whole number from 1"):
         open_model(forms["pt"], batch=0)
 
 

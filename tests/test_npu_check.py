@@ -24,9 +24,8 @@ from gfl.npu_check.parts import PARTS, Part
 from gfl.npu_check.processes import Finished, run
 from gfl.npu_check.report import FAILED, PASSED, SKIPPED, Figures
 from gfl.npu_check.sizes import CPU
-from gfl.runtime.providers import ProviderChoice
+from gfl.runtime.providers import ProviderChoice, parse_options
 from infer.run import parser as infer_parser
-from infer.task import parse_options
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPLIED = DeviceInfo("cpu, 2 threads", 1, ["CPUExecutionProvider"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import cv2
@@ -95,3 +96,70 @@ def test_a_missing_file_is_an_input_error_naming_it(tmp_path: Path) -> None:
         read_picture(tmp_path / "nowhere.jpg")
     with pytest.raises(InputError, match=tmp_path.name):
         read_picture(tmp_path)
+
+
+# ---- more than 8 bits ----
+
+RAMP = np.linspace(0, 1, 40 * 60).reshape(40, 60)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pixels"),
+    [
+        (".png", (RAMP * 4095).astype(np.uint16)),
+        (".png", (np.dstack([RAMP] * 4) * 4095).astype(np.uint16)),
+        (".tif", (RAMP * 65535).astype(np.uint16)),
+        (".tif", (RAMP * 4095).astype(np.int16)),
+        (".tif", RAMP.astype(np.float32)),
+        (".tif", RAMP * 0.5 - 7),
+        (".tif", np.dstack([RAMP] * 3)),
+        (".tif", (RAMP * 100_000).astype(np.int32)),
+        (".pfm", (RAMP * 30).astype(np.float32)),
+        (".pgm", (RAMP * 1023).astype(np.uint16)),
+        (".jp2", (RAMP * 4095).astype(np.uint16)),
+    ],
+)
+def test_deep_pictures_are_neither_black_nor_wrapped(
+    tmp_path: Path, kind: str, pixels: np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+) -> None:
+    done, data = cv2.imencode(kind, pixels)
+    if not done:
+        pytest.skip(f"this build of OpenCV writes no {kind}")
+    image = read_picture(write(tmp_path / f"a{kind}", data.tobytes()))
+    assert image.shape == (40, 60, 3)
+    levels = image[..., 1].astype(int).reshape(-1)
+    assert np.abs(levels - 255 * RAMP.reshape(-1)).max() <= 6
+
+
+def test_the_rule_for_deep_pictures_can_be_chosen(tmp_path: Path) -> None:
+    done, data = cv2.imencode(".png", (RAMP * 1023).astype(np.uint16))
+    assert done
+    path = write(tmp_path / "a.png", data.tobytes())
+    highest = {depth: int(read_picture(path, depth).max()) for depth in ("auto", "full", "range", "10", "12")}
+    assert highest == {"auto": 255, "full": 3, "range": 255, "10": 255, "12": 63}
+    with pytest.raises(InputError, match="got the depth 'dark'"):
+        read_picture(path, "dark")
+
+
+def test_deep_pictures_are_turned_upright_too(tmp_path: Path) -> None:
+    done, data = cv2.imencode(".png", (RAMP * 4095).astype(np.uint16))
+    assert done
+    content = data.tobytes()
+    chunk = b"eXIf" + TIFF
+    turned = content[:33] + len(TIFF).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + content[33:]
+    upright = read_picture(write(tmp_path / "a.png", content))
+    np.testing.assert_array_equal(read_picture(write(tmp_path / "b.png", turned)), np.rot90(upright, k=-1))
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".tif", ".ppm", ".gif", ".jp2", ".avif", ".ras"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_of_eight_bits_are_read_as_imread_color_does(tmp_path: Path, kind: str, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, channels)).astype(np.uint8)
+    try:
+        done, data = cv2.imencode(kind, pixels)
+    except cv2.error:
+        done = False
+    if not done:
+        pytest.skip(f"this build of OpenCV writes no such {kind}")
+    expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(read_picture(write(tmp_path / f"a{kind}", data.tobytes())), expected)

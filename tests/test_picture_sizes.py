@@ -171,7 +171,7 @@ def test_sizes_beyond_what_opencv_decodes_are_refused(tmp_path: Path) -> None:
     data = png()
     header = data[12:16] + struct.pack(">II", 2**16, 2**16) + data[24:29]
     path.write_bytes(data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:])
-    with pytest.raises(InputError, match="cannot be decoded"):
+    with pytest.raises(InputError, match="got a picture of 4,294,967,296 pixels"):
         upright_size(path)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import tempfile
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from standin_openvino import StandinOpenvino
 from tiny_onnx import BATCH, H, W, write_onnx
 
 from gfl.errors import InputError
@@ -219,8 +223,9 @@ class StartsNothing(ListsMore):
 def test_what_ran_decides_and_not_what_the_session_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", StartsNothing(CUDA))
     strict = open_onnx(path, threads=1, choice=ProviderChoice("cuda"))
-    with pytest.raises(InputError, match="CUDAExecutionProvider ran none of the"):
-        strict.run(*pictures())
+    for _ in range(2):  # and again: the session is not run without the provider that was asked for
+        with pytest.raises(InputError, match="CUDAExecutionProvider ran none of the"):
+            strict.run(*pictures())
 
     for choice in (ProviderChoice("cuda", allow_fallback=True), ProviderChoice()):
         model = open_onnx(path, threads=1, choice=choice)
@@ -240,6 +245,133 @@ def test_int8_goes_to_no_cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "QuantizeLinear" in model.provider_report().notes[0]
 
 
+# ---- several threads ----
+
+
+def run_in_threads(model: object, batches: list[tuple[NDArray[np.uint8], NDArray[np.int32]]]) -> list[object]:
+    """Each batch in a thread of its own, all beginning at once."""
+    together = threading.Barrier(len(batches))
+
+    def run(batch: tuple[NDArray[np.uint8], NDArray[np.int32]]) -> object:
+        together.wait(timeout=30)
+        return model.run(*batch)  # type: ignore[attr-defined]  # any open file
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        return list(pool.map(run, batches))
+
+
+def eight_batches() -> list[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+    rng = np.random.default_rng(0)
+    sizes = np.tile(np.array([[H, W]], np.int32), (BATCH, 1))
+    return [(rng.integers(0, 256 >> n % 4, (BATCH, 3, H, W)).astype(np.uint8), sizes - n) for n in range(8)]
+
+
+def assert_same_outputs(one: list[object], other: list[object]) -> None:
+    for ours, theirs in zip(one, other, strict=True):
+        assert isinstance(ours, dict)
+        assert isinstance(theirs, dict)
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+class Counts(ListsMore):
+    """ONNX Runtime, counting how many runs of one session overlap while its profiler is on."""
+
+    def __init__(self) -> None:
+        super().__init__(CUDA)  # listed and not started, so that sessions are swapped in the first run, too
+        self.first_runs = 0
+
+    def InferenceSession(self, path: str, options: object, **rest: object) -> object:  # noqa: N802  # its name there
+        session = onnxruntime.InferenceSession(path, options, providers=[CPU])
+        [(asked, _)] = rest["providers"]  # type: ignore[misc]  # a list of one pair
+        session.get_providers = lambda: [asked, CPU]
+        end = session.end_profiling
+
+        def end_profiling() -> str:
+            self.first_runs += 1
+            return end()
+
+        session.end_profiling = end_profiling
+        return session
+
+
+def test_threads_that_make_the_first_run_at_once_get_what_one_thread_gets(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = eight_batches()
+    alone = open_onnx(path, threads=1)
+    expected = [alone.run(*batch) for batch in batches]
+    runtime = Counts()
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    model = open_onnx(path, threads=1, choice=ProviderChoice())
+    assert_same_outputs(run_in_threads(model, batches), expected)
+    assert runtime.first_runs == 2  # CUDA's session, which left all to the CPU, and the CPU's: each counted once
+    assert model.provider_report().provider == CPU
+
+
+# ---- OpenVINO ----
+
+INSTALLED = importlib.util.find_spec("openvino") is not None
+
+
+@pytest.fixture(params=["stand-in", "installed"])
+def openvino(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "stand-in":
+        monkeypatch.setitem(sys.modules, "openvino", StandinOpenvino("FP32"))
+    elif not INSTALLED:
+        pytest.skip("openvino is not installed: pip install 'gflv2[openvino]'")
+
+
+@pytest.mark.usefixtures("openvino")
+def test_openvino_gives_what_onnx_runtime_gives_in_several_threads_too(path: Path) -> None:
+    batches = eight_batches()
+    model = open_model(path, threads=1, choice=ProviderChoice("openvino"))
+    reference = open_model(path, threads=1, choice=ProviderChoice("cpu"))
+    for found, batch in zip(run_in_threads(model, batches), batches, strict=True):
+        expected = reference.run(*batch)
+        assert isinstance(found, dict)
+        assert set(found) == set(expected)
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
+    assert model.provider_report() == ProviderReport("OpenVINO CPU f32", {}, ())
+
+
+@pytest.mark.usefixtures("openvino")
+def test_openvino_takes_a_folder_of_canvases_and_names_a_damaged_file(tmp_path: Path) -> None:
+    write_onnx(tmp_path / "wide.onnx", size=(64, 128))
+    write_onnx(tmp_path / "small.onnx")
+    assert open_model(tmp_path, threads=1, choice=ProviderChoice("openvino")).canvases == ((64, 96), (64, 128))
+    model = onnx.load(tmp_path / "wide.onnx")
+    model.graph.node[0].op_type = "Unknown"
+    onnx.save(model, tmp_path / "wide.onnx")
+    with pytest.raises(InputError, match=r"wide\.onnx cannot be opened by OpenVINO \((Unable|Error)"):
+        open_model(tmp_path, choice=ProviderChoice("openvino"))
+
+
+def test_openvino_never_computes_in_another_precision_than_it_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bf16, without = StandinOpenvino("FP32", "BF16"), StandinOpenvino("FP32", "INT8")
+    monkeypatch.setitem(sys.modules, "openvino", with_bf16)
+    bf16 = ProviderChoice("openvino", options={"precision": "bf16"})
+    for choice, said in ((ProviderChoice("openvino"), "f32"), (bf16, "bf16")):
+        assert open_model(path, threads=3, choice=choice).provider_report().provider == f"OpenVINO CPU {said}"
+        assert with_bf16.settings[-1]["INFERENCE_PRECISION_HINT"] == said
+        assert with_bf16.settings[-1]["INFERENCE_NUM_THREADS"] == "3"
+    monkeypatch.setitem(sys.modules, "openvino", without)
+    with pytest.raises(InputError, match="this CPU does not compute in it; omit it"):
+        open_model(path, choice=bf16)
+
+
+def test_openvino_that_is_missing_is_told_in_one_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match=r"needs the package openvino \(pip install 'gflv2\[openvino\]'\)"):
+        open_model(path, choice=ProviderChoice("openvino"))
+
+
+def test_openvino_runs_a_whole_file_so_that_no_fallback_is_taken() -> None:
+    with pytest.raises(InputError, match="got allow_fallback for the provider openvino"):
+        ProviderChoice("openvino", allow_fallback=True)
+
+
 # ---- options ----
 
 
@@ -254,7 +386,7 @@ def test_int8_goes_to_no_cann(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("cuda", {"gpu_mem": "5"}, ["did you mean gpu_mem_limit?"]),
         ("cuda", {"precision_mode": "force_fp16"}, ["the provider cuda", "device_id, gpu_mem_limit"]),
         ("cpu", {"device_id": "0"}, ["the provider cpu", "expected none"]),
-        ("tpu", {}, ["the provider 'tpu'", "auto, cpu, cuda, cann", "did you mean cpu?"]),
+        ("tpu", {}, ["the provider 'tpu'", "auto, cpu, cuda, cann, openvino", "did you mean cpu?"]),
         ("gpu", {}, ["did you mean cuda?"]),
         ("npu", {}, ["did you mean cann?"]),
         ("tensorrt", {}, ["the provider 'tensorrt'", "give another"]),
@@ -307,5 +439,5 @@ def test_a_damaged_file_is_told_whatever_was_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "damaged.onnx"
     path.write_bytes(b"no protobuf")
     for choice in (ProviderChoice("cpu"), ProviderChoice()):
-        with pytest.raises(InputError, match="cannot be opened by ONNX Runtime"):
+        with pytest.raises(InputError, match=r"cannot be read as an \.onnx"):
             open_onnx(path, choice=choice)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +36,46 @@ def test_a_deferred_signal_is_noted_and_the_first_one_counts() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.number == signal.SIGHUP
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from gfl.files import atomic_file, new_folder
+from gfl.signals import exit_code, interrupt_on_sigterm
+
+interrupt_on_sigterm()
+try:
+    with new_folder(Path("folder")) as draft, atomic_file(Path("file")) as handle, atomic_file(draft / "file"):
+        handle.write(b"half")
+        print("ready", flush=True)
+        time.sleep(60)
+except KeyboardInterrupt as stopped:
+    sys.exit(exit_code(stopped))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *SIGNALS])
+def test_drafts_vanish_with_every_signal_and_the_exit_code_names_it(tmp_path: Path, number: int) -> None:
+    command = [sys.executable, "-c", WRITER]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        assert len(list(tmp_path.iterdir())) == 2
+        writer.send_signal(number)
+        assert writer.wait(30) == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["gfl/evaluate.py", "gfl/data/__main__.py", "gfl/data/synthetic.py", "gfl/npu_check/__main__.py", "infer/run.py"],
+)
+def test_programs_that_write_stop_at_signals(program: str) -> None:
+    text = (Path(__file__).resolve().parents[1] / program).read_text(encoding="utf-8")
+    assert text.rstrip().endswith("interrupt_on_sigterm()\n    sys.exit(main())") or "interrupt_on_sigterm()  #" in text
+    assert "exit_code(stopped)" in text
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:

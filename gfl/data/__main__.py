@@ -24,6 +24,7 @@ from gfl.files import to_json, write_atomic
 from gfl.report.data_page import data_page
 from gfl.say import say
 from gfl.settings import DataConfig, RunConfig
+from gfl.signals import exit_code, interrupt_on_sigterm
 from gfl.words import class_shares, counted
 
 
@@ -144,17 +145,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """One verb; its exit status, 2 on a user's mistake, 130 when interrupted."""
+    """One verb; its exit status, 2 on a user's mistake, 128 and its number when a signal stops it."""
     try:
         arguments = parser().parse_args(argv)
         return int(arguments.run(arguments))
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         say("\nstopped", error=True)
-        return 130
+        return exit_code(stopped)
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

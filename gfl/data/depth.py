@@ -2,10 +2,9 @@
 
 `--depth` and `gfl.load` name the rule by one of these words:
 
-- auto: unsigned integers are shifted from the fewest of 8, 10, 12, 14, ... bits that hold all but one value in a
-  thousand, so that a sensor's 12 bits in a 16-bit file are not read as black; floats within 0 to 1 are multiplied by
-  255; floats that are whole numbers count as integers; all else is as 'range'. Full 16 bits come out as OpenCV's
-  IMREAD_COLOR reads them, the reference's reader.
+- auto: whole numbers from 0 on are shifted from the fewest of 8, 10, 12, 14 or 16 bits that hold all but one value in
+  a thousand, so that a sensor's 12 bits in a 16-bit file are not read as black; floats within 0 to 1 are multiplied by
+  255; all else is as 'range'. Full 16 bits come out as the reference's reader has them (OpenCV's IMREAD_COLOR of PNG).
 - full: from the least and the greatest number that the type holds; floats from 0 to 1.
 - range: from the values of the picture that only one in a hundred is below or above: these become 0 and 255.
 - 8 to 32: from so many bits, the same for all pictures, as a sensor has them; 12 makes 4095 white.
@@ -24,6 +23,7 @@ from gfl.errors import InputError
 
 DEPTHS = ("auto", "full", "range")
 FEWEST_BITS, MOST_BITS = 8, 32
+SENSOR_BITS = 16  # the most that a sensor's numbers have
 SAMPLED = 1_000_000  # values, about, that the rules 'auto' and 'range' look at in a large picture
 BLOCK = 4_000_000  # values that are scaled at a time: temporary copies are of float64
 BRIGHTEST = 0.999  # share of the values that 'auto' keeps below white; a sensor's hot pixels are fewer
@@ -75,8 +75,9 @@ def _limits(array: NDArray[np.generic], depth: str) -> tuple[float, float]:
     if depth == "auto" and least >= 0:
         if array.dtype.kind == "f" and values.max() <= 1:
             return 0.0, 1.0
-        if array.dtype.kind == "u" or bool((values == np.floor(values)).all()):
-            return 0.0, float(2 ** bits_of(float(np.quantile(values, BRIGHTEST, method="higher"))) - 1)
+        bits = bits_of(float(np.quantile(values, BRIGHTEST, method="higher")))
+        if bits <= SENSOR_BITS and bool((values == np.floor(values)).all()):
+            return 0.0, float(2**bits - 1)
     low, high = (float(value) for value in np.quantile(values, (DARK, LIGHT)))
     if low == high:  # nearly all values are one: the rest decides
         low, high = float(least), float(values.max())

@@ -13,16 +13,18 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from gfl.data.depth import to_uint8
+from gfl.data.picture_headers import JPEG_START, PNG_START, stated_pixels
 from gfl.data.transforms import Image
 from gfl.errors import InputError
-from gfl.words import printable
+from gfl.shapes import MOST_PIXELS
 
 # How the names of most picture files end: those are not asked what they hold.
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MOST_BYTES = 2**31 - 1  # of a file: OpenCV takes no more
-PNG_START = b"\x89PNG\r\n\x1a\n"
-JPEG_START = b"\xff\xd8"
+PIXELS_VARIABLE = "GFL_MOST_PIXELS"
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9  # the markers before a scan's data and at the end of the file
 # In a scan's data 0xff is followed by 0x00 (a literal 0xff), a restart marker or fill: anything else ends the scan.
 JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -64,7 +66,7 @@ def opencv_path(path: Path) -> Iterator[str]:
         elif os.path.exists(f"/dev/fd/{stream.fileno()}"):
             yield f"/dev/fd/{stream.fileno()}"
         else:
-            raise InputError(f"{printable(str(path))} has a name that is no UTF-8, expected one that is; rename it")
+            raise InputError(f"{path} has a name that is no UTF-8, expected one that is; rename it")
 
 
 def is_utf8(text: str) -> bool:
@@ -101,13 +103,26 @@ def check_regular(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "it is a pipe, a device or a socket")
 
 
-def read_picture(path: Path) -> Image:
+def read_picture(path: Path, depth: str = "auto", most_pixels: int | None = None) -> Image:
     """Read a picture file as uint8 (H,W,3) RGB, turned upright by its EXIF orientation.
 
-    This is cv2.IMREAD_COLOR, mmcv's default ('color'): grey and transparent pictures become three channels.
-    Raises InputError naming the file where it is missing, truncated or not a picture.
+    For pictures of 8 bits this is cv2.IMREAD_COLOR, mmcv's default ('color'): grey and transparent pictures become
+    three channels. Deeper ones are scaled by the rule `depth` (`gfl.data.depth`). Of an animation, or of several pages,
+    it is the first picture.
+    Raises InputError naming the file where it is missing, truncated, not a picture or one of more than `most_pixels`
+    (default: `pixel_limit`).
     """
-    return decode_picture(read_bytes(path), str(path))
+    return decode_picture(read_bytes(path), str(path), depth, most_pixels)
+
+
+def pixel_limit() -> int:
+    """The most pixels of a picture that are decoded: GFL_MOST_PIXELS of the environment, else MOST_PIXELS."""
+    text = os.environ.get(PIXELS_VARIABLE, "")
+    if not text:
+        return MOST_PIXELS
+    if not re.fullmatch("[0-9]{1,15}", text) or int(text) == 0:
+        raise InputError(f"got {PIXELS_VARIABLE}={text}, expected a number of pixels; unset it for {MOST_PIXELS}")
+    return int(text)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -120,7 +135,7 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise InputError(unreadable(path, error)) from None
     raise InputError(
-        f"got a file of {size} bytes, {printable(str(path))}, expected a picture of at most {MOST_BYTES}, which is "
+        f"got a file of {size} bytes, {path}, expected a picture of at most {MOST_BYTES}, which is "
         "what OpenCV takes; write it in a format that compresses"
     )
 
@@ -128,25 +143,47 @@ def read_bytes(path: Path) -> bytes:
 def unreadable(path: Path, error: Exception) -> str:
     """The sentence for a file that cannot be read."""
     reason = getattr(error, "strerror", None) or str(error)
-    return f"got no picture from {printable(str(path))} ({reason}), expected a readable file; check the folder"
+    return f"got no picture from {path} ({reason}), expected a readable file; check the folder"
 
 
-def decode_picture(data: bytes, name: str) -> Image:
+def decode_picture(data: bytes, name: str, depth: str = "auto", most_pixels: int | None = None) -> Image:
     """Decode a file's bytes as `read_picture` does; `name` is what an InputError calls it."""
     if is_truncated(data):
         # OpenCV would fill the missing part with grey and say nothing.
+        raise InputError(f"got a truncated file {name} ({len(data)} bytes), expected a whole picture; copy it again")
+    limit, pixels = pixel_limit() if most_pixels is None else most_pixels, stated_pixels(data)
+    if pixels is not None:
+        check_pixels(pixels, limit, name)
+    decoded = None if pixels == 0 else decode(data)
+    if decoded is None:
         raise InputError(
-            f"got a truncated file {printable(name)} ({len(data)} bytes), expected a whole picture; copy it again"
-        )
-    image = None
-    with suppress(cv2.error):
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(
-            f"got a file that cannot be decoded, {printable(name)} ({len(data)} bytes), expected a JPEG, PNG or "
+            f"got a file that cannot be decoded, {name} ({len(data)} bytes), expected a JPEG, PNG or "
             "other picture that OpenCV reads; copy it again or leave it out"
         )
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    # The header of a format that is unknown here is not read: OpenCV's own limit held while it was decoded.
+    check_pixels(decoded.shape[0] * decoded.shape[1], limit, name)
+    levels = to_uint8(decoded, depth)
+    colours = cv2.COLOR_GRAY2RGB if levels.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(levels, colours), dtype=np.uint8)
+
+
+def decode(data: bytes, flags: int = 0) -> NDArray[np.generic] | None:
+    """The pixels of a file, (H,W,3) BGR or (H,W), in the depth that it has; None where OpenCV cannot decode it."""
+    for colours in (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE):  # OpenCV makes no colours of one channel of floats
+        with suppress(cv2.error):
+            decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), colours | cv2.IMREAD_ANYDEPTH | flags)
+            if decoded is not None:
+                return np.asarray(decoded)
+    return None
+
+
+def check_pixels(pixels: int, limit: int, name: str) -> None:
+    """Raise InputError where a picture has more pixels than are decoded."""
+    if pixels > limit:
+        raise InputError(
+            f"got a picture of {pixels:,} pixels, {name}, expected at most {limit:,}; cut it into parts, or "
+            f"set {PIXELS_VARIABLE} to more"
+        )
 
 
 def is_truncated(data: bytes) -> bool:

@@ -17,13 +17,15 @@ from typing import BinaryIO, NamedTuple
 import cv2
 import numpy as np
 
-from gfl.data.picture_files import JPEG_END, JPEG_SCAN, JPEG_START, PNG_START, decode_picture, read_bytes
+from gfl.data.depth import to_uint8
+from gfl.data.picture_files import JPEG_END, JPEG_SCAN, decode, decode_picture, open_file, pixel_limit, read_bytes
+from gfl.data.picture_headers import JPEG_START, PNG_START
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 
 JPEG_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, which OpenCV decodes
 JPEG_APP1, EXIF_START = 0xE1, b"Exif\0\0"
-LARGEST_SIDE, MOST_PIXELS = 2**20, 2**30  # OpenCV refuses more
+LARGEST_SIDE = 2**20  # OpenCV refuses more
 ORIENTATION, SHORT = 0x0112, 3  # EXIF's tag, and its type
 TURNING = (5, 6, 7, 8)  # orientations that exchange height and width
 
@@ -60,7 +62,7 @@ def upright_size(path: Path) -> PictureSize:
     JPEG or PNG that has its end shows only when it is decoded.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             start = stream.read(len(PNG_START))
             if start.startswith(JPEG_START):
                 return _jpeg_size(stream)
@@ -73,7 +75,7 @@ def upright_size(path: Path) -> PictureSize:
 
 def _sized(height: int, width: int, exif: Sequence[bytes]) -> PictureSize:
     """The upright size from the stored one and the EXIF blocks of a file."""
-    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE and height * width <= MOST_PIXELS):
+    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE and height * width <= pixel_limit()):
         raise _OddHeaderError
     if len(exif) > 1:
         raise _OddHeaderError
@@ -159,14 +161,18 @@ def _decoded_size(path: Path) -> PictureSize:
     """The size by decoding; the orientation is the one that leads from the stored pixels to the decoded ones."""
     data = read_bytes(path)
     upright = decode_picture(data, str(path))[:, :, ::-1]
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    stored = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    stored = decode(data, cv2.IMREAD_IGNORE_ORIENTATION)
     fitting = [
         orientation
         for orientation in range(1, 9)
-        if stored is not None and np.array_equal(turn(np.asarray(stored, dtype=np.uint8), orientation), upright)
+        if stored is not None and np.array_equal(turn(_colours(to_uint8(stored)), orientation), upright)
     ]
     return PictureSize(upright.shape[0], upright.shape[1], next(iter(fitting), 1))
+
+
+def _colours(levels: Image) -> Image:
+    """Grey (H,W) as (H,W,3)."""
+    return np.repeat(levels[:, :, None], 3, axis=2) if levels.ndim == 2 else levels
 
 
 def turn(stored: Image, orientation: int) -> Image:

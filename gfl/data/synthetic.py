@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from gfl.errors import InputError
 from gfl.say import say
+from gfl.signals import exit_code, interrupt_on_sigterm
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Image: TypeAlias = npt.NDArray[np.uint8]
@@ -356,7 +357,7 @@ def _rgb(hue: float, saturation: float, brightness: float) -> Floats:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write a data set as the command line says; 0, or 2 on a user's mistake."""
+    """Write a data set; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
     parser = argparse.ArgumentParser(prog="python -m gfl.data.synthetic", description="Write a generated data set.")
     parser.add_argument("--output", type=Path, required=True, help="the new folder, in COCO's layout")
     parser.add_argument("--train", type=int, default=400, help="training pictures (%(default)s)")
@@ -368,9 +369,13 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
+    except KeyboardInterrupt as stopped:
+        say(f"\nstopped; nothing was written to {args.output}", error=True)
+        return exit_code(stopped)
     say(f"{args.output}: {args.train} training and {args.val} validation pictures of {', '.join(SHAPES)}")
     return 0
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

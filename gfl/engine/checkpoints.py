@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 
 from gfl.config import read_text
+from gfl.engine.class_layer import BIAS as CLASS_ROWS
+from gfl.engine.torch_file import read_torch_file
 from gfl.engine.weight_fit import Classes, LoadReport, fit
 from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.files import atomic_file
 from gfl.model import detector
 from gfl.settings import RunConfig
@@ -21,6 +23,7 @@ from gfl.tensors.variables import Variables
 from gfl.version import VERSION
 
 SIZE_SETTINGS = ("short_side", "long_side", "eval_short_side", "canvases")  # they decide a run's canvases
+MOST_CANVAS_PX = 180_000_000  # the most pixels of a picture that is read
 RESUME_FIELDS = {"variables", "ema", "optimiser", "loss_scale", "cursor", "config", "best"}  # that --resume reads
 
 
@@ -53,10 +56,7 @@ def write_checkpoint(path: Path, tree: Mapping[str, object]) -> None:
 
 def read_state(path: Path) -> Mapping[str, object]:
     """Everything in a checkpoint of this project; InputError for a file that --resume cannot go on with."""
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises a dozen types for a damaged file
-        raise InputError(f"{path} cannot be read ({type(error).__name__}); give the last.pt of a run") from error
+    tree = read_torch_file(path, "the last.pt of a run")
     if not isinstance(tree, dict) or not tree.keys() >= RESUME_FIELDS:
         raise InputError(f"{path} holds no run to go on with; give the last.pt of a run")
     return tree
@@ -96,11 +96,23 @@ def load_trained(
             canvases = None
     names_its_classes, names = file.names is not None, file.names or names
     if names is None:
-        raise InputError(f"{path} does not name its classes; give --annotations, whose categories do")
+        raise InputError(
+            f"{path} does not name its classes; give --annotations, whose categories do, or --names of infer (names of "
+            "gfl.load)"
+        )
+    rows = file.state.get(CLASS_ROWS)
+    if not names_its_classes and rows is not None and len(rows) - len(names) not in (0, 1):  # 1: for the background
+        raise InputError(
+            f"got {len(names)} class names for {path}, whose class layer has {len(rows)} rows; give the name of each "
+            "of its classes, in its order"
+        )
     run = replace(run, detector=replace(run.detector, num_classes=len(names)))
+    _require_numbers(file, run.detector)
     variables, _ = fit(detector.init(run.detector), file.state, require_all=True, source=path)
-    category_ids = _category_ids(file, len(names))
-    thresholds = _score_thresholds(file, len(names))
+    try:
+        category_ids, thresholds = _category_ids(file, len(names)), _score_thresholds(file, len(names))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _other_values(file, "category ids or score thresholds", error) from error
     return TrainedModel(variables, run, names, category_ids, canvases, text, names_its_classes, thresholds)
 
 
@@ -118,7 +130,41 @@ def _score_thresholds(file: CheckpointFile, classes: int) -> tuple[float, ...] |
 
 def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:
     saved = file.extra.get("canvases")
-    return tuple((int(h), int(w)) for h, w in saved) if isinstance(saved, (list, tuple)) else None
+    if not isinstance(saved, (list, tuple)):
+        return None
+    try:
+        canvases = tuple((int(h), int(w)) for h, w in saved)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _other_values(file, "canvases", error) from error
+    if not all(h > 0 and w > 0 and h * w <= MOST_CANVAS_PX for h, w in canvases):
+        raise InputError(
+            f"{file.path} names the canvases {canvases}, expected at most {MOST_CANVAS_PX} pixels each; get it again "
+            "from where it comes"
+        )
+    return canvases
+
+
+def _other_values(file: CheckpointFile, what: str, error: Exception) -> InputError:
+    return InputError(
+        f"{file.path} has {what} that cannot be read ({first_line(error)}), expected those that gfl.train writes; get "
+        "it again from where it comes"
+    )
+
+
+def _require_numbers(file: CheckpointFile, cfg: detector.DetectorConfig) -> None:
+    """Raise InputError where the settings are of a model far larger than the file: random weights come first."""
+    held = sum(tensor.numel() for tensor in file.state.values())
+    kernel = 3 * 3
+    least = max(  # of the largest layers of each part, whose channels settings widen by squares
+        2 * cfg.head.convs * cfg.head.channels**2 * kernel,
+        cfg.neck.channels**2 * kernel,
+        (8 * cfg.backbone.base_width) ** 2 * kernel,
+    )
+    if least > held:
+        raise InputError(
+            f"{file.path} is not of this model: got {held} weights, expected at least {least} for its settings; give "
+            "the configuration that it was trained with"
+        )
 
 
 def initial_variables(cfg: RunConfig, names: Sequence[str]) -> tuple[Variables, Origin]:

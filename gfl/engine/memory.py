@@ -9,6 +9,7 @@ import torch
 
 from gfl.errors import InputError, first_line
 from gfl.shapes import Canvas
+from gfl.words import counted
 
 # In the messages of CUDA, of torch_npu ("NPU out of memory"), of their libraries, of torch's allocator on a CPU, and
 # of ONNX Runtime.
@@ -20,9 +21,18 @@ def tells_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in _TEXTS)
 
 
+TRAINING = (
+    "raise ACCUMULATE, which computes a step of BATCH_SIZE in as many parts (--batch of gfl.evaluate), lower "
+    "SHORT_SIDE or LONG_SIDE, or set RECOMPUTE = True"
+)
+
+
 @contextmanager
-def memory_errors(canvas: Canvas, pictures: int) -> Iterator[None]:
-    """Around a batch on a device: raise InputError where its memory does not suffice. pictures: of the batch."""
+def memory_errors(canvas: Canvas, pictures: int, mend: str = TRAINING) -> Iterator[None]:
+    """Around a batch on a device: raise InputError where its memory does not suffice.
+
+    pictures: of the batch; mend: what the sentence says to do.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -30,7 +40,6 @@ def memory_errors(canvas: Canvas, pictures: int) -> Iterator[None]:
             raise
         height, width = canvas
         raise InputError(
-            f"the device has too little memory for {pictures} pictures of {height}x{width} at a time "
-            f"({first_line(error)[:200]}); raise ACCUMULATE, which computes a step of BATCH_SIZE in as many parts "
-            "(--batch of gfl.evaluate), lower SHORT_SIDE or LONG_SIDE, or set RECOMPUTE = True"
+            f"the device has too little memory for {counted(pictures, 'picture')} of {height}x{width} at a time "
+            f"({first_line(error)[:200]}); {mend}"
         ) from error

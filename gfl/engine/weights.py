@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import http.client
-import re
 import socket
 import urllib.error
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gfl.engine.torch_file import read_torch_file
 from gfl.errors import InputError, first_line
 
 FORMATS = "this project's .pt, mmdetection's .pth, torchvision's ResNet .pth or .safetensors"
@@ -55,8 +55,8 @@ class CheckpointFile:
 def read_checkpoint(path: str | Path) -> CheckpointFile:
     """Read a file of weights of any known format onto the CPU. Nothing in the file is executed.
 
-    Raises InputError when the file is missing or damaged, holds no weights, or holds objects other than tensors and
-    plain values.
+    Raises InputError when the file is missing or damaged, holds no weights, holds objects other than tensors and plain
+    values, or unpacks to far more than its size.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -64,11 +64,7 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
         raise InputError(f"checkpoint {path}: {what}; expected {FORMATS}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    try:
-        contents: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes of unknown origin fail in the unpickler in any way they like
-        raise _unreadable(path, error) from error
-    return _from_contents(path, contents)
+    return _from_contents(path, read_torch_file(path, FORMATS))
 
 
 def _read_safetensors(path: Path) -> CheckpointFile:
@@ -132,15 +128,9 @@ def _names(names: object) -> tuple[str, ...] | None:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    """The error for a file that cannot be read, in one sentence; PyTorch's own fills a page."""
+    """The error for a .safetensors that cannot be read, in one sentence."""
     if isinstance(error, PermissionError):
         return InputError(f"checkpoint {path} cannot be opened ({error.strerror}): expected a file you may read")
-    foreign = re.search(r"Unsupported (?:global|class).*?([\w.]+\.\w+)", str(error))
-    if foreign is not None:
-        return InputError(
-            f"checkpoint {path} holds objects of {foreign.group(1)}, expected tensors and plain values only; "
-            "save its 'state_dict' and the class names in 'meta' alone and give that file"
-        )
     return InputError(
         f"checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is damaged, cut short or no file of "
         f"weights; expected {FORMATS}; download or copy it again"

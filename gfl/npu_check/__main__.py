@@ -30,7 +30,7 @@ from gfl.npu_check.processes import run
 from gfl.npu_check.report import FAILED, PASSED, REPORT, SKIPPED, Outcome, Report, write_report
 from gfl.npu_check.sizes import CPU, DEVICE
 from gfl.say import say
-from gfl.signals import interrupt_on_sigterm
+from gfl.signals import exit_code, interrupt_on_sigterm
 
 PROBE_TIMEOUT_S = 300.0  # CANN may be slow the first time
 
@@ -144,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         say(f"\nstopped; what is known so far is in {folder}", error=True)
-        return 130
+        return exit_code(stopped)
     say(f"\n{report.counts_text()}\nsend back {folder / f'{REPORT}.md'}")
     return 1 if report.counts()[FAILED] else 0
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.transforms import resize
-from gfl.runtime.inputs import as_image, stack
+from gfl.class_names import place_of_name
+from gfl.data.depth import check_depth
+from gfl.data.transforms import place_on_canvas, resize, resized_size
+from gfl.errors import InputError
+from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
+from gfl.runtime.inputs import OpenFile, Picture, Reading, as_image, check_layout
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
 from gfl.runtime.result import PictureInfo, Result, result_of
-from gfl.shapes import Canvas
 
-Picture: TypeAlias = "str | Path | NDArray[np.uint8]"
+Score: TypeAlias = "float | Mapping[str, float]"
+OnError: TypeAlias = "Callable[[int, InputError], None]"
 
 
 def load(
@@ -28,23 +33,42 @@ def load(
     threads: int = 0,
     allow_fallback: bool = False,
     provider_options: Mapping[str, str] | None = None,
+    score: Score | None = None,
+    class_agnostic: bool = False,
+    depth: str = "auto",
+    gin_file: str | Path | Sequence[str | Path] = (),
+    gin_bindings: Sequence[str] = (),
+    names: str | Path | Sequence[str] | None = None,
 ) -> Detect:
     """Open a trained model, in any form that this project writes, as a function of pictures.
 
+    The function may be called from several threads at once, from the first call on.
+
     Args:
         path: a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes.
-        provider: what runs it: 'auto' (the best that is installed), 'cpu', 'cuda' or 'cann' (an Ascend NPU).
+        provider: what runs it: 'auto' (the best that is installed), 'cpu', 'cuda', 'cann' (an Ascend NPU) or 'openvino'
+            (an .onnx by OpenVINO in place of ONNX Runtime).
         batch: pictures a run, 1 by default; an exported file has its own.
         threads: of the CPU; 0: the runtime's choice.
         allow_fallback: let the CPU run what the provider does not; otherwise that is an error.
-        provider_options: ONNX Runtime's options of the provider, e.g. {"device_id": "1"}.
+        provider_options: of the provider, e.g. {"device_id": "1"}, for openvino {"precision": "bf16"}.
+        score: leave out detections below it; {"dog": 0.5} sets it for some classes. What the model itself leaves out,
+            below its own threshold, cannot be had back. It is also what `confident()` and `draw()` then go by.
+        class_agnostic: of two detections of any classes that overlap by more than the model's NMS allows within one
+            class, keep the better. It works on what the model's own NMS has left.
+        depth: how pictures of more than 8 bits a channel become 8: 'auto', 'full', 'range' or a number of bits, as
+            infer's --depth.
+        gin_file: the settings of a model whose file does not hold them (the authors' .pth, a .safetensors).
+        gin_bindings: settings that change those of the file or of gin_file, e.g. ["SHORT_SIDE = 640"].
+        names: the classes of such a file, label 0 first, where it does not name them: a list, a text file with a name
+            a line, or COCO annotations.
 
     Returns:
         The function, which gives the same results for every form of the model but for the last digits.
 
     Raises:
         InputError: the file is missing, damaged or not of this project, takes another batch, or the provider is not
-            there.
+            there; an option is of another type than it says above.
 
     Example:
         >>> detect = load("best.pt")  # doctest: +SKIP
@@ -55,15 +79,48 @@ def load(
         gfl.errors.InputError: got the model best.onx, expected one of .pt, .pth, .safetensors, .onnx, .pt2, .om or a \
 folder of exports; check the name
     """
-    choice = ProviderChoice(provider, allow_fallback, dict(provider_options or {}))
-    return Detect(open_model(path, batch=batch, threads=threads, choice=choice))
+    _check_switch("class_agnostic", class_agnostic)
+    check_depth(depth)
+    choice = ProviderChoice(provider, allow_fallback, {} if provider_options is None else provider_options)
+    model = open_model(
+        path,
+        batch=batch,
+        threads=threads,
+        choice=choice,
+        gin_files=(gin_file,) if isinstance(gin_file, (str, Path)) else gin_file,
+        gin_bindings=gin_bindings,
+        names=names,
+    )
+    return Detect(model, score=score, class_agnostic=class_agnostic, depth=depth)
 
 
 class Detect:
-    """An open model as a function: detect(picture) -> Result, detect([pictures]) -> their results in order."""
+    """An open model as a function: detect(picture) -> Result, detect([pictures]) -> their results in order.
 
-    def __init__(self, model: Model) -> None:
+    A picture is one of:
+
+    - the name of a file, as a string or a path; or its content, as bytes or as a file open in binary mode;
+    - an array (H,W), (H,W,1), (H,W,3) in RGB or (H,W,4) in RGBA, whose transparency is dropped as that of files is. Of
+      other types than uint8 it is scaled by the rule of `depth`;
+    - a Pillow picture of any mode, which is converted, and turned upright as its file would be;
+    - a tensor, with its layout stated, since it is not guessed: detect(tensor, layout="CHW").
+    """
+
+    def __init__(
+        self, model: Model, *, score: Score | None = None, class_agnostic: bool = False, depth: str = "auto"
+    ) -> None:
+        """Raises InputError for a score that is none, and for one of a class that the model does not know."""
         self.model = model
+        self._description = model.description
+        self._least_scores: NDArray[np.float32] | None = None  # (K,)
+        if score is not None:
+            scores = _scores_of_classes(score, self.names)
+            pairs = zip(model.description.score_thresholds, scores, strict=True)
+            shown = tuple(own if given is None else given for own, given in pairs)
+            self._description = replace(model.description, score_thresholds=shown)
+            self._least_scores = np.array([0.0 if score is None else score for score in scores], np.float32)
+        self._class_agnostic = class_agnostic
+        self._depth = depth
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,23 +128,41 @@ class Detect:
         return self.model.description.names
 
     @overload
-    def __call__(self, pictures: Picture) -> Result: ...
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence, too: the first that fits counts
+        self, pictures: Picture | OpenFile, *, layout: str | None = None, keep_images: bool | None = None
+    ) -> Result: ...
 
     @overload
-    def __call__(self, pictures: list[Picture] | tuple[Picture, ...]) -> list[Result]: ...
+    def __call__(
+        self, pictures: Sequence[Picture | OpenFile], *, layout: str | None = None, keep_images: bool | None = None
+    ) -> list[Result]: ...
 
-    def __call__(self, pictures: Picture | list[Picture] | tuple[Picture, ...]) -> Result | list[Result]:
+    @overload
+    def __call__(
+        self, pictures: Iterator[Picture | OpenFile], *, layout: str | None = None, keep_images: bool | None = None
+    ) -> Iterator[Result]: ...
+
+    def __call__(
+        self,
+        pictures: Picture | OpenFile | Sequence[Picture | OpenFile] | Iterator[Picture | OpenFile],
+        *,
+        layout: str | None = None,
+        keep_images: bool | None = None,
+    ) -> Result | list[Result] | Iterator[Result]:
         """Find the objects in one picture or in several.
 
         Args:
-            pictures: a picture, or a list or tuple of them. A picture is a file's name or a uint8 array, (H,W,3) RGB or
-                (H,W) grey, of any size.
+            pictures: a picture (see the class), a list or another sequence of them, or an iterator, whose results come
+                one by one as of `stream`.
+            layout: of arrays and tensors, 'HWC' or 'CHW'; arrays are (H,W,C) where it is not given.
+            keep_images: whether results keep their pictures, as copies; by default that of one picture does, and those
+                of several do not. `draw` reads the file again where there is one.
 
         Returns:
-            The detections of the picture, in its own pixels; for a list, one result a picture, in order.
+            The detections of the picture, in its own pixels; for several, one result a picture, in order.
 
         Raises:
-            InputError: a file cannot be read as a picture, or an array is of another kind.
+            InputError: a file cannot be read as a picture, or a picture is of another kind.
 
         Example:
             >>> detect = load("best.onnx")  # doctest: +SKIP
@@ -95,25 +170,115 @@ class Detect:
             >>> first.boxes_xyxy[0], first.scores[0]  # doctest: +SKIP
             (array([131.2, 219.4, 310.8, 540.1], dtype=float32), 0.87)
         """
-        if isinstance(pictures, (list, tuple)):
-            return self._detect(pictures)
-        return self._detect([pictures])[0]
+        if keep_images is not None:
+            _check_switch("keep_images", keep_images)
+        if isinstance(pictures, Sequence) and not isinstance(pictures, (str, bytes, bytearray, memoryview)):
+            return list(self.stream(pictures, layout=layout, keep_images=bool(keep_images)))
+        if isinstance(pictures, Iterator) and not isinstance(pictures, OpenFile):
+            return self.stream(pictures, layout=layout, keep_images=bool(keep_images))
+        return next(self.stream([pictures], layout=layout, keep_images=keep_images is not False))
 
-    def _detect(self, pictures: Sequence[Picture]) -> list[Result]:
-        infos, resized = [], []
-        indices_by_canvas: dict[Canvas, list[int]] = {}
-        for index, picture in enumerate(pictures):
-            image, source = as_image(picture, index)
-            height, width = image.shape[:2]
-            canvas, resized_hw = self.model.canvas_for(height, width)
-            indices_by_canvas.setdefault(canvas, []).append(index)
-            infos.append(PictureInfo(source, (height, width), resized_hw, image))
-            resized.append(resize(image, resized_hw))
+    def stream(
+        self,
+        pictures: Iterable[Picture | OpenFile],
+        *,
+        layout: str | None = None,
+        keep_images: bool = False,
+        on_error: OnError | None = None,
+    ) -> Iterator[Result]:
+        """Find the objects in any number of pictures, one result a picture, in order, as they are ready.
+
+        Pictures are taken from the iterable as they are needed, and let go at once: memory holds the unfilled batches,
+        one a canvas, and the results that wait for an earlier picture. With a batch of 1 each result comes before the
+        next picture is taken.
+
+        Args:
+            pictures: pictures as of the class, e.g. a generator.
+            layout: as of the call.
+            keep_images: as of the call.
+            on_error: is called with the position, from 0, of a picture that cannot be read and with what is wrong; it
+                then has no result. Where it is not given, the error is raised after the results of all pictures before.
+
+        Raises:
+            InputError: as the call.
+        """
+        check_layout(layout)
+        _check_switch("keep_images", keep_images)
+        return self._stream(pictures, Reading(layout, self._depth), keep_images, on_error)
+
+    def _stream(
+        self, pictures: Iterable[Picture | OpenFile], reading: Reading, keep_images: bool, on_error: OnError | None
+    ) -> Iterator[Result]:
+        failures: list[InputError] = []
+
+        def readable() -> Iterator[InputPicture]:
+            position = 0
+            for index, picture in enumerate(pictures):
+                try:
+                    read = self._read(picture, index, position, reading, keep_images)
+                except InputError as error:
+                    if on_error is None:
+                        failures.append(error)
+                        return  # the unfilled batches still run
+                    on_error(index, error)
+                    continue
+                position += 1
+                yield read
+
         results: dict[int, Result] = {}
-        for canvas, indices in indices_by_canvas.items():
-            for start in range(0, len(indices), self.model.batch):
-                batch = indices[start : start + self.model.batch]
-                outputs = self.model.run(*stack([resized[i] for i in batch], canvas, self.model.batch))
-                for slot, index in enumerate(batch):
-                    results[index] = result_of(outputs, slot, infos[index], self.model.description)
-        return [results[index] for index in range(len(infos))]
+        following = 0
+        most_open = OWN_OPEN if self.model.canvases is None else len(self.model.canvases)
+        for batch in fill_batches(readable(), self.model.batch, most_open):
+            # A model of any canvas takes any number of pictures: blanks would only cost.
+            outputs = self.model.run(
+                *batch_arrays(batch, len(batch) if self.model.canvases is None else self.model.batch)
+            )
+            for slot, picture in enumerate(batch):
+                results[picture.position] = self._choose(result_of(outputs, slot, picture.info, self._description))
+            while following in results:
+                yield results.pop(following)
+                following += 1
+        if failures:
+            raise failures[0]
+
+    def _read(
+        self, picture: Picture | OpenFile, index: int, position: int, reading: Reading, keep_image: bool
+    ) -> InputPicture:
+        """A picture on its canvas; the image that is kept is never the caller's array."""
+        image, source = as_image(picture, index, reading)
+        height, width = image.shape[:2]
+        canvas, resized_hw = self.model.canvas_for(height, width)
+        rule = self.model.description
+        wanted_hw = resized_size(height, width, rule.short_side, rule.long_side)
+        planes = np.empty((3, *canvas), np.uint8)
+        place_on_canvas(resize(image, resized_hw), planes)
+        kept = image.copy() if keep_image else None
+        return InputPicture(position, PictureInfo(source, (height, width), resized_hw, kept), planes, wanted_hw)
+
+    def _choose(self, result: Result) -> Result:
+        """The detections that the options of `load` leave."""
+        if self._least_scores is not None:
+            result = result.select(result.scores >= self._least_scores[result.labels])
+        return result.distinct(self._description.thresholds.nms_iou) if self._class_agnostic else result
+
+
+def _scores_of_classes(score: Score, names: Sequence[str]) -> tuple[float | None, ...]:
+    """The least score of each class; None for those that a mapping does not name."""
+    if not isinstance(score, Mapping):
+        return (_check_score("score", score),) * len(names)
+    least: list[float | None] = [None] * len(names)
+    for name, value in score.items():
+        place = place_of_name(str(name), names, f"got a score for {name!r}, which is no class of the model")
+        least[place] = _check_score(f"score for {name!r}", value)
+    return tuple(least)
+
+
+def _check_score(what: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
+        raise InputError(f"got the {what} {value!r}, expected a number from 0 to 1; omit it, or give one")
+    return float(value)
+
+
+def _check_switch(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise InputError(f"got {name}={value!r}, expected True or False; give one of them")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -41,16 +42,21 @@ class OmModel:
     description: Description
     output_names: tuple[str, ...]
     session: InferSession
+    # The package does not say that a session may be used by several threads at once: one runs, the others wait.
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
-        outputs = self.session.infer([np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)], mode="static")
+        feeds: list[NDArray[np.generic]] = [np.ascontiguousarray(images), np.ascontiguousarray(image_sizes)]
+        with self.one_at_a_time:
+            # Copied before the next run, which may write into the same memory.
+            outputs = [np.array(array) for array in self.session.infer(feeds, mode="static")]
         if len(outputs) != len(self.output_names):
             raise InputError(
                 f"{self.path} gives {len(outputs)} outputs, expected {len(self.output_names)} by the .json beside it; "
                 "compile it again with `python -m export.om`"
             )
-        return {name: np.asarray(array) for name, array in zip(self.output_names, outputs, strict=True)}
+        return dict(zip(self.output_names, outputs, strict=True))
 
     def provider_report(self) -> ProviderReport:
         """The NPU runs the whole file; its runtime counts no nodes."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gfl.errors import InputError
 from gfl.runtime.description import INPUT_NAMES, Arrays, Description
+from gfl.runtime.onnx_header import read_metadata
 from gfl.runtime.onnx_session import ProviderSession
 from gfl.runtime.providers import INT8_ON_CANN, ProviderChoice, ProviderReport
 
@@ -44,13 +45,21 @@ def open_onnx(
 ) -> OnnxModel:
     """Open one exported file; threads 0 leaves their number to ONNX Runtime.
 
-    Raises InputError as `open_session`, for a file that is missing or not of this project, and for a provider that
-    cannot be started.
+    Raises InputError as `open_session`, for a file that is missing, not of this project or in need of other files, and
+    for a provider that cannot be started.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
+    description = describe_onnx(path)
     session = ProviderSession(path, choice, threads)
-    description = Description.from_metadata(session.metadata, path)
     if description.precision == "int8":
         session.refuse("cann", INT8_ON_CANN)
     return OnnxModel(path, description, session.output_names, session)
+
+
+def describe_onnx(path: Path) -> Description:
+    """What a file says of itself, read before a runtime opens a stranger's file.
+
+    Raises InputError for a file that is missing, not of this project or in need of other files.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
+    return Description.from_metadata(read_metadata(path), path)

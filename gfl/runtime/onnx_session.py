@@ -8,6 +8,7 @@ import importlib
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,12 +42,6 @@ class SessionOutput(Protocol):
     name: str
 
 
-class ModelMeta(Protocol):
-    """What a session knows of its file."""
-
-    custom_metadata_map: dict[str, str]
-
-
 class Session(Protocol):
     """The part of onnxruntime.InferenceSession that is used here."""
 
@@ -55,9 +50,6 @@ class Session(Protocol):
 
     def get_outputs(self) -> Sequence[SessionOutput]:
         """The model's outputs."""
-
-    def get_modelmeta(self) -> ModelMeta:
-        """The model's metadata."""
 
     def get_providers(self) -> Sequence[str]:
         """Names of the providers that could be started, those tried first for a node first."""
@@ -70,7 +62,8 @@ class ProviderSession:
     """A session with the first provider of a choice that runs the file.
 
     Some providers show only in the first run that they leave the graph to the CPU. So ONNX Runtime's profiler counts
-    the nodes of the first run, and where the provider did not run the graph, the next one is tried.
+    the nodes of the first run, and where the provider did not run the graph, the next one is tried. One thread makes
+    that first run while others wait for it; after it ONNX Runtime itself takes runs from several threads at once.
     """
 
     def __init__(self, path: Path, choice: ProviderChoice, threads: int) -> None:
@@ -83,15 +76,12 @@ class ProviderSession:
         self._version = str(runtime.__version__)
         self._untried = targets(choice, self._listed)
         self._refusals: list[str] = []
+        self._first = threading.Lock()  # held by the thread that makes the first run
         self._ran: ProviderReport | None = None  # known after the first run
+        self._failed: InputError | None = None  # what every run says once no provider was left
         self._profiles = Path(tempfile.mkdtemp(prefix="gfl_profile_"))
         self._drop_profiles = weakref.finalize(self, shutil.rmtree, self._profiles, ignore_errors=True)
         self._open_next()
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The file's metadata."""
-        return self._session.get_modelmeta().custom_metadata_map
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -99,8 +89,14 @@ class ProviderSession:
         return tuple(output.name for output in self._session.get_outputs())
 
     def run(self, output_names: Sequence[str], feed: Mapping[str, NDArray[np.generic]]) -> list[object]:
-        """Outputs in the order of the names; the first run raises InputError where no provider runs the file."""
-        return self._first_run(output_names, feed) if self._ran is None else self._session.run(output_names, feed)
+        """Outputs in the order of the names; InputError where no provider runs the file."""
+        if self._ran is None:
+            with self._first:
+                if self._failed is not None:
+                    raise InputError(str(self._failed)) from self._failed
+                if self._ran is None:  # no other thread has made the first run meanwhile
+                    return self._first_run(output_names, feed)
+        return self._session.run(output_names, feed)
 
     def provider_report(self) -> ProviderReport:
         """What ran where; before the first run, what is going to be tried."""
@@ -134,10 +130,11 @@ class ProviderSession:
 
     def _give_up(self, reason: str) -> None:
         if not self._untried:
-            raise InputError(
+            self._failed = InputError(
                 f"got the provider {self._target.name} for {self._path.name}, but {reason}; give the provider cpu or "
                 "auto, or allow the fallback to the CPU (--allow_fallback)"
             )
+            raise self._failed
         self._refusals.append(f"provider {self._target.name}: {reason}")
         self._open_next()
 

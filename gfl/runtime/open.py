@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import SupportsIndex
 
 from gfl.errors import InputError
 from gfl.runtime.model import Model, static_model
 from gfl.runtime.om_file import open_om
 from gfl.runtime.onnx_file import open_onnx
-from gfl.runtime.providers import ProviderChoice
+from gfl.runtime.openvino_file import open_openvino
+from gfl.runtime.providers import OPENVINO, ProviderChoice
 from gfl.shapes import MOST_PICTURES
 
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
+MOST_THREADS = 1024
 EXPORTS = (".onnx", ".pt2", ".om")  # static files, one a canvas; in a folder the first kind that is there is taken
 
 
@@ -21,6 +27,9 @@ def open_model(
     batch: int | None = None,
     threads: int = 0,
     choice: ProviderChoice = ProviderChoice(),  # noqa: B008  # frozen
+    gin_files: Sequence[str | Path] = (),
+    gin_bindings: Sequence[str] = (),
+    names: str | Path | Sequence[str] | None = None,
 ) -> Model:
     """Open a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes.
 
@@ -29,23 +38,43 @@ def open_model(
         batch: pictures a run, 1 by default; an exported file has its own.
         threads: of the CPU; 0: the runtime's choice.
         choice: what is to run the model.
+        gin_files: the settings of a file of weights that does not hold them, as run files.
+        gin_bindings: settings that change those of the file or of gin_files.
+        names: the classes of a file of weights that does not name them: a list, or a file as of `read_class_names`.
 
     Raises:
         InputError: the file is missing, of another kind, damaged or not of this project, or takes another batch; the
-            provider is not there.
+            provider is not there; an argument is of another type, or for a file that carries all settings itself.
     """
-    path = Path(path)
-    if batch is not None and batch < 1:
-        raise InputError(f"got a batch of {batch}, expected at least 1 picture a run; omit it for the default (1)")
-    if batch is not None and batch > MOST_PICTURES:
-        raise InputError(f"got a batch of {batch}, expected at most {MOST_PICTURES} pictures a run; lower it")
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"got the model {path!r}, expected the name of a file or folder; give it as text or a path")
+    path = Path(os.fsdecode(path))
+    _check_whole("batch", batch, 1, MOST_PICTURES, "omit it for the default (1, or the exported file's own)")
+    _check_whole("threads", threads, 0, MOST_THREADS, "omit it for the default (0: the runtime's choice)")
     kind = kind_of(path)
+    if kind in (*CHECKPOINTS, ".pt2") and find_spec("torch") is None:
+        raise InputError(
+            f"{path} needs PyTorch, which is not installed; install it, or give the .onnx that "
+            "`python -m export.onnx` writes where PyTorch is"
+        )
     if kind in CHECKPOINTS:
         from gfl.runtime.on_torch.pt_file import open_checkpoint  # late: it imports PyTorch
 
-        return open_checkpoint(path, batch=batch or 1, threads=threads, choice=choice)
+        return open_checkpoint(
+            path,
+            batch=batch or 1,
+            threads=threads,
+            choice=choice,
+            gin_files=gin_files,
+            gin_bindings=gin_bindings,
+            names=names,
+        )
+    for name, value in (("gin_file", gin_files), ("gin_bindings", gin_bindings), ("names", names)):
+        if value:
+            raise InputError(f"got {name} for {path}, which carries all settings; omit {name}, or give a checkpoint")
     if kind == ".onnx":
-        model = static_model(path, [open_onnx(file, threads=threads, choice=choice) for file in files_of(path, kind)])
+        opener = open_openvino if choice.name == OPENVINO else open_onnx
+        model = static_model(path, [opener(file, threads=threads, choice=choice) for file in files_of(path, kind)])
     elif kind == ".om":
         if choice.name not in ("auto", "cann"):
             raise InputError(
@@ -71,6 +100,15 @@ def open_model(
             f"with --batch {batch}"
         )
     return model
+
+
+def _check_whole(name: str, value: object, least: int, most: int, mend: str) -> None:
+    """Raise InputError for anything but None and a whole number from least to most."""
+    if value is None and name == "batch":
+        return
+    # True is an int of Python's, and NumPy's whole numbers are none.
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or not least <= int(value) <= most:
+        raise InputError(f"got {name}={value!r}, expected a whole number from {least} to {most}; {mend}")
 
 
 def kind_of(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Which of ONNX Runtime's execution providers is to run a file, and which did. Standard library only.
 
-A provider is its code for one kind of device; CANN is that of Ascend NPUs. Sources: the providers' option tables in
-ONNX Runtime 1.24, for CANN onnxruntime/core/providers/cann.
+A provider is its code for one kind of device; CANN is that of Ascend NPUs. OpenVINO, a runtime of its own, is chosen in
+the same way. Sources: the providers' option tables in ONNX Runtime 1.24, for CANN onnxruntime/core/providers/cann.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from gfl.errors import InputError
 
-PROVIDERS = ("auto", "cpu", "cuda", "cann")
+PROVIDERS = ("auto", "cpu", "cuda", "cann", "openvino")
+OPENVINO = "openvino"  # not ONNX Runtime's: see openvino_file.py; never taken by 'auto'
 RUNTIME_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "cann": "CANNExecutionProvider"}
 PROVIDER_OF_DEVICE = {"gpu": "cuda", "npu": "cann", "ascend": "cann"}  # for people who name the device instead
 BEST_FIRST = ("cann", "cuda", "cpu")
@@ -49,13 +50,16 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "optypelist_for_implmode": FREE,
         OM_CACHE: FREE,
     },
+    OPENVINO: {"precision": ("f32", "bf16")},
 }
-OPTIONS["auto"] = {name: values for options in OPTIONS.values() for name, values in options.items()}
+# What 'auto' may be given: the options of all that it tries.
+OPTIONS["auto"] = {name: values for provider in BEST_FIRST for name, values in OPTIONS[provider].items()}
 
 NEEDS = {
     "cuda": "the package onnxruntime-gpu in place of onnxruntime, and the CUDA and cuDNN that it was built for",
     "cann": "the package onnxruntime-cann in place of onnxruntime, numpy<2, and the CANN toolkit with its set_env.sh "
     "sourced",
+    OPENVINO: "the package openvino (pip install 'gflv2[openvino]')",
 }
 INT8_ON_CANN = "its operator list has no QuantizeLinear and DequantizeLinear, so it takes no int8 file"
 
@@ -69,6 +73,19 @@ class ProviderChoice:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InputError(
+                f"got the provider {self.name!r}, expected one of {', '.join(PROVIDERS)}; omit it for auto"
+            )
+        if not isinstance(self.allow_fallback, bool):
+            raise InputError(f"got allow_fallback={self.allow_fallback!r}, expected True or False; give one of them")
+        if not isinstance(self.options, Mapping) or not all(
+            isinstance(text, str) for entry in self.options.items() for text in entry
+        ):
+            raise InputError(
+                f"got the provider options {self.options!r}, expected names and values as text; give them as "
+                "{'device_id': '0'}"
+            )
         if self.name not in PROVIDERS:
             raise InputError(_unknown("provider", self.name, PROVIDERS))
         known = OPTIONS[self.name]
@@ -76,6 +93,19 @@ class ProviderChoice:
             if option not in known:
                 raise InputError(_unknown(f"option of the provider {self.name}", option, tuple(known)))
             _check_value(option, value, known[option])
+        if self.name == OPENVINO and self.allow_fallback:
+            raise InputError(
+                "got allow_fallback for the provider openvino, which runs a whole file or none of it; omit it, or give "
+                "the provider auto"
+            )
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, str]:
+    """'device_id=1' -> {'device_id': '1'}; InputError for anything else."""
+    for text in texts:
+        if not text.partition("=")[0] or "=" not in text:
+            raise InputError(f"got --provider_options {text}, expected KEY=VALUE, e.g. device_id=0")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
 class ProviderReport(NamedTuple):

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gfl.data.boxes import pairwise_iou, scale_factors
 from gfl.data.coco_json import CocoDetection, coco_detections
+from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.report.draw import draw
 from gfl.runtime.description import Arrays, Description
+from gfl.words import counted, printable
 
+MOST_SHOWN = 5  # detections that the repr of a result lists
 SAME_OBJECT_IOU = 0.5  # two boxes that share more than this are taken as of one object where they are shown
 
 
@@ -27,9 +34,12 @@ class PictureInfo(NamedTuple):
     image: Image | None = None  # the original, where it is to be drawn on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """Detections of one picture, best first; the comments say what the fields hold.
+
+    Two results are equal where all fields but the picture are, to the last digit. `result[mask]` is that of `select`,
+    and iterating gives a result of one detection each.
 
     Example:
         >>> result = Result(
@@ -45,6 +55,8 @@ class Result:
         ...     source="dog.jpg",
         ...     image=np.zeros((100, 100, 3), np.uint8),
         ... )
+        >>> result
+        <Result dog.jpg 100x100: 1 detection: dog 0.50>
         >>> len(result)
         1
         >>> result.to_coco(image_id=7)
@@ -65,10 +77,32 @@ class Result:
     complete: bool  # True where the detections equal full greedy NMS for certain
     size_hw: tuple[int, int]  # of the original picture, px
     source: str
-    image: Image | None = field(default=None, repr=False, compare=False)
+    image: Image | None = field(default=None, compare=False)  # the result's own copy; None: it was not kept
+
+    __hash__ = None  # type: ignore[assignment]  # the arrays can be written to
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self) if each.compare)
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
+
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        shown = [f"{self.names[i]} {self.scores[i]:.2f}" for i in range(min(len(self), MOST_SHOWN))]
+        shown += ["..."] if len(self) > MOST_SHOWN else []
+        found = counted(len(self), "detection") + (f": {', '.join(shown)}" if shown else "")
+        return f"<Result {printable(self.source)} {width}x{height}: {found}>"
+
+    def __iter__(self) -> Iterator[Result]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, chosen: int | slice | Sequence[int] | NDArray[np.bool_] | NDArray[np.intp]) -> Result:
+        """The detection at a place, or those of a slice, a mask (D,) or indices."""
+        return self.select(np.atleast_1d(np.arange(len(self))[chosen]))
 
     def select(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Result:
         """The detections of a mask (D,) or of indices, in their order, with the same picture."""
@@ -99,15 +133,60 @@ class Result:
             kept[i] = not (overlaps[i] & kept).any()
         return self.select(kept)
 
+    def picture(self) -> Image:
+        """The picture, uint8 (H,W,3) RGB: the copy that was kept, else its file read again.
+
+        Raises InputError where there is neither, and where the file is no longer the picture that was looked at.
+        """
+        if self.image is not None:
+            return self.image
+        if not Path(self.source).is_file():
+            raise InputError(
+                f"the picture of {printable(self.source)} was not kept; detect with keep_images=True to draw on it"
+            )
+        image = read_picture(Path(self.source))
+        if image.shape[:2] != self.size_hw:
+            raise InputError(
+                f"{printable(self.source)} is now {image.shape[1]}x{image.shape[0]}, expected the picture of "
+                f"{self.size_hw[1]}x{self.size_hw[0]} that was looked at; detect again"
+            )
+        return image
+
     def draw(self, score: float | None = None) -> Image:
         """A copy of the picture, uint8 (H,W,3) RGB, with `confident(score).distinct()` drawn on it.
 
-        Raises InputError where the result was made without keeping its picture.
+        Raises InputError as `picture`.
         """
-        if self.image is None:
-            raise InputError(f"the picture of {self.source} was not kept; call gfl.report.draw.draw with it instead")
         shown = self.confident(score).distinct()
-        return draw(self.image, shown.boxes_xyxy, shown.scores, shown.labels, shown.names)
+        return draw(self.picture(), shown.boxes_xyxy, shown.scores, shown.labels, shown.names)
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the picture as drawn; None, and so the text, where it was not kept."""
+        try:
+            drawn = self.draw()
+        except InputError:
+            return None
+        return bytes(cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1])
+
+    def to_supervision(self) -> object:
+        """The detections as a supervision.Detections, of Roboflow's package: boxes, confidences, classes and names.
+
+        Raises InputError where the package is missing.
+        """
+        try:
+            supervision = importlib.import_module("supervision")
+        except ImportError as error:
+            raise InputError(
+                f"to_supervision needs the package supervision, which cannot be imported ({error}); pip install "
+                "supervision"
+            ) from error
+        detections: object = supervision.Detections(
+            xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+        return detections
 
     def to_coco(self, image_id: int = 0) -> list[CocoDetection]:
         """The detections as entries of a COCO results file; bbox is x, y, width, height in px of the original."""

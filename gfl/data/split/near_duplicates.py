@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.picture_files import JPEG_START, is_truncated
+from gfl.data.picture_files import is_truncated
+from gfl.data.picture_headers import JPEG_START
 from gfl.machine import usable_cores
 
 CELLS, FINE_CELLS = 8, 16  # a side of the mosaics

@@ -23,9 +23,14 @@ def to_arrays(outputs: Sequence[Tensor], names: Sequence[str] = DETECTION_NAMES)
 def torch_device_of(choice: ProviderChoice) -> tuple[torch.device, ProviderReport]:
     """The device for a choice of provider, and the report: PyTorch runs everything on that device and counts no nodes.
 
-    Raises InputError for options, which PyTorch would not read, and for a device that is not there unless the choice
-    allows the fallback to the CPU.
+    Raises InputError for a provider or options that PyTorch does not know, and for a device that is not there unless
+    the choice allows the fallback to the CPU.
     """
+    if choice.name not in DEVICES:
+        raise InputError(
+            f"got the provider {choice.name} for a model that PyTorch runs, expected one of {', '.join(DEVICES)}; "
+            "export the model to .onnx, which that provider takes"
+        )
     if choice.options:
         raise InputError(
             f"got the provider options {', '.join(choice.options)} for a model that PyTorch runs, expected none, since "

@@ -16,37 +16,48 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
+from gfl.engine.memory import memory_errors
 from gfl.errors import InputError, first_line
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.on_torch.device import to_arrays, torch_device_of
+from gfl.runtime.on_torch.pt2_archive import DESCRIPTION, copy_checked
 from gfl.runtime.providers import ProviderChoice, ProviderReport
 
-DESCRIPTION = "gfl_description.json"  # the archive's member with the metadata
+NODE_FACTS = ("val", "unbacked_bindings")  # what a program needs to know of its nodes: shapes and dtypes
 
 
 def save_program(
     program: ExportedProgram, description: Description, output_names: Sequence[str], stream: IO[bytes]
 ) -> None:
-    """Write a program, its description and the names of its outputs."""
+    """Write a program, its description and the names of its outputs.
+
+    In place, the program's nodes forget where they were traced: the paths of this machine.
+    """
+    for node in program.graph.nodes:
+        node.meta = {key: value for key, value in node.meta.items() if key in NODE_FACTS}
     metadata = {**description.to_metadata(), "output_names": json.dumps(list(output_names))}
     torch.export.save(program, stream, extra_files={DESCRIPTION: json.dumps(metadata, ensure_ascii=False)})
 
 
 def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, ...]]:
-    """A .pt2's program, description and output names; InputError for one that is damaged or not of this project."""
-    extra = {DESCRIPTION: ""}
+    """A .pt2's program, description and output names; nothing in the file is executed but the operators of its graph.
+
+    Raises InputError for one that is damaged, not of this project, or holds more than this project writes.
+    """
     try:
-        with open(path, "rb") as stream, warnings.catch_warnings():  # of a path that does not end in .pt2 it warns
+        copy, metadata = copy_checked(path)
+        description = Description.from_metadata(metadata, path)
+        output_names = tuple(json.loads(metadata["output_names"]))
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's own, about parts of the format that we do not use
-            program = torch.export.load(stream, extra_files=extra)
+            program = torch.export.load(copy)
+    except InputError:
+        raise
     except Exception as error:  # of many types for a damaged file
         raise InputError(
             f"{path} cannot be read as a torch.export program ({first_line(error)}); export or copy it again"
         ) from error
-    text = extra[DESCRIPTION]
-    metadata = json.loads(text) if text else {}
-    description = Description.from_metadata(metadata, path)
-    return program, description, tuple(json.loads(metadata["output_names"]))
+    return program, description, output_names
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,8 @@ class Program:
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
         inputs = (torch.from_numpy(array).to(self.device) for array in (images, image_sizes))
-        with torch.inference_mode():
+        canvas = images.shape[2], images.shape[3]
+        with torch.inference_mode(), memory_errors(canvas, len(images), "export it again with a smaller --batch"):
             return to_arrays(self.module(*inputs), self.output_names)
 
     def provider_report(self) -> ProviderReport:

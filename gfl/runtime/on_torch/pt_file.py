@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gfl.class_names import list_names
+from gfl.config import read_run, without_paths
 from gfl.data.canvas import own_canvas
+from gfl.data.classes import read_class_names
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
+from gfl.engine.memory import memory_errors
+from gfl.errors import InputError
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.structures import Detections
@@ -24,6 +30,8 @@ from gfl.runtime.providers import ProviderChoice
 from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables, map_leaves
 from gfl.version import VERSION
+
+SPARE_MEMORY = "lower the batch, or the size of the pictures with the gin binding 'SHORT_SIDE = ...'"
 
 Predict = Callable[[Tensor, Tensor], Detections]
 
@@ -40,7 +48,7 @@ def predictor(variables: Variables, cfg: detector.DetectorConfig, device: torch.
     def predict(images: Tensor, image_sizes: Tensor) -> Detections:
         canvas = (images.shape[2], images.shape[3])
         if canvas not in grids:
-            grids[canvas] = make_grid(canvas, device)
+            grids[canvas] = make_grid(canvas, device)  # two threads may each make one: they are equal
         with torch.inference_mode():
             return detector.predict(prepared, images.to(device), image_sizes.to(device), grids[canvas], cfg)
 
@@ -71,23 +79,54 @@ def describe(
             candidates=cfg.predict.candidates,
             rounds=cfg.predict.rounds,
         ),
-        config=model.config_text,
+        config=without_paths(model.config_text),
         score_thresholds=model.score_thresholds or (DEFAULT_SCORE,) * len(model.names),
     )
 
 
-def open_checkpoint(path: Path, *, batch: int, threads: int, choice: ProviderChoice) -> Model:
-    """A .pt as a model; InputError as `load_trained` and `torch_device_of`."""
-    trained = load_trained(path)
+def open_checkpoint(
+    path: Path,
+    *,
+    batch: int,
+    threads: int,
+    choice: ProviderChoice,
+    gin_files: Sequence[str | Path] = (),
+    gin_bindings: Sequence[str] = (),
+    names: str | Path | Sequence[str] | None = None,
+) -> Model:
+    """A .pt, .pth or .safetensors as a model; gin_files, gin_bindings and names as of `open_model`.
+
+    Raises InputError as `load_trained` and `torch_device_of`, and for other names than the file's own.
+    """
+    trained = _load(path, gin_files, gin_bindings, names)
     device, report = torch_device_of(choice)
     if threads:
         torch.set_num_threads(threads)
     predict = predictor(trained.variables, trained.run.detector, device)
 
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        return to_arrays(predict(torch.from_numpy(images), torch.from_numpy(image_sizes)))
+        with memory_errors((images.shape[2], images.shape[3]), len(images), SPARE_MEMORY):
+            return to_arrays(predict(torch.from_numpy(images), torch.from_numpy(image_sizes)))
 
     short, long = eval_short_side(trained.run.data), trained.run.data.long_side
     size = trained.canvases[0] if trained.canvases else own_canvas(min(short, long), long)
     description = describe(trained, size=size, batch=batch)
     return Model(path, description, trained.canvases, batch, run, lambda: report)
+
+
+def _load(
+    path: Path, gin_files: Sequence[str | Path], gin_bindings: Sequence[str], names: str | Path | Sequence[str] | None
+) -> TrainedModel:
+    settings = read_run(gin_files, gin_bindings).run if gin_files else None
+    classes = None if names is None else read_class_names(names)
+    trained = load_trained(path, settings, None if classes is None else classes.names, bindings=gin_bindings)
+    if classes is None:
+        return trained
+    if trained.names_its_classes:
+        if trained.names != classes.names:
+            raise InputError(
+                f"got the class names {list_names(classes.names)} for {path}, which names its own: "
+                f"{list_names(trained.names)}; omit them"
+            )
+        return trained
+    return replace(trained, category_ids=classes.category_ids)

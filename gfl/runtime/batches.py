@@ -24,6 +24,7 @@ class InputPicture(NamedTuple):
     position: int  # among the sources, from 0
     info: PictureInfo
     planes: NDArray[np.uint8]  # (3,H,W) RGB, zeros beside and below the picture
+    is_first: bool = False  # of several pictures in its file
 
     @property
     def canvas(self) -> Canvas:
