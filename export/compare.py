@@ -114,7 +114,7 @@ def report_of(outcome: Parity, request: Request, description: Description, path:
         versions["onnx"] = metadata.version("onnx")  # without importing it: a .pt2 does without
     content: dict[str, object] = {
         "file": path.name,
-        "checkpoint": request.checkpoint.name,  # alone: reports travel, and the machine's folders are nobody's business
+        "checkpoint": request.checkpoint.name,  # alone: the machine's folders are nobody's business
         "digest": description.digest,
         "passed": not outcome.failures and (request.allow_unchecked or not outcome.untried),
         "unchecked": outcome.untried,
