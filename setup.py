@@ -93,4 +93,5 @@ setup(
     package_data={"gfl.configs": ["*.gin"], "gfl.operators": ["npu_operators.txt"], "export": ["cann_operators.txt"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["gfl = gfl.__main__:main"]},
 )

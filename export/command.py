@@ -38,6 +38,8 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
     add("--samples", type=int, metavar="N", help="how many of these (default 4; 64 of --images for fp16 and int8)")
     add("--max_ap_drop", type=float, metavar="X", help="the most AP that fp16 or int8 may lose, from 0 to 1")
     add("--skip_parity", action="store_true", help="write the file without comparing it with PyTorch")
+    unchecked = "write the file though nothing is detected on the pictures, not even below the score threshold"
+    add("--allow_unchecked", action="store_true", help=unchecked)
     add("--gin_file", action="append", default=[], help="settings of a model whose file has none")
     add("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
     classes = "COCO JSON whose class names and category ids to write; fp16 and int8 count their AP on its boxes"

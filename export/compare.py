@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +19,7 @@ from export.parity import Parity
 from export.precision import REMARKS
 from export.request import Request
 from export.samples import SampleBatch, batches, draw_samples, read_samples
-from gfl.files import to_json, write_atomic
+from gfl.files import to_json, write_atomic, write_errors
 from gfl.model.prepare import Prepared
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.model import StaticFile
@@ -70,17 +72,39 @@ def compare_outputs(outcome: Parity, compared: Compared, description: Descriptio
 def conclude(outcome: Parity | None, request: Request, description: Description, path: Path) -> Path:
     """Write the report on the comparison of a file, which will be `path`, with its checkpoint; the report's path.
 
-    outcome: None where nothing was compared. Raises CheckError where the comparison failed.
+    outcome: None where nothing was compared. Raises CheckError where the comparison failed, and where nothing was
+    detected to compare and the request does not allow that.
     """
-    # best.onnx -> best.parity.json, and best.pt2 -> best.pt2.parity.json, because both may lie in one folder.
-    report = path.with_name(path.name.removesuffix(".onnx") + ".parity.json")
+    report = report_path(path)
     if outcome is None:
         report.unlink(missing_ok=True)  # of an earlier file of this name, which it would vouch for
         return report
+    failures = outcome.failures
+    if outcome.untried and not request.allow_unchecked:
+        failures = [*failures, parity.UNTRIED]
     write_atomic(report, to_json(report_of(outcome, request, description, path), indent=2) + "\n")
-    if outcome.failures:
-        raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", outcome.failures)
+    if failures:
+        raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", failures)
     return report
+
+
+def report_path(path: Path) -> Path:
+    """The report beside a file: best.onnx -> best.parity.json, best.pt2 -> best.pt2.parity.json: both may be there."""
+    return path.with_name(path.name.removesuffix(".onnx") + ".parity.json")
+
+
+@contextmanager
+def older_set_aside(path: Path) -> Iterator[None]:
+    """Where the block's checks fail, rename an older file of this name, to which the report would not belong."""
+    try:
+        yield
+    except CheckError as failure:
+        if path.is_file():
+            aside = path.with_name(f"{path.name}.old")
+            with write_errors(aside):
+                os.replace(path, aside)
+            failure.add(f"{path.name}, which an earlier export had left there, is now {aside.name}")
+        raise
 
 
 def report_of(outcome: Parity, request: Request, description: Description, path: Path) -> dict[str, object]:
@@ -90,15 +114,21 @@ def report_of(outcome: Parity, request: Request, description: Description, path:
         versions["onnx"] = metadata.version("onnx")  # without importing it: a .pt2 does without
     content: dict[str, object] = {
         "file": path.name,
-        "checkpoint": request.checkpoint.name,  # alone: reports travel, and the machine's folders are nobody's business
-        "passed": not outcome.failures,
+        "checkpoint": request.checkpoint.name,  # alone: the machine's folders are nobody's business
+        "digest": description.digest,
+        "passed": not outcome.failures and (request.allow_unchecked or not outcome.untried),
+        "unchecked": outcome.untried,
+        "score_threshold": 0.0 if outcome.lowered else description.thresholds.score,  # above which was compared
         **{name: getattr(description, name) for name in ("outputs", "precision", "size", "batch")},
         "pictures": outcome.pictures,
         "failures": outcome.failures,
         "versions": versions,
     }
-    if outcome.accuracy is not None:
-        return {**content, "accuracy": asdict(outcome.accuracy), "remarks": REMARKS[description.precision]}
+    if outcome.accuracies:
+        accuracies = [asdict(accuracy) for accuracy in outcome.accuracies]
+        half = outcome.largest_half and outcome.largest_half._asdict()
+        own = {"accuracy": accuracies[0], "half_in_pytorch": accuracies[1:], "largest_half": half}
+        return {**content, **own, "remarks": REMARKS[description.precision]}
     tolerances = {**parity.TOLERANCES, "margin": parity.MARGIN}
     counts = {name: getattr(outcome, name) for name in ("largest", "matched", "excused", "intermediates")}
     return {**content, "tolerances": tolerances, **counts}

@@ -11,3 +11,7 @@ class CheckError(Exception):
     def __init__(self, sentence: str, findings: Sequence[str]) -> None:
         more = [f"... and {len(findings) - 5} more"] if len(findings) > 5 else []
         super().__init__("\n  ".join([f"{sentence}:", *findings[:5], *more]))
+
+    def add(self, sentence: str) -> None:
+        """Say one thing more."""
+        self.args = (f"{self}\n  {sentence}",)

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.accuracy import Accuracy
+from export.half import Extreme
+from export.matching import FAR, PictureDetections, detections_of, match, not_finite
 from gfl.data.boxes import pairwise_iou
 from gfl.runtime.description import Arrays, Thresholds
 
@@ -25,19 +27,13 @@ TOLERANCES = {
     "edge_logits": 1e-2,
     "intermediates": 1e-3,  # tensors inside, as a share of their largest value
 }
+UNTRIED = (
+    "nothing was detected at any score, so boxes and NMS are unchecked; give --images with objects in them, or "
+    "--allow_unchecked"
+)
 MARGIN = 1e-4  # a choice made on values nearer than this to its limit may go either way
-FAR = 1.0  # px: a box whose nearest counterpart is further away has none
 
 Mask = NDArray[np.bool_]
-
-
-class PictureDetections(NamedTuple):
-    """The detections of one picture, best first, without empty slots."""
-
-    boxes: NDArray[np.float64]  # (D,4) canvas px
-    scores: NDArray[np.float64]  # (D,)
-    labels: NDArray[np.int64]  # (D,)
-    edge_std: NDArray[np.float64]  # (D,4) px
 
 
 class BothSides(NamedTuple):
@@ -60,7 +56,10 @@ class Parity:
     excused: list[str] = field(default_factory=list)  # detections of one side alone, where the choice was within MARGIN
     rivals: int = 0  # those of them that an equally good one of the other side replaces
     failures: list[str] = field(default_factory=list)
-    accuracy: Accuracy | None = None  # of a precision that is not compared number by number
+    accuracies: list[Accuracy] = field(default_factory=list)  # of a precision that is not compared number by number
+    largest_half: Extreme | None = None  # the largest value inside a float16 run
+    untried: bool = False  # whether nothing was detected, so that boxes and NMS are unchecked
+    lowered: bool = False  # whether what is compared was found below the file's own score threshold
 
     def note(self, name: str, difference: float) -> None:
         """Keep the largest difference of an output; NaN counts as infinite."""
@@ -70,6 +69,7 @@ class Parity:
 
 def compare_tensors(parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays) -> None:
     """Compare the outputs of both sides, each (B,...), element by element."""
+    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, "PyTorch")]
     for name, array in of_file.items():
         for index, picture in enumerate(pictures):
             difference = np.abs(array[index].astype(np.float64) - of_pytorch[name][index].astype(np.float64))
@@ -90,6 +90,7 @@ def compare_detections(
     parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays, limits: Thresholds
 ) -> None:
     """Match the detections of each picture by class and box, compare the pairs, judge what has no counterpart."""
+    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, "PyTorch")]
     for index, picture in enumerate(pictures):
         file, pytorch = detections_of(of_file, index), detections_of(of_pytorch, index)
         pairs = match(file, pytorch)
@@ -107,28 +108,6 @@ def compare_detections(
         judge_unmatched(parity, picture, both, limits)
         if not both.unmatched.any() and of_file["complete"][index] != of_pytorch["complete"][index]:
             parity.failures.append(f"{picture}: complete is {of_file['complete'][index]}, PyTorch has the other")
-
-
-def detections_of(outputs: Arrays, index: int) -> PictureDetections:
-    """The filled slots of one picture of a batch."""
-    count = int(outputs["count"][index])
-    boxes, scores, labels, edge_std = (outputs[name][index][:count] for name in PictureDetections._fields)
-    return PictureDetections(
-        boxes.astype(np.float64), scores.astype(np.float64), labels.astype(np.int64), edge_std.astype(np.float64)
-    )
-
-
-def match(file: PictureDetections, pytorch: PictureDetections) -> list[tuple[int, int]]:
-    """Pairs (of the file, of PyTorch) of one class with the nearest boxes, each in at most one, best scores first."""
-    distance = np.abs(file.boxes[:, None] - pytorch.boxes[None]).max(axis=2, initial=0.0)
-    distance[file.labels[:, None] != pytorch.labels[None]] = np.inf
-    pairs = []
-    for j in range(len(pytorch.scores)):
-        i = int(distance[:, j].argmin()) if len(file.scores) else -1
-        if i >= 0 and distance[i, j] <= FAR:
-            pairs.append((i, j))
-            distance[i, :] = np.inf
-    return pairs
 
 
 def both_sides(file: PictureDetections, pytorch: PictureDetections, pairs: Sequence[tuple[int, int]]) -> BothSides:

@@ -51,6 +51,7 @@ def quantise(model: onnx.ModelProto, feeds: Iterable[Feed]) -> onnx.ModelProto:
         )
         quantised = onnx.load(path)
     onnx.helper.set_model_props(quantised, {})
+    quantised.ir_version = model.ir_version
     return quantised
 
 

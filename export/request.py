@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.digest import digest_of
+from export.folder import refuse_others
 from export.precision import COUNTED_SAMPLES, SAMPLES
 from export.samples import Truth, annotated_pictures, picture_files
+from export.validation import canvas_notes, validation_split
 from gfl.class_names import list_names, match_names, trust_note
 from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas
@@ -17,6 +20,8 @@ from gfl.data.coco_json import CocoFile, class_names, read_coco_file
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
+from gfl.runtime.description import Description
+from gfl.runtime.on_torch.pt_file import describe
 from gfl.shapes import MOST_PICTURES, Canvas
 
 RUNS = "runs/*/*/best.pt"
@@ -36,7 +41,9 @@ class Request:
     truth: Truth | None  # the true boxes of `pictures`
     samples: int  # how many pictures
     parity: bool  # whether to compare with PyTorch
+    allow_unchecked: bool  # whether a file may be written though nothing was detected to compare
     max_ap_drop: float | None  # the most AP that fp16 or int8 may lose; None: the precision's own limit
+    digest: str  # of the model in these outputs and this precision
     notes: tuple[str, ...]  # what was chosen where the command line says nothing
 
 
@@ -60,10 +67,15 @@ def read_request(arguments: argparse.Namespace) -> Request:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")
     files = name_files(checkpoint, arguments.output, sizes, (arguments.outputs, arguments.precision), arguments.suffix)
+    first = next(iter(files.values()))
     if arguments.output is None:
-        first = next(iter(files.values()))
         notes.append(f"no --output given: writing to {first if len(files) == 1 else first.parent}")
-    return Request(
+    if not pictures and not arguments.skip_parity:
+        pictures, said = validation_pictures(model, samples)
+        notes += said
+    notes += canvas_notes(model, sizes)
+    digest = digest_of(model, outputs=arguments.outputs, precision=arguments.precision)
+    request = Request(
         checkpoint=checkpoint,
         model=model,
         files=files,
@@ -74,9 +86,22 @@ def read_request(arguments: argparse.Namespace) -> Request:
         truth=truth,
         samples=samples,
         parity=not arguments.skip_parity,
+        allow_unchecked=arguments.allow_unchecked,
         max_ap_drop=arguments.max_ap_drop,
+        digest=digest,
         notes=tuple(notes),
     )
+    if len(files) > 1 or (arguments.output is not None and arguments.output.suffix != arguments.suffix):
+        refuse_others(first.parent, files.values(), describe_export(request, sizes[0]))
+    return request
+
+
+def describe_export(request: Request, size: Canvas) -> Description:
+    """What the file of a size says of itself."""
+    description = describe(
+        request.model, size=size, batch=request.batch, outputs=request.outputs, precision=request.precision
+    )
+    return replace(description, digest=request.digest)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -114,6 +139,18 @@ def read_pictures(
     if arguments.precision == "fp32" or annotated is None or not annotated.images.rows:
         return picture_files(arguments.images, count), None
     return annotated_pictures(annotated.path, arguments.images, count)
+
+
+def validation_pictures(model: TrainedModel, count: int) -> tuple[tuple[Path, ...], list[str]]:
+    """Pictures that the model was validated on, and a note that says so; none where they are not here."""
+    split = validation_split(model.run.data)
+    if split is None:
+        return (), []
+    try:
+        pictures = picture_files(split.images, count)
+    except InputError:  # a folder without pictures, or with folders of them
+        return (), []
+    return pictures, [f"no --images given: comparing on {len(pictures)} pictures of {split.images}"]
 
 
 def newest_checkpoint() -> Path:

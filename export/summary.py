@@ -7,18 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from export.parity import Parity
+from export.half import LARGEST
+from export.parity import UNTRIED, Parity
 from export.request import Request
-from gfl.data.paths import SYNTHETIC, split_paths
-from gfl.errors import InputError
-from gfl.settings import DataConfig
+from export.validation import validation_split
 
 
 class Written(NamedTuple):
     """An exported file, and what is to be said of it."""
 
     path: Path
-    form: str  # such as 'opset 17, IR 10, 540 nodes'
+    form: str  # such as 'opset 17, IR 8, 540 nodes'
     values: tuple[str, ...]  # its inputs and outputs, a line each
     outcome: Parity | None  # of the comparison with its checkpoint; None when none was asked for
     report: Path  # on the comparison
@@ -34,7 +33,14 @@ def summary(written: Written) -> Iterator[str]:
     if outcome is None:
         yield "  not compared with its checkpoint (--skip_parity)"
     else:
-        yield f"  {outcome.accuracy or agreement(outcome)}"
+        yield from (f"  {line}" for line in [*map(str, outcome.accuracies)] or [agreement(outcome)])
+        if outcome.largest_half is not None:
+            held = "the largest value inside in float16 is {:.3g} ({}); it holds up to {:.0f}"
+            yield "  " + held.format(*outcome.largest_half, LARGEST)
+        if outcome.untried:
+            yield f"  unchecked: {UNTRIED.partition(';')[0]}"
+        elif outcome.lowered:
+            yield "  nothing was detected above the score threshold: what was compared lies below it"
         yield f"  report: {written.report}"
     yield from (f"  {remark}" for remark in written.remarks)
 
@@ -42,11 +48,10 @@ def summary(written: Written) -> Iterator[str]:
 def agreement(outcome: Parity) -> str:
     """One line on a comparison by number that found no failure."""
     largest = ", ".join(f"{name} {difference:.1e}" for name, difference in outcome.largest.items())
-    untried = "none: nothing was detected, so boxes and NMS are untried; give --images with objects in them"
     parts = [f"agrees with PyTorch on {len(outcome.pictures)} pictures"]
     if outcome.matched:
         parts.append(f"{outcome.matched} detections matched")
-    parts.append(f"largest difference: {largest or untried}")
+    parts.append(f"largest difference: {largest or 'none'}")
     if outcome.intermediates:
         inside = max(outcome.intermediates.values())
         parts.append(f"{len(outcome.intermediates)} tensors inside within {inside:.1e} of their largest value")
@@ -59,20 +64,9 @@ def next_command(request: Request) -> str:
     """The command that counts the AP of what was written."""
     files = list(request.files.values())
     exported = files[0] if len(files) == 1 else files[0].parent
-    annotations, images = validation_paths(request.model.run.data)
+    split = validation_split(request.model.run.data)
+    annotations, images = map(str, split or ("ANNOTATIONS.json", "PICTURES"))
     flag = "--onnx" if files[0].suffix == ".onnx" else "--checkpoint"
     return shlex.join(
         ["python", "-m", "gfl.evaluate", flag, str(exported), "--annotations", annotations, "--images", images]
     )
-
-
-def validation_paths(data: DataConfig) -> tuple[str, str]:
-    """Annotations and pictures that the model was validated on; stand-ins in capitals where they are not here."""
-    try:
-        if data.root != "synthetic" or SYNTHETIC.is_dir():  # asking for its paths would draw it otherwise
-            paths = split_paths(data, "val")
-            if paths.annotations.is_file():
-                return str(paths.annotations), str(paths.images)
-    except InputError:
-        pass
-    return "ANNOTATIONS.json", "PICTURES"

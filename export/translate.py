@@ -1,4 +1,4 @@
-"""From a function of PyTorch to an ONNX model that CANN's parser takes: opset 17, IR 10, one file."""
+"""From a function of PyTorch to an ONNX model that CANN's parser takes: opset 17, IR 8, one file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from gfl.model.prepare import Prepared
 from gfl.runtime.description import INPUT_NAMES, Description
 
 OPSET = 17  # the last that CANN's parser takes (ONNX 1.12)
-IR_VERSION = 10  # the last that runtimes of 2024 take
+# What ONNX 1.12 wrote beside opset 17, and ONNX Runtime from 1.12 to the newest takes. Later ones brought float8, int4,
+# overloads and notes on nodes, of which a detector has none.
+IR_VERSION = 8
 TORCH_OPSET = 18  # what PyTorch's exporter writes; asked for less, its way down fails on constants and it keeps 18
 
 # What opset 18 changed in operators that exist in 17; everything else that a detector needs is the same in both.

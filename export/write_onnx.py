@@ -10,18 +10,18 @@ import onnx
 
 from export.atc import atc_command, input_shapes
 from export.check import DTYPES, violations
-from export.compare import conclude, read_batches
-from export.compare_onnx import compare
+from export.compare import conclude, older_set_aside, read_batches, report_path
+from export.compare_onnx import Sides, compare
 from export.errors import CheckError
 from export.graph import graph_of
+from export.memory import memory_told
 from export.precision import POLICIES, REMARKS
-from export.request import Request
+from export.request import Request, describe_export
 from export.summary import Written
 from export.translate import Translation, translate
 from gfl.files import atomic_file, make_folder
 from gfl.model import detector
 from gfl.runtime.description import Description
-from gfl.runtime.on_torch.pt_file import describe
 from gfl.shapes import Canvas
 
 
@@ -30,12 +30,10 @@ def write_onnx(request: Request, size: Canvas) -> Written:
     started, path = time.perf_counter(), request.files[size]
     variables, cfg = request.model.variables, request.model.run.detector
     constants = detector.freeze(variables, cfg)
-    description = describe(
-        request.model, size=size, batch=request.batch, outputs=request.outputs, precision=request.precision
-    )
+    description = describe_export(request, size)
     graph = graph_of(request.outputs, size, cfg)
     make_folder(path.parent)
-    with atomic_file(path) as stream:
+    with memory_told(size, request.batch), older_set_aside(path), atomic_file(path) as stream:
         prepared = detector.prepare(variables, constants, POLICIES[request.precision])
         model, program = translate(graph, prepared, description)
         if request.precision == "int8":
@@ -48,11 +46,12 @@ def write_onnx(request: Request, size: Canvas) -> Written:
         draft = Path(stream.name)
         model = onnx.load(draft)
         if broken := violations(model, request.precision):
+            report_path(path).unlink(missing_ok=True)  # of an earlier file
             raise CheckError(f"{path} would break the rules of a static graph", broken)
         outcome = None
         if request.parity:
             reference = detector.prepare(variables, constants)
-            outcome = compare(draft, Translation(model, program), graph, reference, request)
+            outcome = compare(draft, Sides(Translation(model, program), graph, prepared, reference), request)
         report = conclude(outcome, request, description, path)
     form = f"opset {model.opset_import[0].version}, IR {model.ir_version}, {len(model.graph.node)} nodes"
     ends = (("in ", model.graph.input), ("out", model.graph.output))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gfl.class_names import ClassMap, trust_note
 from gfl.config import read_run
+from gfl.data.canvas import Shrinkage
 from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
         )
     opened = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
-    for note in (*data.notes, *opened.classes.notes):
+    for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
     make_folder(output)
@@ -136,6 +137,12 @@ def run(arguments: argparse.Namespace) -> None:
     for reason in failed:
         say(f"without detections: {reason}", error=True)
     say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+
+
+def shrinkage_notes(shrinkage: Shrinkage, exported: bool) -> tuple[str, ...]:
+    """What the canvases do to the pictures, where that is anything, and what would help."""
+    mend = f"export that too, with {shrinkage.flags}" if exported else "add it to CANVASES"
+    return (f"{shrinkage.sentence()}; {mend}",) if shrinkage.pictures else ()
 
 
 def parser() -> argparse.ArgumentParser:

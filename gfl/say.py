@@ -1,7 +1,8 @@
 """Prints for people, and never raises: what becomes of an output must not cost a result.
 
 The reader of a pipe may go away (`| head -1`), a disk may be full, an output may be closed (`>&-`) or show ASCII alone.
-An output that fails is written to no more, by libraries neither; what it cannot encode becomes '?'.
+An output that fails is written to no more, by libraries neither; what it cannot encode becomes '?'. Control characters,
+which may come from the names of files and classes, are printed as escapes: a terminal would obey them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import sys
 from contextlib import suppress
 from typing import TextIO
+
+from gfl.words import printable
 
 STANDARD = (0, 1, 2)  # the file descriptors of standard input, output and error
 
@@ -47,8 +50,9 @@ class Output:
 
 
 def say(text: str = "", *, error: bool = False, end: str = "\n") -> None:
-    """Print a text on stdout, or with `error` on stderr, at once."""
-    Output(sys.stderr if error else sys.stdout).write(text + end)
+    """Print a text on stdout, or with `error` on stderr, at once; of control characters, only line ends are kept."""
+    lines = "\n".join(map(printable, text.split("\n")))
+    Output(sys.stderr if error else sys.stdout).write(lines + end)
 
 
 def flush_outputs() -> None:

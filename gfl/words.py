@@ -13,7 +13,7 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u20
 
 def headline(label: str, *parts: str) -> str:
     """A line of a run's head: the label in a column of its own, the parts that are not empty joined by bars."""
-    return f"{label:<8}" + " | ".join(part for part in parts if part)
+    return printable(f"{label:<8}" + " | ".join(part for part in parts if part))
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -17,7 +17,8 @@ from gfl.data.picture_files import PICTURES, is_decodable
 from infer.output_folder import DETECTIONS, DRAWN, SUMMARY
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
-RESULTS = (DETECTIONS, SUMMARY, "results.jsonl")  # a folder that holds one of them was written by a run
+RESULTS = (DETECTIONS, SUMMARY, "results.jsonl", "images.json")  # a folder that holds one was written by a run
+PARTS = "results-*.parquet"
 
 
 class Kind(Enum):
@@ -54,8 +55,9 @@ def scan(folder: Path, *, hidden: bool = False) -> list[Entry]:
             listed = sorted(found, key=lambda entry: entry.name)
     except OSError:
         return [Entry(folder, real, Kind.CLOSED)]
-    names = {entry.name for entry in listed}
-    results = {*RESULTS, DRAWN} if names & {*RESULTS} else set()
+    results = {entry.name for entry in listed if entry.name in RESULTS or fnmatch.fnmatch(entry.name, PARTS)}
+    if results:
+        results.add(DRAWN)
 
     def entry_of(entry: os.DirEntry[str]) -> Entry:
         path = folder / entry.name

@@ -80,8 +80,7 @@ class Timings:
         """What to say of the pictures as they were read."""
         found = []
         if self.shrinkage.pictures:
-            sizes = " ".join(f"--size {height}x{width}" for height, width in self.shrinkage.missing)
-            found.append(f"{self.shrinkage.sentence()}; export that too, with {sizes}")
+            found.append(f"{self.shrinkage.sentence()}; write it too: python -m export.onnx {self.shrinkage.flags}")
         if self.firsts:
             one = self.firsts == 1
             found.append(
@@ -123,7 +122,7 @@ def run_pictures(
         Exception: the first that `model.run`, `on_result` or `sources` raised, once all threads have ended.
     """
     readers = readers or default_readers(model.provider_report().provider, usable_cores())
-    reader = _Reader(model, sources, keep_pixels)
+    reader, rule = _Reader(model, sources, keep_pixels), model.description
     timings, started = Timings(), time.perf_counter()
     with _single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
         results = _Results(writing, on_result, most=2 * model.batch)
@@ -134,7 +133,7 @@ def run_pictures(
                 if isinstance(outcome, Failed):
                     results.add(position, outcome)
                 else:
-                    timings.sizes[outcome.wanted_hw] += 1
+                    timings.sizes[resized_size(*outcome.info.size_hw, rule.short_side, rule.long_side)] += 1
                     timings.firsts += outcome.is_first
                     yield outcome
 
@@ -249,14 +248,12 @@ class _Reader:
             image = opened.decode()
             height, width = image.shape[:2]
             canvas, resized_hw = self._model.canvas_for(height, width)
-            rule = self._model.description
-            wanted_hw = resized_size(height, width, rule.short_side, rule.long_side)
             kept = image if height * width <= self._keep_pixels else None
             image = resize(image, resized_hw)  # the original is let go here, unless it is kept
         planes = np.empty((3, *canvas), np.uint8)
         place_on_canvas(image, planes)
         info = PictureInfo(source.name, (height, width), resized_hw, kept)
-        return InputPicture(position, info, planes, wanted_hw, opened.is_first)
+        return InputPicture(position, info, planes, opened.is_first)
 
 
 class _Results:

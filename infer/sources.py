@@ -96,21 +96,20 @@ def look_up(text: str, *, recursive: bool) -> Inputs:
     path = Path(text).absolute()
     try:
         if path.is_dir():
-            return take(entries_of(path, recursive=recursive), path, f"{printable(text)} holds")
+            return take(entries_of(path, recursive=recursive), path, f"{text} holds")
         if path.is_file():
             return one_file(path)
         if glob.has_magic(text) and not os.path.lexists(path):
-            return pattern_inputs(path, printable(text), recursive=recursive)
+            return pattern_inputs(path, text, recursive=recursive)
         if path.exists():
             raise InputError(
-                f"{printable(text)} is a pipe, a device or a socket, expected pictures or a video; write them into a "
-                "folder"
+                f"{text} is a pipe, a device or a socket, expected pictures or a video; write them into a folder"
             )
     except OSError as error:
         raise InputError(
-            f"{printable(text)} cannot be read ({error.strerror}), expected pictures or a video; check --input"
+            f"{text} cannot be read ({error.strerror}), expected pictures or a video; check --input"
         ) from error
-    raise InputError(f"{printable(text)}: no such file or folder, expected pictures or a video; check --input")
+    raise InputError(f"{text}: no such file or folder, expected pictures or a video; check --input")
 
 
 def one_file(path: Path) -> Inputs:

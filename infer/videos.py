@@ -55,9 +55,7 @@ class Video:
                 image = np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), dtype=np.uint8)
                 yield Frame(f"{self.name}#{read:06d}", image, time_s, self.path)
         if read == 0:
-            raise InputError(
-                f"got no frame from {printable(str(self.path))}, expected a video that OpenCV reads; copy it again"
-            )
+            raise InputError(f"got no frame from {self.path}, expected a video that OpenCV reads; copy it again")
         if read < self.total:
             self.notes = (
                 f"{printable(str(self.path))} ends after {read} of the {self.total} frames that it states; these are "
@@ -135,9 +133,7 @@ def capture(path: Path) -> Iterator[cv2.VideoCapture]:
         stream = cv2.VideoCapture(name, cv2.CAP_FFMPEG if has_ffmpeg else cv2.CAP_ANY)
         try:
             if not stream.isOpened():
-                raise InputError(
-                    f"{printable(str(path))} cannot be opened as a video, expected one that OpenCV reads; copy it again"
-                )
+                raise InputError(f"{path} cannot be opened as a video, expected one that OpenCV reads; copy it again")
             yield stream
         finally:
             stream.release()

@@ -14,6 +14,7 @@ from gfl.config import ParsedRun, read_run
 from gfl.engine.checkpoints import load_trained, read_state, write_checkpoint
 from gfl.errors import InputError
 from gfl.model import detector
+from gfl.runtime.on_torch.pt_file import describe
 from gfl.tensors.variables import Variables, flatten
 from gfl.version import VERSION
 
@@ -171,3 +172,25 @@ def test_settings_of_a_model_far_larger_than_the_file_are_refused_before_it_is_m
 def test_canvases_beyond_every_picture_are_refused(tmp_path: Path, parsed: ParsedRun) -> None:
     with pytest.raises(InputError, match=r"names the canvases .* expected at most 180000000 pixels each"):
         load_trained(write(tmp_path / "a.pt", parsed, canvases=[[64, 96], [10**6, 10**6]]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"category_ids": ["a", "b", "c"]},
+        {"score_thresholds": [None] * 3},
+        {"canvases": [3]},
+        {"canvases": [["a", "b"]]},
+    ],
+)
+def test_values_of_another_kind_are_one_sentence(tmp_path: Path, parsed: ParsedRun, values: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"a\.pt has [\w ]+ that cannot be read"):
+        load_trained(write(tmp_path / "a.pt", parsed, **values))
+
+
+def test_an_export_says_nothing_of_the_folders_of_this_machine(tmp_path: Path, parsed: ParsedRun) -> None:
+    trained = load_trained(write(tmp_path / "a.pt", parsed), bindings=["DATA_ROOT = '/home/me'", "LR = 0.25"])
+    described = describe(trained, size=(64, 96), batch=1)
+    assert "/home/me" in trained.config_text
+    assert "/home/me" not in "".join(described.to_metadata().values())
+    assert "LR = 0.25" in described.config

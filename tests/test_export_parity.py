@@ -97,5 +97,14 @@ def test_a_file_that_claims_to_be_complete_wrongly_is_a_failure() -> None:
     assert len(compared(detection_arrays((0.9, 0, BOX)), detection_arrays((0.9, 0, BOX), complete=0)).failures) == 1
 
 
+@pytest.mark.parametrize("name", ["boxes", "scores", "edge_std"])
+def test_a_number_that_is_none_is_a_failure_in_an_empty_slot_too(name: str) -> None:
+    for slot in (0, 4):
+        broken = detection_arrays((0.9, 0, BOX))
+        broken[name][0, slot] = float("nan")
+        assert f"in {name} of the file are NaN" in compared(broken, detection_arrays((0.9, 0, BOX))).failures[0]
+        assert compared(broken, broken).failures
+
+
 def test_nothing_on_either_side_agrees() -> None:
     assert compared(detection_arrays(), detection_arrays()) == Parity()

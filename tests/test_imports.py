@@ -23,14 +23,14 @@ Rule = Callable[[Sources], Iterator[str]]
 # named after it.
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
-        "gfl.errors": (),
+        "gfl.errors": ("gfl.words",),
         "gfl.version": (),
         "gfl.shapes": (),
         "gfl.limits": (),
         "gfl.machine": (),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
-        "gfl.say": (),
+        "gfl.say": ("gfl.words",),
         "gfl.words": (),
         "gfl.signals": (),
         "gfl.files": ("gfl.errors",),

@@ -74,6 +74,7 @@ class Made:
     delay_s: float = 0.0
     broken: bool = False
     pixels: int | None = None  # that its header states; None: the truth
+    is_first: bool = False  # of several pictures
     opened: list[str] = field(default_factory=list)
     image: Callable[[], Image] = None  # type: ignore[assignment]  # made below
 
@@ -86,7 +87,7 @@ class Made:
         time.sleep(self.delay_s)
         if self.broken:
             raise InputError(f"{self.name} is broken")
-        return Opened(self.pixels or self.size_hw[0] * self.size_hw[1], self.image)
+        return Opened(self.pixels or self.size_hw[0] * self.size_hw[1], self.image, self.is_first)
 
 
 def sources(sizes: Sequence[tuple[int, int]], **same: object) -> list[Made]:
@@ -354,3 +355,20 @@ def test_timings_add_up() -> None:
     assert 0.06 <= timings.decode_s <= timings.seconds
     assert timings.first_s is not None
     assert 0.02 <= timings.first_s <= timings.seconds
+
+
+def test_pictures_that_no_canvas_holds_are_counted_and_said() -> None:
+    outcomes, timings = collect(Mirror(canvases=(WIDE,)), sources([WIDE_HW, TALL_HW, TALL_HW, (32, 64)]))
+    assert timings.shrinkage == (2, 4, pytest.approx(32 / 53), ((64, 32),))
+    assert timings.notes == (
+        "2 of 4 pictures are shrunk below the model's own size (the most to 60% of its sides), which costs accuracy: a "
+        "canvas of 64x32 would hold them; write it too: python -m export.onnx --size 64x32",
+    )
+    assert len(outcomes) == 4
+    assert collect(Mirror(), sources([WIDE_HW, TALL_HW]))[1].notes == ()
+    assert collect(Mirror(canvases=None), sources([WIDE_HW, TALL_HW]))[1].notes == ()
+
+
+def test_files_of_several_pictures_are_counted_and_said() -> None:
+    timings = collect(Mirror(), sources([WIDE_HW, TALL_HW], is_first=True))[1]
+    assert timings.notes == ("2 files hold several pictures (animations or pages), of which the first were taken",)

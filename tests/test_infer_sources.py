@@ -165,7 +165,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
 # ---- a run's own results ----
 
 
-@pytest.mark.parametrize("mark", ["detections.json", "summary.json", "results.jsonl"])
+@pytest.mark.parametrize("mark", ["detections.json", "summary.json", "results.jsonl", "results-00001.parquet"])
 def test_a_runs_own_results_are_no_input(tmp_path: Path, mark: str) -> None:
     for name in ("a.png", "drawn/a.jpg", "output/drawn/a.jpg", "output/shard-1-of-2/drawn/a.jpg", "own/drawn/b.jpg"):
         write_picture(tmp_path / name)

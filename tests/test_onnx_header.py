@@ -12,6 +12,7 @@ from tiny_onnx import DESCRIPTION, write_onnx
 
 from gfl.errors import InputError
 from gfl.runtime import onnx_file
+from gfl.runtime.description import Description
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.onnx_header import read_metadata
 
@@ -81,3 +82,11 @@ def test_a_model_cut_short_anywhere_is_one_sentence(tmp_path: Path) -> None:
         (tmp_path / "a.onnx").write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"a\.onnx "):
             open_onnx(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("size", "[1000000, 1000000]"), ("batch", "1000000000"), ("size", "[0, 64]")]
+)
+def test_a_description_of_a_batch_that_no_machine_holds_is_refused(key: str, value: str) -> None:
+    with pytest.raises(InputError, match="describes itself in a way that this one cannot read"):
+        Description.from_metadata(DESCRIPTION.to_metadata() | {key: value}, "a.onnx")

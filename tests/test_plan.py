@@ -17,6 +17,7 @@ from gfl.data.plan import (
     BatchPlan,
     draw_changes,
     eval_plan,
+    eval_shrinkage,
     fill_batches,
     join_leftovers,
     train_plan,
@@ -209,3 +210,14 @@ def test_in_evaluation_a_pictures_canvas_does_not_depend_on_the_batch() -> None:
 def test_a_split_that_cannot_be_is_refused(batch_size: int, rank: int, world: int) -> None:
     with pytest.raises(ValueError, match="expected"):
         eval_plan((), FIXED, None, batch_size=batch_size, rank=rank, world=world)
+
+
+def test_pictures_that_evaluation_shrinks_are_those_that_its_plan_makes_smaller() -> None:
+    data = data_of(40)
+    canvases = ((64, 96),)
+    whole = eval_plan(data.pictures, FIXED, None, batch_size=1)
+    shrunk = eval_plan(data.pictures, FIXED, canvases, batch_size=1)
+    sizes = [{row.picture: row.size_hw for batch in plan for row in batch.pictures} for plan in (whole, shrunk)]
+    different = sum(sizes[0][picture] != sizes[1][picture] for picture in sizes[0])
+    assert different == eval_shrinkage(data.pictures, FIXED, canvases).pictures > 0
+    assert eval_shrinkage(data.pictures, FIXED, None).pictures == 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from gfl.errors import InputError
 from gfl.say import Output, say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +36,17 @@ def test_say_prints_to_the_streams_of_the_moment(capsys: pytest.CaptureFixture[s
     say("two", error=True)
     say("three", end="")
     assert capsys.readouterr() == ("one\nthree", "two\n")
+
+
+def test_names_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a\x1b[2J\r\u202egpj.exe\x9b1m\udcff\nnext\tline 猫é")
+    assert capsys.readouterr().out == "a\\x1b[2J\\r\\u202egpj.exe\\x9b1m\\xff\nnext\\tline 猫é\n"
+
+
+def test_a_mistake_is_told_in_one_line() -> None:
+    error = InputError("got a\nerror: all is well\x1b[0m, expected more")
+    assert str(error) == r"got a\nerror: all is well\x1b[0m, expected more"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @pytest.mark.parametrize(

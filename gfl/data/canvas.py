@@ -95,6 +95,11 @@ class Shrinkage(NamedTuple):
     least: float  # the smallest factor by which the sides of one are multiplied; 1.0 where none is shrunk
     missing: tuple[Canvas, ...]  # two at most, by area: beside the others, they would hold all
 
+    @property
+    def flags(self) -> str:
+        """The missing canvases as `python -m export.onnx` takes them."""
+        return " ".join(f"--size {height}x{width}" for height, width in self.missing)
+
     def sentence(self) -> str:
         """How many pictures are shrunk, how much, and what would hold them; empty where none is."""
         if not self.pictures:

@@ -19,7 +19,7 @@ from gfl.data import boxes, transforms
 from gfl.data.canvas import by_area
 from gfl.data.coco import CocoData, Picture
 from gfl.data.picture_files import read_picture
-from gfl.data.plan import BatchPlan, PlannedPicture, eval_plan, train_plan
+from gfl.data.plan import BatchPlan, PlannedPicture, eval_plan, eval_shrinkage, train_plan
 from gfl.data.shared_memory import (
     PREFETCHED,
     SILENCE_S,
@@ -261,6 +261,7 @@ class EvalLoader(PlannedLoader):
     ) -> None:
         """Arguments as of `eval_plan`."""
         self.plan = eval_plan(data.pictures, cfg, canvases, batch_size=batch_size, rank=rank, world=world)
+        self.shrinkage = eval_shrinkage(data.pictures, cfg, canvases)
         # MAX_BOXES is training's: boxes do not enter evaluation's graph.
         largest = max((batch.canvas for batch in self.plan), key=by_area, default=(0, 0))
         super().__init__(data, box_slots(data, "auto"), batch_size=batch_size, largest=largest, workers=cfg.workers)

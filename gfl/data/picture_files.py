@@ -20,7 +20,6 @@ from gfl.data.picture_headers import JPEG_START, PNG_START, stated_pixels
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.shapes import MOST_PIXELS
-from gfl.words import printable
 
 # How the names of most picture files end: those are not asked what they hold.
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -67,7 +66,7 @@ def opencv_path(path: Path) -> Iterator[str]:
         elif os.path.exists(f"/dev/fd/{stream.fileno()}"):
             yield f"/dev/fd/{stream.fileno()}"
         else:
-            raise InputError(f"{printable(str(path))} has a name that is no UTF-8, expected one that is; rename it")
+            raise InputError(f"{path} has a name that is no UTF-8, expected one that is; rename it")
 
 
 def is_utf8(text: str) -> bool:
@@ -122,9 +121,7 @@ def pixel_limit() -> int:
     if not text:
         return MOST_PIXELS
     if not re.fullmatch("[0-9]{1,15}", text) or int(text) == 0:
-        raise InputError(
-            f"got {PIXELS_VARIABLE}={printable(text)}, expected a number of pixels; unset it for {MOST_PIXELS}"
-        )
+        raise InputError(f"got {PIXELS_VARIABLE}={text}, expected a number of pixels; unset it for {MOST_PIXELS}")
     return int(text)
 
 
@@ -138,7 +135,7 @@ def read_bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise InputError(unreadable(path, error)) from None
     raise InputError(
-        f"got a file of {size} bytes, {printable(str(path))}, expected a picture of at most {MOST_BYTES}, which is "
+        f"got a file of {size} bytes, {path}, expected a picture of at most {MOST_BYTES}, which is "
         "what OpenCV takes; write it in a format that compresses"
     )
 
@@ -146,23 +143,21 @@ def read_bytes(path: Path) -> bytes:
 def unreadable(path: Path, error: Exception) -> str:
     """The sentence for a file that cannot be read."""
     reason = getattr(error, "strerror", None) or str(error)
-    return f"got no picture from {printable(str(path))} ({reason}), expected a readable file; check the folder"
+    return f"got no picture from {path} ({reason}), expected a readable file; check the folder"
 
 
 def decode_picture(data: bytes, name: str, depth: str = "auto", most_pixels: int | None = None) -> Image:
     """Decode a file's bytes as `read_picture` does; `name` is what an InputError calls it."""
     if is_truncated(data):
         # OpenCV would fill the missing part with grey and say nothing.
-        raise InputError(
-            f"got a truncated file {printable(name)} ({len(data)} bytes), expected a whole picture; copy it again"
-        )
+        raise InputError(f"got a truncated file {name} ({len(data)} bytes), expected a whole picture; copy it again")
     limit, pixels = pixel_limit() if most_pixels is None else most_pixels, stated_pixels(data)
     if pixels is not None:
         check_pixels(pixels, limit, name)
     decoded = None if pixels == 0 else decode(data)
     if decoded is None:
         raise InputError(
-            f"got a file that cannot be decoded, {printable(name)} ({len(data)} bytes), expected a JPEG, PNG or "
+            f"got a file that cannot be decoded, {name} ({len(data)} bytes), expected a JPEG, PNG or "
             "other picture that OpenCV reads; copy it again or leave it out"
         )
     # The header of a format that is unknown here is not read: OpenCV's own limit held while it was decoded.
@@ -186,7 +181,7 @@ def check_pixels(pixels: int, limit: int, name: str) -> None:
     """Raise InputError where a picture has more pixels than are decoded."""
     if pixels > limit:
         raise InputError(
-            f"got a picture of {pixels:,} pixels, {printable(name)}, expected at most {limit:,}; cut it into parts, or "
+            f"got a picture of {pixels:,} pixels, {name}, expected at most {limit:,}; cut it into parts, or "
             f"set {PIXELS_VARIABLE} to more"
         )
 

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Ints, by_area, fit_canvas, own_canvas, pick_canvases
+from gfl.data.canvas import Ints, Shrinkage, by_area, fit_canvas, judge_shrinkage, own_canvas, pick_canvases
 from gfl.data.coco import Picture
 from gfl.data.sizes import check_fits, eval_short_side, short_side_range, sizes_of
 from gfl.data.transforms import resized_sizes
@@ -119,6 +119,11 @@ def eval_plan(
     planned = [PlannedPicture(i, (height, width)) for i, (height, width) in enumerate(sizes_hw.tolist())]
     batches = fill_batches(np.arange(len(planned)), sizes_hw, canvases, batch_size * world, move_up=False)
     return deal(batches, planned, 0, rank, world)
+
+
+def eval_shrinkage(pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[Canvas] | None) -> Shrinkage:
+    """What the canvases of `eval_plan` do to its pictures."""
+    return judge_shrinkage(resized_sizes(sizes_of(pictures), eval_short_side(cfg), cfg.long_side), canvases)
 
 
 def fingerprint(pictures: Sequence[Picture]) -> int:

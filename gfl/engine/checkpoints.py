@@ -14,7 +14,7 @@ from gfl.engine.class_layer import BIAS as CLASS_ROWS
 from gfl.engine.torch_file import read_torch_file
 from gfl.engine.weight_fit import Classes, LoadReport, fit
 from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.files import atomic_file
 from gfl.model import detector
 from gfl.settings import RunConfig
@@ -109,8 +109,10 @@ def load_trained(
     run = replace(run, detector=replace(run.detector, num_classes=len(names)))
     _require_numbers(file, run.detector)
     variables, _ = fit(detector.init(run.detector), file.state, require_all=True, source=path)
-    category_ids = _category_ids(file, len(names))
-    thresholds = _score_thresholds(file, len(names))
+    try:
+        category_ids, thresholds = _category_ids(file, len(names)), _score_thresholds(file, len(names))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _other_values(file, "category ids or score thresholds", error) from error
     return TrainedModel(variables, run, names, category_ids, canvases, text, names_its_classes, thresholds)
 
 
@@ -130,13 +132,23 @@ def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:
     saved = file.extra.get("canvases")
     if not isinstance(saved, (list, tuple)):
         return None
-    canvases = tuple((int(h), int(w)) for h, w in saved)
+    try:
+        canvases = tuple((int(h), int(w)) for h, w in saved)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _other_values(file, "canvases", error) from error
     if not all(h > 0 and w > 0 and h * w <= MOST_CANVAS_PX for h, w in canvases):
         raise InputError(
             f"{file.path} names the canvases {canvases}, expected at most {MOST_CANVAS_PX} pixels each; get it again "
             "from where it comes"
         )
     return canvases
+
+
+def _other_values(file: CheckpointFile, what: str, error: Exception) -> InputError:
+    return InputError(
+        f"{file.path} has {what} that cannot be read ({first_line(error)}), expected those that gfl.train writes; get "
+        "it again from where it comes"
+    )
 
 
 def _require_numbers(file: CheckpointFile, cfg: detector.DetectorConfig) -> None:

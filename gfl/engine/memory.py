@@ -11,8 +11,14 @@ from gfl.errors import InputError, first_line
 from gfl.shapes import Canvas
 from gfl.words import counted
 
-# In the messages of CUDA, of torch_npu ("NPU out of memory"), of their libraries, and of torch's allocator on a CPU.
-_TEXTS = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory")
+# In the messages of CUDA, of torch_npu ("NPU out of memory"), of their libraries, of torch's allocator on a CPU, and
+# of ONNX Runtime.
+_TEXTS = ("out of memory", "ALLOC_FAILED", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+
+
+def tells_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory did not suffice; torch_npu has a class of its own beside CUDA's."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in _TEXTS)
 
 
 TRAINING = (
@@ -30,9 +36,7 @@ def memory_errors(canvas: Canvas, pictures: int, mend: str = TRAINING) -> Iterat
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        said = str(error)
-        # CUDA's class, of which torch_npu has its own.
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not any(text in said for text in _TEXTS):
+        if not tells_of_memory(error):
             raise
         height, width = canvas
         raise InputError(

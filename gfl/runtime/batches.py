@@ -24,7 +24,6 @@ class InputPicture(NamedTuple):
     position: int  # among the sources, from 0
     info: PictureInfo
     planes: NDArray[np.uint8]  # (3,H,W) RGB, zeros beside and below the picture
-    wanted_hw: tuple[int, int]  # px, by the model's resize rule; the canvas may have shrunk the picture further
     is_first: bool = False  # of several pictures in its file
 
     @property

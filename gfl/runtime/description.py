@@ -31,6 +31,9 @@ BOX_FORMAT = (
 )
 
 
+MOST_BATCH_PX = 2**32  # of all pictures of a run: 12 GiB of uint8
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """How the file chooses its detections; scores and IoU must exceed theirs."""
@@ -110,7 +113,7 @@ class Description:
             resize = json.loads(metadata["resize"])
             names = tuple(json.loads(metadata["names"]))
             default = json.dumps([DEFAULT_SCORE] * len(names))  # of files from before 0.2
-            return Description(
+            described = Description(
                 version=metadata["gfl_version"],
                 outputs=metadata["outputs"],
                 precision=metadata["precision"],
@@ -127,8 +130,19 @@ class Description:
                 score_thresholds=tuple(json.loads(metadata.get("score_thresholds", default))),
                 digest=metadata.get("digest", ""),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            _require_room(described)
+            return described
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{source} was exported by version {metadata['gfl_version']} and describes itself in a way that this "
                 f"one cannot read ({error!r}); export it again"
             ) from error
+
+
+def _require_room(described: Description) -> None:
+    """Raise ValueError for a batch that no machine holds: its memory is taken before the file itself is asked."""
+    height, width = described.size
+    if min(height, width, described.batch, described.short_side, described.long_side) < 1:
+        raise ValueError("a size or a batch below 1")
+    if described.batch * height * width > MOST_BATCH_PX:
+        raise ValueError(f"a batch of {described.batch} pictures of {height}x{width}")

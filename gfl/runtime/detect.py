@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gfl.class_names import place_of_name
 from gfl.data.depth import check_depth
-from gfl.data.transforms import place_on_canvas, resize, resized_size
+from gfl.data.transforms import place_on_canvas, resize
 from gfl.errors import InputError
 from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from gfl.runtime.inputs import OpenFile, Picture, Reading, as_image, check_layout
@@ -248,12 +248,10 @@ class Detect:
         image, source = as_image(picture, index, reading)
         height, width = image.shape[:2]
         canvas, resized_hw = self.model.canvas_for(height, width)
-        rule = self.model.description
-        wanted_hw = resized_size(height, width, rule.short_side, rule.long_side)
         planes = np.empty((3, *canvas), np.uint8)
         place_on_canvas(resize(image, resized_hw), planes)
         kept = image.copy() if keep_image else None
-        return InputPicture(position, PictureInfo(source, (height, width), resized_hw, kept), planes, wanted_hw)
+        return InputPicture(position, PictureInfo(source, (height, width), resized_hw, kept), planes)
 
     def _choose(self, result: Result) -> Result:
         """The detections that the options of `load` leave."""

@@ -75,10 +75,11 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
                 f"{file.path} gives {file.description.outputs} outputs, expected detections; export it with "
                 "--outputs detections"
             )
-        if file.description.without_size() != first.without_size():
+        digests = {file.description.digest, first.digest} - {""}  # older files have none
+        if file.description.without_size() != first.without_size() or len(digests) > 1:
             raise InputError(
                 f"{file.path} and {files[0].path} are not exports of one model in one precision and batch size; "
-                "give one of them"
+                "give one of them, or export all sizes together"
             )
     runs = {file.description.size: file.run for file in files}
     if len(runs) < len(files):

@@ -42,12 +42,6 @@ class SessionOutput(Protocol):
     name: str
 
 
-class ModelMeta(Protocol):
-    """What a session knows of its file."""
-
-    custom_metadata_map: dict[str, str]
-
-
 class Session(Protocol):
     """The part of onnxruntime.InferenceSession that is used here."""
 
@@ -56,9 +50,6 @@ class Session(Protocol):
 
     def get_outputs(self) -> Sequence[SessionOutput]:
         """The model's outputs."""
-
-    def get_modelmeta(self) -> ModelMeta:
-        """The model's metadata."""
 
     def get_providers(self) -> Sequence[str]:
         """Names of the providers that could be started, those tried first for a node first."""
@@ -91,11 +82,6 @@ class ProviderSession:
         self._profiles = Path(tempfile.mkdtemp(prefix="gfl_profile_"))
         self._drop_profiles = weakref.finalize(self, shutil.rmtree, self._profiles, ignore_errors=True)
         self._open_next()
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The file's metadata."""
-        return self._session.get_modelmeta().custom_metadata_map
 
     @property
     def output_names(self) -> tuple[str, ...]:

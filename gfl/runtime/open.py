@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -51,6 +52,11 @@ def open_model(
     _check_whole("batch", batch, 1, MOST_PICTURES, "omit it for the default (1, or the exported file's own)")
     _check_whole("threads", threads, 0, MOST_THREADS, "omit it for the default (0: the runtime's choice)")
     kind = kind_of(path)
+    if kind in (*CHECKPOINTS, ".pt2") and find_spec("torch") is None:
+        raise InputError(
+            f"{path} needs PyTorch, which is not installed; install it, or give the .onnx that "
+            "`python -m export.onnx` writes where PyTorch is"
+        )
     if kind in CHECKPOINTS:
         from gfl.runtime.on_torch.pt_file import open_checkpoint  # late: it imports PyTorch
 

@@ -31,10 +31,14 @@ DESCRIPTION = Description(
 )
 
 
-def write_onnx(path: Path, *, size: tuple[int, int] = (H, W), batch: int = BATCH, precision: str = "fp32") -> Path:
+def write_onnx(
+    path: Path, *, size: tuple[int, int] = (H, W), batch: int = BATCH, precision: str = "fp32", digest: str = ""
+) -> Path:
     """One detection a picture: class 0 on the whole picture, its score the sigmoid of a mean of a convolution."""
     height, width = size
-    onnx.save(_model(replace(DESCRIPTION, size=size, batch=batch, precision=precision), height, width), path)
+    onnx.save(
+        _model(replace(DESCRIPTION, size=size, batch=batch, precision=precision, digest=digest), height, width), path
+    )
     return path
 
 
