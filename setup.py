@@ -64,6 +64,7 @@ EXTRAS = {
     ],
     "openvino": ["openvino>=2024.4"],
     "fast": ["faster-coco-eval>=1.6,<2"],
+    "parquet": ["pyarrow>=16,<30"],
     # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0
     "npu": ["torch-npu>=2.6,<3", "pyyaml>=6,<7"],
 }

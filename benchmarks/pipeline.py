@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
@@ -36,9 +36,13 @@ from gfl.runtime.model import Model
 from gfl.runtime.on_torch.pt_file import describe
 from gfl.runtime.open import open_model
 from gfl.shapes import Canvas
-from infer.output_folder import DETECTIONS, detections_file
+from infer.formats import write_results
+from infer.head import Head, unique_categories
+from infer.journal import new_journal
+from infer.output_folder import DETECTIONS, JOURNAL
 from infer.pipeline import run_pictures
-from infer.recorder import Recorder
+from infer.recorder import Recorder, SourceTimes
+from infer.rows import Selection, Tally
 from infer.sources import File, Files, find_inputs
 
 PROGRAM = Path(__file__).resolve().parents[1] / "infer" / "run.py"
@@ -55,7 +59,6 @@ SIZE_HW: Canvas = (480, 640)  # of the pictures
 CANVAS: Canvas = (256, 320)  # holds them at short side 240
 PICTURES, QUICK_PICTURES, DISTINCT = 500, 8, 100  # after so many different ones they come again
 RATE_ROUNDS = 3  # at most: one takes half a minute
-SCORE = 0.3  # as infer/run.py has it
 
 PIPELINE, ALONE, FREE = "infer's pipeline", "session alone", "pipeline, a model that costs nothing"
 HELP, ONE_PICTURE = "--help", "one picture, start to end"
@@ -98,13 +101,21 @@ def export(model: TrainedModel, batch: int, path: Path) -> None:
 def pipeline(label: str, model: Model, files: Sequence[File], folder: Path) -> Form:
     """From picture files to detections.json, as infer/run.py does it; seconds a picture."""
 
+    about = model.description
+    categories = unique_categories(about.category_ids, about.names, about.score_thresholds)
+    head = cast(Head, {"categories": categories})  # no one reads the rest
+
     def sample() -> Sample:
         started = time.perf_counter()
-        with detections_file(folder / DETECTIONS) as detections:
-            recorder = Recorder(detections, SCORE, range(len(files)))
-            run_pictures(model, files, recorder.take)
-        if recorder.failed:
-            raise InputError(f"{recorder.failed[0].reason}; a picture that is not read would count as read")
+        (folder / JOURNAL).unlink(missing_ok=True)
+        with new_journal(folder / JOURNAL, head) as journal:
+            tally, times = Tally(head["categories"]), SourceTimes()
+            recorder = Recorder(journal, tally, Selection(about.category_ids), range(len(files)), times=times)
+            run_pictures(model, times.watch(files), recorder.take)
+            journal.end()
+            write_results("json", head, journal.rows(), folder)
+        if tally.failed:
+            raise InputError(f"{tally.failed[0].reason}; a picture that is not read would count as read")
         return {label: (time.perf_counter() - started) / len(files)}
 
     return sample

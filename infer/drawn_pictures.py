@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +14,7 @@ from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
 from gfl.files import write_errors
 from gfl.runtime.result import Result
-from infer.sources import Files, Inputs
+from infer.sources import Files
 
 JPEG_QUALITY = 90
 LONGEST_JPEG = 65_500  # px a side, libjpeg's limit
@@ -24,23 +24,32 @@ LONGEST_NAME = 50  # letters, of at most 4 bytes: file systems take 255 bytes
 class DrawnPictures:
     """A folder of pictures with their detections, each in a file of its own."""
 
-    def __init__(self, folder: Path, inputs: Inputs, score: float | None) -> None:
+    def __init__(self, folder: Path, inputs: Files, score: float | None) -> None:
         """score: as of `Result.draw`."""
         self._folder = folder
-        self._files = inputs.files if isinstance(inputs, Files) else ()
+        self._files = inputs.files
         self._names = drawn_names([file.name for file in self._files])
         self._score = score
         self._large_lock = threading.Lock()  # pictures too large to be kept are read again, one at a time
 
-    def write(self, position: int, result: Result) -> None:
+    @property
+    def notes(self) -> Iterator[str]:
+        """Nothing to say."""
+        yield from ()
+
+    def draw(self, position: int, result: Result) -> Image | None:
         """Draw the result of the input at a position. Raises InputError where the file cannot be written."""
-        name = self._names[position] if self._names else f"{result.source.replace('#', '_')}.jpg"
+        path = self._folder / self._names[position]
         if result.image is not None:
-            write_drawn(self._folder / name, result.draw(self._score))
-            return
+            write_drawn(path, result.draw(self._score))
+            return None
         with self._large_lock:
             whole = replace(result, image=self._files[position].open().decode())
-            write_drawn(self._folder / name, whole.draw(self._score))
+            write_drawn(path, whole.draw(self._score))
+        return None
+
+    def append(self, source: str, image: Image) -> None:
+        """Nothing: every picture is written at once."""
 
 
 def write_drawn(path: Path, image: Image) -> None:

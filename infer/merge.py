@@ -12,24 +12,27 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
 from gfl.say import say
-from gfl.words import counted
-from infer.output_folder import DETECTIONS, SUMMARY, detections_file, new_results, read_lines
+from gfl.signals import exit_code, interrupt_on_sigterm
+from gfl.words import counted, printable
+from infer.formats import read_head, read_results, write_results
+from infer.head import COMMON, Head, ShardOf, differences
+from infer.journal import new_journal
+from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_results, results_in
+from infer.rows import Row, Tally, encode
 
-# What shards of one whole have in common, and what a message calls it where they do not.
-COMMON = {
-    "model_sha256": "another model",
-    "input_sha256": "other pictures",
-    "score": "another --score",
-    "batch": "another --batch",
-    "annotations": "other --annotations",
-}
+
+class Shrunk(TypedDict):
+    """Pictures that no canvas held at the size of the model's resize rule."""
+
+    pictures: int
+    to: float  # the smallest share of its sides that one was shrunk to
 
 
 class Shard(TypedDict):
@@ -48,7 +51,11 @@ class Shard(TypedDict):
     provider: str
     nodes_by_provider: dict[str, int]
     annotations: str | None
-    score: float | None
+    shrunk: Shrunk
+    resumed: int
+    pictures: int
+    shard: ShardOf
+    format: str
     model_sha256: str
     input_sha256: str
 
@@ -89,7 +96,7 @@ def find_shards(folder: Path) -> list[Path]:
 
 def is_whole(folder: Path) -> bool:
     """Whether a shard has run to its end."""
-    return (folder / SUMMARY).is_file() and (folder / DETECTIONS).is_file()
+    return (folder / SUMMARY).is_file() and any(name not in (SUMMARY, DRAWN) for name in results_in(folder))
 
 
 def read_shard(folder: Path) -> Shard:
@@ -105,13 +112,22 @@ def read_shard(folder: Path) -> Shard:
 
 
 def check_same(folders: Sequence[Path], shards: Sequence[Shard]) -> None:
-    """Raise InputError where the shards were made from different models, pictures or flags."""
-    for folder, shard in zip(folders, shards, strict=True):
-        for key, what in COMMON.items():
-            if shard[key] != shards[0][key]:  # type: ignore[literal-required]  # a key of Shard
-                raise InputError(
-                    f"{folder} is of {what} than {folders[0]}, expected shards of one whole; run one of them again"
-                )
+    """Raise InputError where the shards were of different models, pictures or flags, or are not all the parts."""
+    for place, (folder, shard) in enumerate(zip(folders, shards, strict=True), start=1):
+        for what in differences(as_mapping(shard), as_mapping(shards[0]), COMMON):
+            raise InputError(
+                f"{folder} is of {what} than {folders[0]}, expected shards of one whole; run one of them again"
+            )
+        if shard["shard"] != {"index": place, "count": len(folders)}:
+            raise InputError(
+                f"{folder} holds the results of another shard than its name says ({shard['shard']}), expected "
+                f"{place} of {len(folders)}; give it back its name, or run the shard again"
+            )
+
+
+def as_mapping(shard: Shard) -> Mapping[str, object]:
+    """A shard by its keys."""
+    return cast(Mapping[str, object], shard)
 
 
 def merge_summaries(shards: Sequence[Shard]) -> dict[str, object]:
@@ -128,7 +144,6 @@ def merge_summaries(shards: Sequence[Shard]) -> dict[str, object]:
         "images": images,
         "failed": [failure for shard in shards for failure in shard["failed"]],
         "detections": sum(shard["detections"] for shard in shards),
-        "score": shards[0]["score"],
         "detections_of_score": dict(shown.most_common()),
         "incomplete": sum(shard["incomplete"] for shard in shards),
         "seconds": seconds,
@@ -138,50 +153,84 @@ def merge_summaries(shards: Sequence[Shard]) -> dict[str, object]:
         "share": {
             part: sum(shard["share"][part] * shard["seconds"] for shard in ran) / ran_s for part in ran[0]["share"]
         },
-        "batch": shards[0]["batch"],
+        "shrunk": {
+            "pictures": sum(shard["shrunk"]["pictures"] for shard in shards),
+            "to": min(shard["shrunk"]["to"] for shard in shards),
+        },
+        "resumed": sum(shard["resumed"] for shard in shards),
         "provider": ", ".join(dict.fromkeys(shard["provider"] for shard in ran)),
         "nodes_by_provider": dict(nodes),
-        "annotations": shards[0]["annotations"],
-        "model_sha256": shards[0]["model_sha256"],
-        "input_sha256": shards[0]["input_sha256"],
+        "pictures": sum(shard["pictures"] for shard in shards),
+        "draw": any(as_mapping(shard)["draw"] for shard in shards),
+        **{key: as_mapping(shards[0]).get(key) for key in COMMON},
         "shards": list(shards),
     }
 
 
-def merge(folder: Path, output: Path) -> dict[str, object]:
-    """Join the shards of a folder; the whole's summary. Raises InputError where they are not one whole."""
+def read_whole_shard(folder: Path, shard: Shard) -> Iterator[Row]:
+    """The pictures of a shard; InputError where they are not those that its summary.json counts."""
+    tally = Tally([])
+    for row in read_results(shard["format"], folder):
+        if len(row["detections"]) != row["count"]:
+            raise InputError(f"{folder} lacks detections of {printable(row['file'])}; run the shard again")
+        tally.add({**row, "detections": []})
+        yield row
+    for name, got, said in (
+        ("detections", tally.detections, shard["detections"]),
+        ("images", tally.images, shard["images"]),
+        ("pictures", tally.pictures, shard["pictures"]),
+    ):
+        if got != said:
+            raise InputError(f"{folder} has {got} {name}, its summary.json says {said}; run the shard again")
+
+
+def merge(folder: Path, output: Path) -> tuple[dict[str, object], list[str]]:
+    """Join the shards of a folder; the whole's summary and the names of its files.
+
+    Raises InputError where they are not one whole.
+    """
     folders = find_shards(folder)
     shards = [read_shard(path) for path in folders]
     check_same(folders, shards)
     summary = merge_summaries(shards)
     if not summary["images"] and summary["failed"]:
         raise InputError(f"none of the pictures could be read, nothing was written; see {folders[0] / SUMMARY}")
-    with new_results(output) as unfinished:
-        with detections_file(unfinished / DETECTIONS) as detections:
+    name = shards[0]["format"]
+    heads = [read_head(name, path) for path in folders]
+    head = cast(Head, {**heads[0], "pictures": summary["pictures"], "shard": None, "draw": False})
+    check_free(output)
+    with output_folder(output) as whole, new_journal(whole / JOURNAL, head) as journal:
+        try:
             for path, shard in zip(folders, shards, strict=True):
-                before = detections.count
-                detections.add(read_lines(path / DETECTIONS))
-                if detections.count - before != shard["detections"]:
-                    raise InputError(
-                        f"{path / DETECTIONS} has {detections.count - before} detections, its summary.json says "
-                        f"{shard['detections']}; run the shard again"
-                    )
-        write_atomic(unfinished / SUMMARY, to_json(summary, indent=2))
-    return summary
+                for row in read_whole_shard(path, shard):
+                    journal.add(encode(row))
+            journal.end()
+            names = write_results(name, head, journal.rows(), whole)
+            write_atomic(whole / SUMMARY, to_json(summary, indent=2))
+            if JOURNAL not in names:
+                journal.path.unlink()
+        except BaseException:
+            remove_results(whole)
+            raise
+    return summary, [*names, SUMMARY]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Merge as the command line says; 0, or 2 on a user's mistake."""
+    """Merge as the command line says; 0, 2 on a user's mistake, 130, 143 or 129 when stopped by a signal."""
     arguments = parser().parse_args(argv)
     try:
-        summary = merge(arguments.input, arguments.output)
+        summary, names = merge(arguments.input, arguments.output)
     except InputError as error:
         say(f"error: {error}", error=True)
         return 2
+    except KeyboardInterrupt as stopped:
+        say(f"\nstopped; nothing was written to {arguments.output}", error=True)
+        return exit_code(stopped)
     say(f"{counted(int(str(summary['images'])), 'image')}, {counted(int(str(summary['detections'])), 'detection')}")
-    say(f"wrote {arguments.output / DETECTIONS}, {arguments.output / SUMMARY}")
+    say(f"wrote {', '.join(str(arguments.output / name) for name in names)}")
     return 0
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

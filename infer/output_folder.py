@@ -1,102 +1,122 @@
-"""The folder that a run writes: detections.json, summary.json and the drawn pictures, all of it or nothing."""
+"""The folder that a run writes: what is in it, whether it may be written, and what is left of a run that fails.
+
+results.jsonl is written as results come, whatever the format (`journal.py`); summary.json comes last: a folder that has
+it holds a whole run. With --format json or parquet, results.jsonl is gone then.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from gfl.errors import InputError
-from gfl.files import make_folder, to_json, write_errors
+from gfl.files import make_folder, write_errors
 
-DRAWN, DETECTIONS, SUMMARY = "drawn", "detections.json", "summary.json"  # moved into place in this order
+JOURNAL, DETECTIONS, IMAGES = "results.jsonl", "detections.json", "images.json"
+PARTS = "results-*.parquet"
+DRAWN, SUMMARY = "drawn", "summary.json"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # of file systems without them
+FILES = (DETECTIONS, SUMMARY, JOURNAL, IMAGES)
 
 
 @contextlib.contextmanager
-def new_results(folder: Path) -> Iterator[Path]:
-    """A hidden folder whose results are moved to `folder` when the block ends well, and vanish when it does not.
+def output_folder(folder: Path) -> Iterator[Path]:
+    """The folder, made where it does not exist, as an absolute path; where it is new and stays empty it goes again.
 
-    Raises InputError where `folder` cannot be written or holds results already.
+    Raises InputError where it cannot be written.
     """
-    check_free(folder)
     with write_errors(folder):
         new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-    unfinished = folder.absolute() / f".unfinished.{os.getpid()}"  # absolute: CANN's cache moves the working directory
     try:
-        make_folder(unfinished)
-        yield unfinished
-        check_free(folder)  # another run may have ended meanwhile
-        with write_errors(folder):
-            for name in (DRAWN, DETECTIONS, SUMMARY):
-                if (unfinished / name).exists():
-                    os.replace(unfinished / name, folder / name)
+        make_folder(folder)
+        yield folder.absolute()  # CANN's cache moves the working directory
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
         for path in new_folders:
             with contextlib.suppress(OSError):  # it is not empty: it holds the results
                 path.rmdir()
 
 
-def check_free(folder: Path) -> None:
-    """InputError where a folder holds results, or cannot be looked into."""
+def results_in(folder: Path) -> list[str]:
+    """The names of the results that a folder holds; InputError where it cannot be looked into."""
     with write_errors(folder):
-        existing = [name for name in (DETECTIONS, SUMMARY, DRAWN) if (folder / name).exists()]
-    if existing:
+        names = [name for name in (DETECTIONS, SUMMARY, DRAWN, JOURNAL, IMAGES) if (folder / name).exists()]
+        return names + sorted(path.name for path in folder.glob(PARTS))
+
+
+def check_free(folder: Path, *, resume: bool = False) -> None:
+    """InputError where a folder holds results that this run may not go on with, or cannot be looked into."""
+    existing = results_in(folder)
+    if not existing:
+        return
+    if resume:
+        if JOURNAL not in existing and SUMMARY not in existing:
+            raise InputError(
+                f"{folder} holds {' and '.join(existing)} without {JOURNAL}, expected what a run of infer left; give "
+                "another --output, or remove them"
+            )
+        return
+    if JOURNAL in existing and SUMMARY not in existing:
+        if is_locked(folder / JOURNAL):
+            raise busy(folder)
         raise InputError(
-            f"{folder} already holds {' and '.join(existing)}, expected a folder without results; give another "
-            "--output, or remove them"
+            f"{folder} already holds {' and '.join(existing)} of a run that did not end, expected a folder without "
+            "results; go on with it by --resume, give another --output, or remove them"
         )
+    raise InputError(
+        f"{folder} already holds {' and '.join(existing)}, expected a folder without results; give another "
+        "--output, or remove them"
+    )
 
 
-class DetectionsFile:
-    """A COCO results file that is being written, one line a detection."""
-
-    def __init__(self, path: Path, handle: BinaryIO) -> None:
-        self.count = 0
-        self._path = path
-        self._handle = handle
-
-    def add(self, lines: Iterable[bytes]) -> None:
-        """Append detections, each a JSON object on one line. Raises InputError where the disk is full."""
-        with write_errors(self._path):
-            for line in lines:
-                self._handle.write((b",\n" if self.count else b"[\n") + line)
-                self.count += 1
-
-    def end(self) -> None:
-        """Close the JSON list, and wait until the disk has it. Raises InputError where the disk is full."""
-        with write_errors(self._path):
-            self._handle.write(b"\n]\n" if self.count else b"[]\n")
-            self._handle.flush()
-            os.fsync(self._handle.fileno())
-
-
-@contextlib.contextmanager
-def detections_file(path: Path) -> Iterator[DetectionsFile]:
-    """A new file to add detections to; whole when the block ends well. Raises InputError where it cannot be written."""
-    with write_errors(path):
-        handle = open(path, "wb")  # noqa: SIM115  # the block may run for hours, and its own errors are not the file's
+def lock(handle: BinaryIO) -> bool:
+    """Keep other processes off an open file until this one closes it or ends, however it ends; False where another has
+    it. Where the system or the file system has no locks, nobody is kept off."""
     try:
-        detections = DetectionsFile(path, handle)
-        yield detections
-        detections.end()
-    finally:
-        with contextlib.suppress(OSError):  # what could not be written was said already
-            handle.close()
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The detections of a file that `DetectionsFile` wrote, each as its JSON object."""
-    with open(path, "rb") as handle:
-        for line in handle:
-            text = line.strip().removesuffix(b",")
-            if text.startswith(b"{"):
-                yield text
+def is_locked(path: Path) -> bool:
+    """Whether another process writes a file."""
+    try:
+        with open(path, "rb") as handle:
+            return not lock(handle)
+    except OSError:
+        return False
 
 
-def encode_line(row: object) -> bytes:
-    """A JSON object on one line; bytes of a file name that are not Unicode become escapes."""
-    return to_json(row).encode("utf-8", "backslashreplace")
+def busy(folder: Path) -> InputError:
+    """What is said of a folder that another run is writing."""
+    return InputError(
+        f"{folder} is being written by another run, expected one run at a time; wait for it, or give another --output"
+    )
+
+
+def remove_results(folder: Path) -> None:
+    """Remove what a run has written to its folder, and nothing else."""
+    shutil.rmtree(folder / DRAWN, ignore_errors=True)
+    for path in (*(folder / name for name in FILES), *folder.glob(PARTS)):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    remove_leftovers(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files that a killed run left beside its results; the caller holds the journal."""
+    for name in (*FILES, "results-?????.parquet"):
+        for path in folder.glob(f".{name}.*.tmp"):  # as gfl.files calls them
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -75,6 +75,11 @@ class Timings:
         total = sum(parts.values())
         return {name: part / total if total else 0.0 for name, part in parts.items()}
 
+    def count(self, more: Counter[Canvas], canvases: Sequence[Canvas] | None) -> None:
+        """Judge what the canvases did to the pictures, and to more of these sizes."""
+        self.sizes.update(more)
+        self.shrinkage = judge_shrinkage(list(self.sizes), canvases, list(self.sizes.values()))
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What to say of the pictures as they were read."""
@@ -153,8 +158,7 @@ def run_pictures(
             for index, picture in enumerate(batch):
                 results.add(picture.position, partial(result_of, outputs, index, picture.info, model.description))
         results.finish()
-    sizes, counts = list(timings.sizes), list(timings.sizes.values())
-    timings.shrinkage = judge_shrinkage(sizes, model.canvases, counts)
+    timings.count(Counter(), model.canvases)
     timings.post_s, timings.seconds = results.seconds, time.perf_counter() - started
     timings.first_s = None if results.first_at is None else results.first_at - started
     return timings

@@ -3,9 +3,12 @@
     python infer/run.py --model best.onnx --input pictures/ --output found/
     python -m infer.run --model best.pt --input clip.mp4 --output found/ --draw
 
-The folder --output gets detections.json (COCO results in original pixels, everything that the model gives),
-summary.json (what was done, how fast, and what failed) and with --draw the pictures in drawn/. A picture that cannot be
-read is named, counted and passed over.
+The folder --output gets detections.json (COCO results in original pixels, everything that the model gives), images.json
+(every picture with its size, and the classes), summary.json (what was done, how fast, and what failed) and with --draw
+the pictures in drawn/, a video as .mp4. A picture that cannot be read is named, counted and passed over.
+
+With --format jsonl, results.jsonl has a line a picture, after a line that says what they are of; it is written as
+results come, and --resume goes on where it ends. The other formats are made of it when the run ends.
 """
 
 from __future__ import annotations
@@ -72,11 +75,33 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--threads", type=int, default=0, metavar="N", help="of the model on a CPU (default 0: the runtime's choice)")
     add(
+        "--format",
+        default="json",
+        choices=("json", "jsonl", "parquet"),
+        help="json: detections.json and images.json; jsonl: results.jsonl, a line a picture as it is done; parquet: "
+        "results-00001.parquet, ... (needs pyarrow) (default json)",
+    )
+    add("--min_score", type=float, default=0.0, metavar="S", help="write no detection of a lower score (default 0)")
+    add("--top", type=int, metavar="N", help="write at most the best N detections of a picture (default: all)")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on where an earlier run with these flags was stopped or killed; without one, begin",
+    )
+    add(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO JSON of these pictures: its image ids go into detections.json, which can then be evaluated "
-        "(default: pictures are numbered from 1)",
+        help="COCO JSON of these pictures: its ids of images and, by their names, of classes go into the results, "
+        "which can then be evaluated (default: pictures are numbered from 1, classes have the model's ids)",
+    )
+    add(
+        "--class_map",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="'MODEL=FILE'",
+        help="'class of the model=class of --annotations' where names differ; 'class of the model=' leaves it out",
     )
     return flags
 
@@ -105,7 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt as stopped:
-        say(f"\nstopped; nothing was written to {arguments.output}", error=True)
+        from infer.task import folder_of
+
+        kept = (folder_of(arguments) / "results.jsonl").exists()
+        say("\nstopped" if kept else f"\nstopped; nothing was written to {arguments.output}", error=True)
         return exit_code(stopped)
     return 0
 

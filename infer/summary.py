@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gfl.runtime.model import Model
-from gfl.runtime.open import files_of, kind_of
 from gfl.runtime.providers import ProviderReport
-from gfl.version import VERSION
 from gfl.words import class_shares, counted, headline
+from infer.head import Head
 from infer.pipeline import Timings
 from infer.recorder import Recorder
+from infer.rows import Tally
 from infer.sources import Files, Inputs
 
 PRINTED_FAILURES = 10
@@ -25,58 +23,50 @@ Summary = dict[str, object]
 
 def summarise(
     model: Model,
+    head: Head,
     recorder: Recorder,
     timings: Timings,
     report: ProviderReport,
     *,
-    inputs: Inputs,
-    shard: tuple[int, int] | None,
-    score: float | None,
-    annotations: Path | None,
+    resumed: int,
+    notes: Sequence[str],
 ) -> Summary:
-    """The content of summary.json. Times are wall time.
+    """The content of summary.json. Counts are of the whole run, times are wall time since it was last resumed.
 
-    img_per_s: pictures read / seconds, from the first reading to the last result. p50_ms, p95_ms: one run of the model
-    on a whole batch; the first run, which also sets up, is left out when there are others. share: of the time spent in
-    reading and resizing, in the model, and in making and writing results, summed over the threads.
+    resumed: pictures that were done before. img_per_s: pictures answered since / seconds, from the first reading to the
+    last result. p50_ms, p95_ms: one run of the model on a whole batch; the first run, which also sets up, is left out
+    when there are others. share: of the time spent in reading and resizing, in the model, and in making and writing
+    results, summed over the threads.
     """
+    tally = recorder.tally
     runs_ms = 1000 * np.array(timings.run_s[1:] or timings.run_s)
     return {
-        "images": recorder.images,
-        "failed": [{"file": failure.source, "reason": failure.reason} for failure in recorder.failed],
-        "detections": recorder.detection_count,
-        "score": score,
-        "detections_of_score": dict(recorder.shown.most_common()),
-        "incomplete": recorder.incomplete,
+        "images": tally.images,
+        "failed": [{"file": failure.source, "reason": failure.reason} for failure in tally.failed],
+        "detections": tally.detections,
+        "detections_of_score": dict(tally.shown.most_common()),
+        "incomplete": tally.incomplete,
+        "resumed": resumed,
         "seconds": timings.seconds,
-        "img_per_s": recorder.images / timings.seconds,
+        "img_per_s": rate(tally, timings, resumed),
         "first_result_s": timings.first_s,
         "p50_ms": float(np.percentile(runs_ms, 50)) if len(runs_ms) else None,
         "p95_ms": float(np.percentile(runs_ms, 95)) if len(runs_ms) else None,
         "share": timings.shares,
-        "batch": model.batch,
         "canvases": {f"{height}x{width}": load._asdict() for (height, width), load in sorted(timings.loads.items())},
         "provider": report.provider,
         "nodes_by_provider": report.nodes_by_provider,
         "shrunk": {"pictures": timings.shrinkage.pictures, "to": timings.shrinkage.least},
-        "notes": [*report.notes, *inputs.notes, *timings.notes],
+        "notes": [*report.notes, *notes, *timings.notes],
+        **{key: value for key, value in head.items() if key != "categories"},
         "model": str(model.path),
-        "model_sha256": digest(model.path),
-        "input_sha256": inputs.digest if isinstance(inputs, Files) else None,
-        "annotations": annotations.name if annotations else None,
-        "shard": {"index": shard[0], "count": shard[1]} if shard else None,
-        "gfl_version": VERSION,
     }
 
 
-def digest(path: Path) -> str:
-    """sha256 of a model's file, or of its files in a folder by name."""
-    total = hashlib.sha256()
-    for file in files_of(path, kind_of(path)):
-        with open(file, "rb") as handle:
-            while block := handle.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
+def rate(tally: Tally, timings: Timings, resumed: int) -> float:
+    """Pictures a second, of those that this run answered; without those that failed where none was resumed."""
+    answered = tally.pictures - resumed if resumed else tally.images
+    return answered / timings.seconds if timings.seconds else 0.0
 
 
 def head_lines(model: Model, inputs: Inputs, shard: tuple[int, int] | None) -> Iterator[str]:
@@ -91,25 +81,34 @@ def head_lines(model: Model, inputs: Inputs, shard: tuple[int, int] | None) -> I
     yield headline("input", counted(inputs.total, "picture" if isinstance(inputs, Files) else "frame"), part)
 
 
-def result_lines(recorder: Recorder, timings: Timings, report: ProviderReport, score: float | None) -> Iterator[str]:
+def result_lines(
+    recorder: Recorder, timings: Timings, report: ProviderReport, score: float | None, resumed: int
+) -> Iterator[str]:
     """What came out, how fast, and where it ran."""
-    shown = recorder.shown
+    tally = recorder.tally
+    shown = tally.shown
     classes = class_shares(shown) if shown else ""
     least = "their class's threshold" if score is None else f"{score:g}"
     detections = f"{counted(sum(shown.values()), 'detection')} of a score of {least} or more"
-    failed = f"{len(recorder.failed)} failed" if recorder.failed else ""
-    yield headline("found", counted(recorder.images, "image"), detections, classes, failed)
+    failed = f"{len(tally.failed)} failed" if tally.failed else ""
+    before = f"{counted(resumed, 'picture')} from before --resume" if resumed else ""
+    yield headline("found", counted(tally.images, "image"), detections, classes, failed, before)
+    if tally.incomplete:
+        yield (
+            f"note: the detections of {counted(tally.incomplete, 'image')} may differ from those of full NMS, which "
+            "did not come to its end; export with a larger postprocess.PredictConfig.rounds"
+        )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in timings.shares.items())
-    yield headline("speed", f"{recorder.images / timings.seconds:.1f} img/s", shares)
+    yield headline("speed", f"{rate(tally, timings, resumed):.1f} img/s", shares)
     nodes = report.nodes_by_provider
     one_provider = nodes.keys() <= {report.provider}
     counts = [f"{'' if one_provider else name + ' '}{counted(count, 'node')}" for name, count in nodes.items()]
     yield headline("ran on", report.provider, ", ".join(counts))
 
 
-def failure_lines(recorder: Recorder) -> Iterator[str]:
+def failure_lines(tally: Tally) -> Iterator[str]:
     """Why pictures were passed over, the first few."""
-    for failure in recorder.failed[:PRINTED_FAILURES]:
+    for failure in tally.failed[:PRINTED_FAILURES]:
         yield f"passed over: {failure.reason}"
-    if len(recorder.failed) > PRINTED_FAILURES:
-        yield f"passed over: {len(recorder.failed) - PRINTED_FAILURES} more, see summary.json"
+    if len(tally.failed) > PRINTED_FAILURES:
+        yield f"passed over: {len(tally.failed) - PRINTED_FAILURES} more, see summary.json"

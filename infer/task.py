@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from gfl.data.coco_json import image_ids_by_name, read_coco_file
+from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
@@ -17,13 +21,25 @@ from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
 from gfl.say import say
+from gfl.shapes import Canvas
+from gfl.version import VERSION as GFL_VERSION
+from infer.annotated_ids import Annotated, CategoryIds, annotated_category_ids, read_annotated
 from infer.drawn_pictures import DrawnPictures
-from infer.output_folder import DETECTIONS, DRAWN, SUMMARY, check_free, detections_file, new_results
+from infer.drawn_videos import DrawnVideos, video_of, video_paths
+from infer.formats import check_format, write_results
+from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
+from infer.input_digest import input_digest
+from infer.journal import Journal
+from infer.memory import memory_errors
+from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
 from infer.pipeline import Failed, Timings, run_pictures
 from infer.progress import Progress
-from infer.recorder import Recorder
+from infer.recorder import Drawing, Recorder, SourceTimes
+from infer.resume import begin, is_whole, remains
+from infer.rows import Selection, Tally
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
+from infer.videos import Video, Videos
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
 MOST_THREADS = 1024
@@ -34,41 +50,60 @@ class Task(NamedTuple):
     """A checked command line."""
 
     inputs: Inputs
+    input_sha256: str
     shard: tuple[int, int] | None
     folder: Path  # of the results
+    annotated: Annotated | None
     image_ids: Sequence[int]  # COCO's, of the inputs in order
     choice: ProviderChoice
 
 
 def read_task(arguments: argparse.Namespace) -> Task:
     """Check the flags and find the pictures. Raises InputError for flags that contradict one another or the input."""
-    if arguments.score is not None and not 0 <= arguments.score <= 1:
-        raise InputError(f"got --score {arguments.score:g}, expected 0 to 1; omit it for each class's own threshold")
-    if not 0 <= arguments.threads <= MOST_THREADS:
-        raise InputError(
-            f"got --threads {arguments.threads}, expected 0 to {MOST_THREADS}; omit it for the default (0: the "
-            "runtime's choice)"
-        )
+    check_flags(arguments)
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
-    folder: Path = arguments.output
+    folder = folder_of(arguments)
     inputs = find_inputs(
         arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
     )
+    sha256 = digest_of(inputs)
     if shard is not None:
         if not isinstance(inputs, Files):
             raise InputError(
                 f"got --shard {arguments.shard} for a video, expected pictures; cut the video or omit --shard"
             )
         inputs = inputs.part(*shard)
-        folder = folder / shard_name(*shard)
-    check_free(folder)
-    image_ids: Sequence[int]
-    if arguments.annotations:
-        image_ids = read_image_ids(arguments.annotations, inputs)
-    else:
-        image_ids = range(1 + (inputs.start if isinstance(inputs, Files) else 0), sys.maxsize)
-    return Task(inputs, shard, folder, image_ids, choice)
+    check_free(folder, resume=arguments.resume)
+    annotated = read_annotated(arguments.annotations, inputs) if arguments.annotations else None
+    image_ids: Sequence[int] = range(1 + (inputs.start if isinstance(inputs, Files) else 0), sys.maxsize)
+    if annotated is not None:
+        image_ids = annotated.image_ids
+    return Task(inputs, sha256, shard, folder, annotated, image_ids, choice)
+
+
+def check_flags(arguments: argparse.Namespace) -> None:
+    """Raise InputError for values that no run takes."""
+    for flag, default in (("score", "each class's own threshold"), ("min_score", "all detections of the model")):
+        value = getattr(arguments, flag)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"got --{flag} {value:g}, expected 0 to 1; omit it for {default}")
+    if arguments.top is not None and arguments.top < 1:
+        raise InputError(f"got --top {arguments.top}, expected at least 1 detection a picture; omit it for all")
+    if not 0 <= arguments.threads <= MOST_THREADS:
+        raise InputError(
+            f"got --threads {arguments.threads}, expected 0 to {MOST_THREADS}; omit it for the default (0: the "
+            "runtime's choice)"
+        )
+    if arguments.class_map and not arguments.annotations:
+        raise InputError("got --class_map without --annotations, expected both; add the file whose classes it names")
+    check_format(arguments.format)
+
+
+def folder_of(arguments: argparse.Namespace) -> Path:
+    """The folder of the results; InputError for a --shard that is none."""
+    output: Path = arguments.output
+    return output / shard_name(*parse_shard(arguments.shard)) if arguments.shard else output
 
 
 def shard_name(index: int, count: int) -> str:
@@ -76,36 +111,29 @@ def shard_name(index: int, count: int) -> str:
     return f"shard-{index}-of-{count}"
 
 
-def read_image_ids(annotations: Path, inputs: Inputs) -> list[int]:
-    """The ids of picture files in a COCO file, by their names; a name without its folders will do where it is unique.
+def digest_of(inputs: Inputs) -> str:
+    """`input_digest` of the whole input."""
+    if isinstance(inputs, Files):
+        return input_digest([(file.name, file.path) for file in inputs.files])
+    if isinstance(inputs, Video):
+        return input_digest([(inputs.name, inputs.path)])
+    named = ((video.name, video.path if isinstance(video, Video) else None) for video in inputs.videos)
+    return input_digest(list(named))
 
-    Raises InputError for a file that is no COCO, for pictures that it does not name, and for a video.
-    """
-    if not isinstance(inputs, Files):
-        raise InputError(f"got --annotations {annotations} for a video, expected picture files; omit --annotations")
-    ids = image_ids_by_name(read_coco_file(annotations, needed=("images",)))
-    ids_without_folder: dict[str, list[int]] = {}
-    for name, image_id in ids.items():
-        ids_without_folder.setdefault(name.rpartition("/")[2], []).append(image_id)
-    image_ids, missing = [], []
-    for file in inputs.files:
-        candidates = [ids[file.name]] if file.name in ids else ids_without_folder.get(file.path.name, [])
-        if len(candidates) == 1:
-            image_ids += candidates
-        else:
-            missing.append(file.name)
-    if missing:
-        raise InputError(
-            f"{annotations} does not name {len(missing)} of {inputs.total} pictures ({', '.join(missing[:3])}), "
-            "expected all of them, each once; give the annotations of these pictures, or omit --annotations"
-        )
-    return image_ids
+
+def videos_of(inputs: Video | Videos) -> list[Video]:
+    """The videos of an input that can be read."""
+    return [inputs] if isinstance(inputs, Video) else [video for video in inputs.videos if isinstance(video, Video)]
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Detect, and write the results. Raises InputError for a user's mistake, and then leaves nothing behind."""
+    """Detect, and write the results.
+
+    Raises InputError for a user's mistake. What is left of a run that fails: `remains`.
+    """
     task = read_task(arguments)
-    with new_results(task.folder) as unfinished:
+    with output_folder(task.folder) as folder, ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(model_digest, arguments.model)  # of a large file it takes as long as its opening
         model = open_model(
             arguments.model,
             batch=arguments.batch,
@@ -115,54 +143,142 @@ def run(arguments: argparse.Namespace) -> None:
             gin_bindings=arguments.gin_bindings,
             names=arguments.names,
         )
+        classes = category_ids_of(model, task.annotated, arguments.class_map)
+        head = head_of(arguments, task, model, classes, digest.result())
+        if arguments.resume and is_whole(folder, head):
+            say(f"{task.folder} holds the whole run already: nothing is left to do")
+            return
         say("\n".join(head_lines(model, task.inputs, task.shard)))
-        drawn = None
-        if arguments.draw:
-            make_folder(unfinished / DRAWN)
-            drawn = DrawnPictures(unfinished / DRAWN, task.inputs, arguments.score)
-        with detections_file(unfinished / DETECTIONS) as detections:
-            recorder = Recorder(detections, arguments.score, task.image_ids, drawn)
-            timings = detect(model, task.inputs, recorder, draw=arguments.draw)
-        check_any(recorder, task)
-        for line in (*failure_lines(recorder), *task.inputs.notes):
-            say(line, error=True)
-        report = model.provider_report() if timings.run_s else ProviderReport("none", {}, ())
-        content = summarise(
-            model,
-            recorder,
-            timings,
-            report,
-            inputs=task.inputs,
-            shard=task.shard,
-            score=arguments.score,
-            annotations=arguments.annotations,
-        )
-        write_atomic(unfinished / SUMMARY, to_json(content, indent=2))
-    say("\n".join(result_lines(recorder, timings, report, arguments.score)))
-    for note in (*report.notes, *timings.notes):
-        say(f"note: {note}")
-    written = (task.folder / name for name in (DETECTIONS, SUMMARY, *([DRAWN] if arguments.draw else [])))
-    say(f"\nwrote {', '.join(map(str, written))}")
+        names = [file.name for file in task.inputs.files] if isinstance(task.inputs, Files) else None
+        keep = keepable(task, arguments)
+        streamed = arguments.resume or arguments.format != "json"
+        with (
+            begin(folder, head, resume=arguments.resume, names=names, keep=keep) as journal,
+            remains(journal, task.folder, streamed=streamed, total=task.inputs.total),
+        ):
+            fill(arguments, task, model, classes, head, journal)
     if task.shard is not None:
         say(f"when all {task.shard[1]} are there: python -m infer.merge --input {arguments.output} --output DIR")
 
 
-def detect(model: Model, inputs: Inputs, recorder: Recorder, *, draw: bool) -> Timings:
-    """Run the model over the inputs."""
+def fill(
+    arguments: argparse.Namespace, task: Task, model: Model, classes: CategoryIds, head: Head, journal: Journal
+) -> None:
+    """Write results into the folder of the journal until it is whole."""
+    folder = journal.path.parent
+    tally = Tally(head["categories"])
+    sizes: Counter[Canvas] = Counter()  # of the pictures that were done before, as the model's rule resizes them
+    rule = model.description
+    for row in journal.rows():
+        tally.add(row)
+        if row["height"] is not None and row["width"] is not None:
+            sizes[resized_size(row["height"], row["width"], rule.short_side, rule.long_side)] += 1
+    selection = Selection(classes.ids, arguments.min_score, arguments.top)
+    times = SourceTimes(journal.resumed)
+    with open_drawing(folder / DRAWN, task.inputs, arguments) as drawing:
+        recorder = Recorder(journal, tally, selection, task.image_ids, times=times, drawing=drawing)
+        with memory_errors():
+            timings = detect(model, task.inputs, recorder, times, journal.resumed, draw=arguments.draw)
+    check_any(tally, task)
+    timings.count(sizes, model.canvases)
+    notes = (*classes.notes, *task.inputs.notes, *(drawing.notes if drawing else ()))
+    for line in (*failure_lines(tally), *notes):
+        say(line, error=True)
+    report = model.provider_report() if timings.run_s else ProviderReport("none", {}, ())
+    journal.end()
+    names = write_results(arguments.format, head, journal.rows(), folder)
+    content = summarise(model, head, recorder, timings, report, resumed=journal.resumed, notes=notes)
+    write_atomic(folder / SUMMARY, to_json(content, indent=2))
+    if JOURNAL not in names:
+        journal.path.unlink(missing_ok=True)
+    remove_leftovers(folder)
+    say("\n".join(result_lines(recorder, timings, report, arguments.score, journal.resumed)))
+    for note in (*report.notes, *timings.notes):
+        say(f"note: {note}")
+    written = (task.folder / name for name in (*names, SUMMARY, *([DRAWN] if arguments.draw else [])))
+    say(f"\nwrote {', '.join(map(str, written))}")
+
+
+def category_ids_of(model: Model, annotated: Annotated | None, class_map: Sequence[str]) -> CategoryIds:
+    """The category ids of the annotations where they are given, else those of the model."""
+    about = model.description
+    if annotated is None:
+        return CategoryIds(about.category_ids, about.names, ())
+    return annotated_category_ids(annotated, about.names, about.category_ids, class_map)
+
+
+def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: CategoryIds, digest: str) -> Head:
+    """What the results are of."""
+    thresholds = model.description.score_thresholds
+    if arguments.score is not None:
+        thresholds = (arguments.score,) * len(thresholds)
+    categories = unique_categories(classes.ids, classes.names, thresholds)
+    return {
+        "results_version": VERSION,
+        "gfl_version": GFL_VERSION,
+        "format": arguments.format,
+        "model": model.path.name,
+        "model_sha256": digest,
+        "settings_sha256": text_digest(model.description.config),
+        "input_sha256": task.input_sha256,
+        "pictures": task.inputs.total,
+        "shard": {"index": task.shard[0], "count": task.shard[1]} if task.shard else None,
+        "batch": model.batch,
+        "annotations": arguments.annotations.name if arguments.annotations else None,
+        "annotations_sha256": task.annotated.sha256 if task.annotated else None,
+        "score": arguments.score,
+        "min_score": arguments.min_score,
+        "top": arguments.top,
+        "depth": arguments.depth,
+        "most_pixels": arguments.most_pixels,
+        "draw": arguments.draw,
+        "categories_sha256": text_digest(to_json(categories)),
+        "categories": categories,
+    }
+
+
+def keepable(task: Task, arguments: argparse.Namespace) -> Callable[[str], bool]:
+    """Which answered sources --resume keeps: all but the frames of a drawn video that is not whole, which cannot be
+    gone on with and is begun again."""
+    if isinstance(task.inputs, Files) or not arguments.draw:
+        return lambda source: True
+    paths = video_paths(task.folder.absolute() / DRAWN, [video.name for video in videos_of(task.inputs)])
+    whole = {name for name, path in paths.items() if path.exists()}
+    return lambda source: video_of(source) in whole or not video_of(source)  # a video that cannot be read
+
+
+@contextlib.contextmanager
+def open_drawing(folder: Path, inputs: Inputs, arguments: argparse.Namespace) -> Iterator[Drawing | None]:
+    """What draws into the folder; None without --draw."""
+    if not arguments.draw:
+        yield None
+        return
+    make_folder(folder)
+    if isinstance(inputs, Files):
+        yield DrawnPictures(folder, inputs, arguments.score)
+        return
+    rates = {video.name: video.fps for video in videos_of(inputs)}
+    with DrawnVideos(folder, rates, arguments.score) as videos:
+        yield videos
+
+
+def detect(model: Model, inputs: Inputs, recorder: Recorder, times: SourceTimes, done: int, *, draw: bool) -> Timings:
+    """Run the model over the inputs after the first `done`."""
     writers = min(usable_cores(), MOST_WRITERS) if draw else 1
     kept = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize  # a frame cannot be read again
-    with Progress(inputs.total) as progress:
+    with Progress(max(inputs.total - done, 0)) as progress:
 
         def record(position: int, outcome: Result | Failed) -> None:
             recorder.take(position, outcome)
             progress.advance()
 
-        return run_pictures(model, inputs, record, writers=writers, keep_pixels=kept if draw else 0)
+        sources = times.watch(islice(inputs, done, None))
+        return run_pictures(model, sources, record, writers=writers, keep_pixels=kept if draw else 0)
 
 
-def check_any(recorder: Recorder, task: Task) -> None:
+def check_any(tally: Tally, task: Task) -> None:
     """Raise InputError where no picture could be read. A shard may have no good one: `infer.merge` checks the whole."""
-    if recorder.failed and not recorder.images and task.shard is None:
+    if tally.failed and not tally.images and task.shard is None:
         raise InputError(
-            f"none of {len(recorder.failed)} could be read, nothing was written; the first: {recorder.failed[0].reason}"
+            f"none of {len(tally.failed)} could be read, nothing was written; the first: {tally.failed[0].reason}"
         )

@@ -324,7 +324,7 @@ def test_terminated_program_leaves_nothing(
     monkeypatch.setattr(sys, "argv", ["export.onnx", *flags])
     usual = signal.getsignal(signal.SIGTERM)
     try:
-        assert program.main() == 130
+        assert program.main() == 143
     finally:
         signal.signal(signal.SIGTERM, usual)
     assert "stopped; files that were finished stay" in capsys.readouterr().err

@@ -57,6 +57,16 @@ def write_video(path: Path, frames: int = 5) -> Path:
     return path
 
 
+def frames_of(video: Path) -> list[NDArray[np.uint8]]:
+    """The frames of a video, RGB."""
+    stream = cv2.VideoCapture(str(video))
+    frames = []
+    while (read := stream.read())[0]:
+        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+    stream.release()
+    return frames  # type: ignore[return-value]
+
+
 def detect(*arguments: object) -> None:
     """Run the program, which must end well."""
     assert run.main([str(argument) for argument in arguments]) == 0
@@ -84,7 +94,8 @@ def numbers(rows: Sequence[Row]) -> NDArray[np.float64]:
 def assert_same_detections(rows: Sequence[Row], others: Sequence[Row]) -> None:
     """The same pictures in the same order, and of each the same detections but for the last digits."""
     assert [(row["image_id"], row["file_name"]) for row in rows] == [(o["image_id"], o["file_name"]) for o in others]
-    np.testing.assert_allclose(numbers(rows), numbers(others), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(numbers(rows)[:, :5], numbers(others)[:, :5], rtol=1e-3, atol=0.012)  # 0.01 px
+    np.testing.assert_allclose(numbers(rows)[:, 5], numbers(others)[:, 5], rtol=1e-3, atol=1e-3)
 
 
 def expected_rows(results: Sequence[Result]) -> list[Row]:
@@ -193,7 +204,7 @@ def test_summary_counts_what_was_done(whole: Path, exports: Path) -> None:
 
 
 def test_drawn_pictures_have_the_size_of_the_originals(whole: Path, pictures: Path) -> None:
-    assert entries(whole) == ["detections.json", "drawn", "summary.json"]
+    assert entries(whole) == ["detections.json", "drawn", "images.json", "summary.json"]
     assert entries(whole / "drawn") == [f"{letter}.jpg" for letter in "bcdefghi"]
     for letter, size in zip("bcdefghi", SIZES, strict=True):
         drawn = cv2.imread(str(whole / "drawn" / f"{letter}.jpg"))
@@ -255,12 +266,10 @@ def test_frames_of_a_video_are_pictures(exports: Path, tmp_path: Path) -> None:
     rows, said = rows_of(tmp_path / "output"), summary_of(tmp_path / "output")
     assert (said["images"], said["notes"]) == (5, [])
     assert {row["image_id"]: row["file_name"] for row in rows} == {i: f"clip.avi#00000{i}" for i in range(1, 6)}
-    assert entries(tmp_path / "output" / "drawn") == [f"clip.avi_00000{i}.jpg" for i in range(1, 6)]
-    stream = cv2.VideoCapture(str(video))
-    frames = [cv2.cvtColor(stream.read()[1], cv2.COLOR_BGR2RGB) for _ in range(5)]
-    stream.release()
+    assert entries(tmp_path / "output" / "drawn") == ["clip.mp4"]
+    frames = frames_of(video)
     one = load(exports)
-    expected = [replace(one(frame), source=f"clip.avi#{i:06d}") for i, frame in enumerate(frames, start=1)]  # type: ignore[arg-type]
+    expected = [replace(one(frame), source=f"clip.avi#{i:06d}") for i, frame in enumerate(frames, start=1)]
     assert_same_detections(rows, expected_rows(expected))
 
 
@@ -511,14 +520,14 @@ def test_terminated_program_leaves_nothing(exports: Path, pictures: Path, tmp_pa
     command = [sys.executable, "-m", "infer.run", "--model", str(exports), "--input", str(tmp_path / "many"), "--draw"]
     program = subprocess.Popen([*command, "--output", str(tmp_path / "output")], cwd=ROOT, stderr=subprocess.PIPE)
     try:
-        while not list(tmp_path.glob("output/.unfinished*/drawn/*.jpg")):
+        while not list(tmp_path.glob("output/drawn/*.jpg")):
             assert program.poll() is None
             time.sleep(0.01)
         program.terminate()
         _, said = program.communicate(timeout=60)
     finally:
         program.kill()
-    assert program.returncode == 130
+    assert program.returncode == 143
     assert b"stopped; nothing was written" in said
     assert entries(tmp_path) == ["many"]
 
@@ -607,9 +616,9 @@ def test_useless_files_are_told(useless: Path, refused: Callable[..., str], flag
         (("--shard", "0/4"), "got --shard 0/4"),
         (("--shard", "half"), "got --shard half"),
         (("--batch", "3"), "which takes exactly 2 at a time"),
-        (("--batch", "0"), "expected at least 1"),
+        (("--batch", "0"), "got batch=0, expected a whole number from 1 to 65536"),
         (("--score", "30"), "got --score 30, expected 0 to 1"),
-        (("--batch", "1000000000"), "got a batch of 1000000000, expected at most 65536"),
+        (("--batch", "1000000000"), "got batch=1000000000, expected a whole number from 1 to 65536"),
         (("--threads", "-1"), "got --threads -1, expected 0 to 1024"),
         (("--provider_options", "devise_id=0"), "did you mean device_id?"),
         (("--provider_options", "device_id"), "got --provider_options device_id, expected KEY=VALUE"),
@@ -648,8 +657,8 @@ def test_stated_pixels_are_read_off_the_header(tmp_path: Path, suffix: str) -> N
     exif[0x010E] = "a long description " * 1000  # a segment before the size
     picture.save(tmp_path / f"a{suffix}", **({"exif": exif} if suffix == ".jpg" else {}))
     data = (tmp_path / f"a{suffix}").read_bytes()
-    assert stated_pixels(data) == (len(data) if suffix == ".bmp" else 60_000)
-    assert stated_pixels(data[:12]) == (0 if suffix == ".png" else 12)
+    assert stated_pixels(data) == 60_000
+    assert stated_pixels(data[:12]) == 0
 
 
 def test_drawn_names_are_unique_on_every_file_system() -> None:

@@ -1,0 +1,169 @@
+"""What is written of one picture: a line of results.jsonl, from which every other format is made. D is detections.
+
+{"id": 1, "file": "a.jpg", "width": 640, "height": 480, "count": 1, "complete": true, "failure": null,
+ "detections": [{"category_id": 18, "bbox": [10.25, 20.5, 30.0, 60.75], "score": 0.53211}]}
+
+bbox is x, y, width, height in px of the original picture, to 0.01 px; scores have five digits. The frames of a video
+also have time_s, seconds from its beginning. Of a picture that could not be read, failure says why, and width, height
+and complete are null.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfl.files import to_json
+from gfl.runtime.result import Result
+from infer.pipeline import Failed
+
+BOX_DIGITS, SCORE_DIGITS, TIME_DIGITS = 2, 5, 6
+
+
+class Detection(TypedDict):
+    """One detection of a picture."""
+
+    category_id: int
+    bbox: list[float]  # x, y, width, height, px of the original
+    score: float
+
+
+class AnyRow(TypedDict):
+    """What is written of pictures and of frames alike."""
+
+    id: int
+    file: str
+    width: int | None  # px of the original; None where it could not be read
+    height: int | None
+    count: int  # of the detections
+    complete: bool | None  # True: the detections equal full greedy NMS for certain
+    failure: str | None  # why it could not be read, one sentence
+    detections: list[Detection]  # best first
+
+
+class Row(AnyRow, total=False):
+    """A picture with its detections."""
+
+    time_s: float  # of a frame, from the beginning of its video
+
+
+class Category(TypedDict):
+    """A class as results name it."""
+
+    id: int
+    name: str
+    score_threshold: float  # detections below it are not drawn, and not counted in what is printed
+
+
+class Selection(NamedTuple):
+    """Which detections are written, and as what."""
+
+    category_ids: Sequence[int | None]  # label -> category id; None leaves the class out
+    min_score: float = 0.0
+    top: int | None = None  # at most so many a picture; None: all
+
+
+def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s: float | None = None) -> Row:
+    """What is written of a picture."""
+    row: Row
+    if isinstance(outcome, Failed):
+        row = {
+            "id": image_id,
+            "file": outcome.source,
+            "width": None,
+            "height": None,
+            "count": 0,
+            "complete": None,
+            "failure": outcome.reason,
+            "detections": [],
+        }
+    else:
+        detections = detections_of(outcome, selection)
+        height, width = outcome.size_hw
+        row = {
+            "id": image_id,
+            "file": outcome.source,
+            "width": width,
+            "height": height,
+            "count": len(detections),
+            "complete": outcome.complete,
+            "failure": None,
+            "detections": detections,
+        }
+    if time_s is not None:
+        row["time_s"] = round(time_s, TIME_DIGITS)
+    return row
+
+
+def detections_of(result: Result, selection: Selection) -> list[Detection]:
+    """The detections that are written of a picture, best first."""
+    category_ids = selection.category_ids
+    keep = result.scores >= selection.min_score
+    if None in category_ids:
+        keep &= np.array([category_id is not None for category_id in category_ids], np.bool_)[result.labels]
+    chosen = np.flatnonzero(keep)[: selection.top]
+    boxes_xywh = rounded_boxes(result.boxes_xyxy[chosen]).tolist()
+    scores = np.round(result.scores[chosen].astype(np.float64), SCORE_DIGITS).tolist()
+    labels = result.labels[chosen].tolist()
+    return [
+        {"category_id": category_id, "bbox": box, "score": score}
+        for label, box, score in zip(labels, boxes_xywh, scores, strict=True)
+        if (category_id := category_ids[label]) is not None
+    ]
+
+
+def rounded_boxes(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(D,4) corners -> (D,4) x, y, width, height. The corners are rounded, so that no box leaves its picture."""
+    corners = np.round(boxes_xyxy.astype(np.float64), BOX_DIGITS)
+    sides = np.round(corners[:, 2:] - corners[:, :2], BOX_DIGITS)
+    return np.concatenate([corners[:, :2], sides], axis=1)
+
+
+def encode(row: Row | Mapping[str, object]) -> bytes:
+    """A JSON object on one line, with its end; bytes of a file name that are not Unicode become escapes."""
+    return to_json(row).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def coco_lines(row: Row) -> list[bytes]:
+    """The detections of a picture as entries of COCO results, each on a line without its end."""
+    name = to_json(row["file"])
+    texts = (
+        f'{{"image_id": {row["id"]}, "category_id": {detection["category_id"]}, '
+        f'"bbox": [{", ".join(map(repr, detection["bbox"]))}], "score": {detection["score"]!r}, "file_name": {name}}}'
+        for detection in row["detections"]
+    )
+    return [text.encode("utf-8", "backslashreplace") for text in texts]
+
+
+class Tally:
+    """What was written so far, counted."""
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self.images = 0
+        self.incomplete = 0
+        self.detections = 0
+        self.shown: Counter[str] = Counter()  # detections of at least their class's threshold, by class
+        self.failed: list[Failed] = []
+        self._categories = {category["id"]: category for category in categories}
+
+    @property
+    def pictures(self) -> int:
+        """How many were answered, failures among them."""
+        return self.images + len(self.failed)
+
+    def add(self, row: Row) -> None:
+        """Count a picture."""
+        if row["failure"] is not None:
+            self.failed.append(Failed(row["file"], row["failure"]))
+            return
+        self.images += 1
+        self.incomplete += not row["complete"]
+        self.detections += row["count"]
+        for detection in row["detections"]:
+            category = self._categories[detection["category_id"]]
+            if detection["score"] >= category["score_threshold"]:
+                self.shown[category["name"]] += 1
