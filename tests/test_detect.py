@@ -24,6 +24,7 @@ from gfl.runtime.description import Arrays
 from gfl.runtime.detect import Detect
 from gfl.runtime.inputs import Reading, as_image
 from gfl.runtime.model import Model
+from gfl.runtime.onnx_file import OnnxModel
 from gfl.runtime.providers import ProviderReport
 
 H, W = 48, 64
@@ -381,3 +382,12 @@ def test_an_option_of_another_kind_is_told_in_one_sentence(options: dict[str, ob
 def test_a_model_that_is_no_name_is_told(model: object) -> None:
     with pytest.raises(InputError, match="expected the name of a file or folder"):
         load(model)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_too_little_memory_is_told_whatever_runs_the_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ... bad allocation")
+
+    monkeypatch.setattr(OnnxModel, "run", no_memory)
+    with pytest.raises(InputError, match=r"memory does not suffice to run the model on 1 picture of 64x96 at a time"):
+        load(path, provider="cpu")(RGB)
