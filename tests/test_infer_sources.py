@@ -162,6 +162,20 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
     assert names(find_inputs(str(tmp_path / "a[1].png"))) == ["a[1].png"]
 
 
+def test_of_several_inputs_each_picture_is_taken_once(tmp_path: Path) -> None:
+    for name in ("x.png", "a/x.png", "a/y.png", "b/x.png"):
+        write_picture(tmp_path / name)
+    texts = [f"{tmp_path}/a", f"{tmp_path}/*/x.png", f"{tmp_path}/a/x.png", f"{tmp_path}/a/../x.png"]
+    found = find_inputs(*texts)
+    assert sorted(file.path.resolve() for file in found.files) == sorted(  # type: ignore[union-attr]
+        tmp_path.resolve() / name for name in ("x.png", "a/x.png", "a/y.png", "b/x.png")
+    )
+    assert len(set(names(found))) == 4
+    assert names(find_inputs(*texts[:3])) == ["a/x.png", "a/y.png", "b/x.png"]
+    with pytest.raises(InputError, match=r"\*\.jpg matches nothing"):
+        find_inputs(f"{tmp_path}/a", f"{tmp_path}/*.jpg")
+
+
 # ---- a run's own results ----
 
 
