@@ -17,7 +17,10 @@ from typing import NamedTuple
 from gfl.data.picture_files import PICTURES, is_decodable
 from infer.output_folder import DRAWN, FILES, PARTS
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+VIDEOS = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".3gp", ".asf", ".m2ts", ".mts", ".mxf", ".ogv", ".vob"),
+)
 RESULT = re.compile("|".join([*map(re.escape, FILES), fnmatch.translate(PARTS)]))  # names of files that a run writes
 
 

@@ -122,6 +122,33 @@ def test_a_file_exchanged_for_a_pipe_meanwhile_ends_that_picture(tmp_path: Path)
         next(iter(inputs)).open()
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_picture(tmp_path / "a.png")
+    write_picture(tmp_path / "closed" / "b.png")
+    scandir = os.scandir
+
+    def scan(folder: str) -> object:
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    for found in (find_inputs(str(tmp_path), recursive=True), find_inputs(f"{tmp_path}/**/*.png")):
+        assert names(found) == ["a.png"]
+        assert notes(found) == ("left out: 1 folder that cannot be looked into (closed)",)
+
+
+def test_folders_deeper_than_a_path_can_name_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(25):
+        os.mkdir("x" * 200)
+        os.chdir("x" * 200)
+    found = find_inputs(str(tmp_path), recursive=True)
+    assert names(found) == ["a.png"]
+    assert "1 folder that cannot be looked into (xxx" in notes(found)[0]
+
+
 # ---- links, and the same by two ways ----
 
 
