@@ -33,7 +33,6 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--input",
         required=True,
-        action="extend",
         nargs="+",
         help="pictures, folders, patterns in quotes ('in/**/*.jpg'), or videos; what several name is taken once",
     )
