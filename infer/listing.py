@@ -1,6 +1,6 @@
 """What a folder or a pattern holds: each entry once, with what it is, so that what is no input can be counted.
 
-Folders are looked into once each, by their real paths, so that circles of links end.
+Folders are looked into once each, by their real paths, so that circles of links end. Hard links are files of their own.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gfl.data.picture_files import PICTURES, is_decodable
-from infer.output_folder import DETECTIONS, DRAWN, SUMMARY
+from infer.output_folder import DRAWN, FILES, PARTS
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
-RESULTS = (DETECTIONS, SUMMARY, "results.jsonl", "images.json")  # a folder that holds one was written by a run
-PARTS = re.compile(r"results-.*\.parquet")
+VIDEOS = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"),
+    *(".3gp", ".asf", ".m2ts", ".mts", ".mxf", ".ogv", ".vob"),
+)
+RESULT = re.compile("|".join([*map(re.escape, FILES), fnmatch.translate(PARTS)]))  # names of files that a run writes
 
 
 class Kind(Enum):
@@ -57,7 +59,7 @@ def scan(folder: str, *, hidden: bool = False) -> list[Entry]:
     except OSError:
         return [Entry(folder, real, Kind.CLOSED)]
     start, real_start = os.path.join(folder, ""), os.path.join(real, "")
-    results = {entry.name for entry in listed if entry.name in RESULTS or PARTS.fullmatch(entry.name)}
+    results = {entry.name for entry in listed if RESULT.fullmatch(entry.name)}
     if results:
         results.add(DRAWN)
 

@@ -66,7 +66,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder = folder_of(arguments)
     inputs = find_inputs(
-        arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
+        *arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
     )
     sha256 = digest_of(inputs)
     if shard is not None:

@@ -122,6 +122,33 @@ def test_a_file_exchanged_for_a_pipe_meanwhile_ends_that_picture(tmp_path: Path)
         next(iter(inputs)).open()
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_picture(tmp_path / "a.png")
+    write_picture(tmp_path / "closed" / "b.png")
+    scandir = os.scandir
+
+    def scan(folder: str) -> object:
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    for found in (find_inputs(str(tmp_path), recursive=True), find_inputs(f"{tmp_path}/**/*.png")):
+        assert names(found) == ["a.png"]
+        assert notes(found) == ("left out: 1 folder that cannot be looked into (closed)",)
+
+
+def test_folders_deeper_than_a_path_can_name_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(25):
+        os.mkdir("x" * 200)
+        os.chdir("x" * 200)
+    found = find_inputs(str(tmp_path), recursive=True)
+    assert names(found) == ["a.png"]
+    assert "1 folder that cannot be looked into (xxx" in notes(found)[0]
+
+
 # ---- links, and the same by two ways ----
 
 
@@ -160,6 +187,20 @@ def test_patterns_that_overlap_give_a_picture_once(tmp_path: Path) -> None:
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
     write_picture(tmp_path / "a[1].png")
     assert names(find_inputs(str(tmp_path / "a[1].png"))) == ["a[1].png"]
+
+
+def test_of_several_inputs_each_picture_is_taken_once(tmp_path: Path) -> None:
+    for name in ("x.png", "a/x.png", "a/y.png", "b/x.png"):
+        write_picture(tmp_path / name)
+    texts = [f"{tmp_path}/a", f"{tmp_path}/*/x.png", f"{tmp_path}/a/x.png", f"{tmp_path}/a/../x.png"]
+    found = find_inputs(*texts)
+    assert sorted(file.path.resolve() for file in found.files) == sorted(  # type: ignore[union-attr]
+        tmp_path.resolve() / name for name in ("x.png", "a/x.png", "a/y.png", "b/x.png")
+    )
+    assert len(set(names(found))) == 4
+    assert names(find_inputs(*texts[:3])) == ["a/x.png", "a/y.png", "b/x.png"]
+    with pytest.raises(InputError, match=r"\*\.jpg matches nothing"):
+        find_inputs(f"{tmp_path}/a", f"{tmp_path}/*.jpg")
 
 
 # ---- a run's own results ----
