@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--input",
         required=True,
-        help="a picture, a folder, a pattern in quotes ('in/**/*.jpg'), a video or a folder of videos",
+        action="extend",
+        nargs="+",
+        help="pictures, folders, patterns in quotes ('in/**/*.jpg'), or videos; what several name is taken once",
     )
     add("--recursive", action="store_true", help="look into the folders below --input too")
     add(

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from gfl.data.depth import check_depth
 from gfl.data.picture_files import PICTURES, decode_picture, is_decodable, read_bytes
@@ -39,8 +40,9 @@ class File:
     def open(self) -> Opened:
         """Read the file; InputError where it cannot be read."""
         data = read_bytes(self.path)
-        # A header that does not say it: decoding will fail, or take about what the file has.
-        pixels = stated_pixels(data) or len(data)
+        # Where no header says it, decoding takes about what the file has; where the file has more than three bytes a
+        # pixel, its channels have more than one.
+        pixels = max(stated_pixels(data) or len(data), len(data) // 3)
         decode = partial(decode_picture, data, str(self.path), self.depth, self.most_pixels)
         return Opened(pixels, decode, holds_several(data))
 
@@ -69,17 +71,19 @@ class Files:
 
     def read_with(self, depth: str, most_pixels: int | None) -> Files:
         """The same files, to be read by these rules."""
+        if (depth, most_pixels) == ("auto", None):
+            return self
         return replace(self, files=tuple(File(file.name, file.path, depth, most_pixels) for file in self.files))
 
 
 Inputs = Files | Video | Videos
 
 
-def find_inputs(text: str, *, recursive: bool = False, depth: str = "auto", most_pixels: int | None = None) -> Inputs:
+def find_inputs(*texts: str, recursive: bool = False, depth: str = "auto", most_pixels: int | None = None) -> Inputs:
     """What --input names; InputError where that is nothing, or holds no picture and no video.
 
     Args:
-        text: a file, a folder or a pattern.
+        texts: files, folders and patterns; a picture that several of them name is taken once.
         recursive: whether the folders below a folder, or below those that a pattern matches, are looked into.
         depth: how pictures of more than 8 bits a channel are scaled (`gfl.data.depth`).
         most_pixels: larger pictures are refused; None: `pixel_limit`.
@@ -87,20 +91,42 @@ def find_inputs(text: str, *, recursive: bool = False, depth: str = "auto", most
     if most_pixels is not None and most_pixels < 1:
         raise InputError(f"got --most_pixels {most_pixels}, expected at least 1; omit it for the default")
     check_depth(depth)
-    found = look_up(text, recursive=recursive)
+    found = look_up(texts, recursive=recursive)
     return found.read_with(depth, most_pixels) if isinstance(found, Files) else found
 
 
-def look_up(text: str, *, recursive: bool) -> Inputs:
+def look_up(texts: Sequence[str], *, recursive: bool) -> Inputs:
     """As `find_inputs`, whatever is in the files."""
+    if len(texts) == 1 and os.path.isfile(texts[0]):
+        return one_file(Path(texts[0]).absolute())
+    found = [entries_at(text, recursive=recursive) for text in texts]
+    for text, named in zip(texts, found, strict=True):
+        if not named.entries:
+            raise InputError(f"{text} {named.verb} nothing, expected at least one picture; check --input")
+    base = os.path.commonpath([named.base for named in found])
+    entries = (entry for named in found for entry in named.entries)
+    return take(entries, base, f"{', '.join(texts)} {found[0].verb if len(texts) == 1 else 'hold'}")
+
+
+class Named(NamedTuple):
+    """What a part of --input names."""
+
+    entries: list[Entry]
+    base: str  # the folder that all of them are below
+    verb: str  # for messages: a folder holds, a pattern matches
+
+
+def entries_at(text: str, *, recursive: bool) -> Named:
+    """What a folder, a file or a pattern names; InputError where it is neither."""
     path = Path(text).absolute()
     try:
         if path.is_dir():
-            return take(entries_of(path, recursive=recursive), path, f"{text} holds")
-        if path.is_file():
-            return one_file(path)
+            return Named(list(entries_of(str(path), recursive=recursive)), str(path), "holds")
+        if path.is_file():  # whatever it holds: who names a file wants to hear of it
+            kind = Kind.VIDEO if path.suffix.lower() in VIDEOS else Kind.PICTURE
+            return Named([Entry(str(path), os.path.realpath(path), kind)], str(path.parent), "holds")
         if glob.has_magic(text) and not os.path.lexists(path):
-            return pattern_inputs(path, text, recursive=recursive)
+            return pattern_entries(path, recursive=recursive)
         if path.exists():
             raise InputError(
                 f"{text} is a pipe, a device or a socket, expected pictures or a video; write them into a folder"
@@ -122,18 +148,18 @@ def one_file(path: Path) -> Inputs:
     return join([File(path.name, path)])
 
 
-def pattern_inputs(pattern: Path, what: str, *, recursive: bool) -> Inputs:
-    """The pictures, or the videos, that a pattern matches (** for all folders below); InputError without any."""
+def pattern_entries(pattern: Path, *, recursive: bool) -> Named:
+    """What a pattern matches (** for all folders below); with `recursive`, what is below matched folders too."""
     fixed = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
-    base = Path(*pattern.parts[:fixed])
+    base = str(Path(*pattern.parts[:fixed]))
     found: list[Entry] = []
     for entry in matches(base, pattern.parts[fixed:]):
         is_looked_into = recursive and entry.kind is Kind.FOLDER
         found += entries_of(entry.path, recursive=True) if is_looked_into else [entry]
-    return take(found, base, f"{what} matches")
+    return Named(found, base, "matches")
 
 
-def take(found: Iterable[Entry], base: Path, what: str) -> Inputs:
+def take(found: Iterable[Entry], base: str, what: str) -> Inputs:
     """The pictures among the entries of a folder, or its videos where it has no picture; the rest is counted.
 
     Raises InputError, which begins with `what`, where there is neither.
@@ -145,25 +171,23 @@ def take(found: Iterable[Entry], base: Path, what: str) -> Inputs:
     rest = [entry for entry in entries if entry.kind is not taken[0].kind] if taken else entries
     counts = ", ".join(counted_rest(rest, repeated))
     if not taken:
-        rest_of_it = f"got {counts}" if counts else "check --input"
-        raise InputError(
-            f"{what} {'no picture' if entries else 'nothing'}, expected at least one picture; {rest_of_it}"
-        )
+        raise InputError(f"{what} no picture, expected at least one picture; got {counts}")
     notes = (f"left out: {counts}",) if counts else ()
-    named = [(entry.path.relative_to(base).as_posix(), entry.path) for entry in taken]
+    start = len(os.path.join(base, ""))
+    named = [(entry.path[start:].replace(os.sep, "/"), Path(entry.path)) for entry in taken]
     return open_videos(named, notes) if videos else join([File(*pair) for pair in named], notes)
 
 
 def counted_rest(rest: Sequence[Entry], repeated: int) -> Iterator[str]:
     """What is no input, counted kind by kind, and how to have it where that is easy."""
-    of_kind: dict[Kind, list[Path]] = {}
+    of_kind: dict[Kind, list[str]] = {}
     for entry in rest:
         of_kind.setdefault(entry.kind, []).append(entry.path)
     if others := of_kind.get(Kind.OTHER):
-        suffixes = sorted({path.suffix.lower() or "without a suffix" for path in others})
+        suffixes = sorted({suffix_of(path) or "without a suffix" for path in others})
         yield f"{counted(len(others), 'file of another kind', 'files of other kinds')} ({listed(suffixes)})"
     if videos := of_kind.get(Kind.VIDEO):
-        suffixes = sorted({path.suffix.lower() for path in videos})
+        suffixes = sorted({suffix_of(path) for path in videos})
         yield f"{counted(len(videos), 'video')} beside the pictures: --input '*{suffixes[0]}'"
     if repeated:
         yield f"{counted(repeated, 'link')} to what is taken by another name"
@@ -175,9 +199,14 @@ def counted_rest(rest: Sequence[Entry], repeated: int) -> Iterator[str]:
         (Kind.CLOSED, "folder that cannot be looked into", "folders that cannot be looked into"),
     ):
         if paths := of_kind.get(kind):
-            yield f"{counted(len(paths), one, several)} ({listed(sorted(path.name for path in paths))})"
+            yield f"{counted(len(paths), one, several)} ({listed(sorted(map(os.path.basename, paths)))})"
     if folders := of_kind.get(Kind.FOLDER):
         yield f"{counted(len(folders), 'folder')} not looked into: --recursive"
+
+
+def suffix_of(path: str) -> str:
+    """How a file's name ends, in small letters, with the dot."""
+    return os.path.splitext(path)[1].lower()
 
 
 def listed(names: Sequence[str]) -> str:

@@ -32,13 +32,14 @@ from infer.input_digest import input_digest
 from infer.journal import Journal
 from infer.memory import memory_errors
 from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
-from infer.pipeline import Failed, Timings, run_pictures
+from infer.pipeline import Failed, run_pictures
 from infer.progress import Progress
 from infer.recorder import Drawing, Recorder, SourceTimes
 from infer.resume import begin, is_whole, remains
 from infer.rows import Row, Selection, Tally
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
+from infer.timings import Timings
 from infer.videos import Video, Videos
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
@@ -65,7 +66,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder = folder_of(arguments)
     inputs = find_inputs(
-        arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
+        *arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
     )
     sha256 = digest_of(inputs)
     if shard is not None:

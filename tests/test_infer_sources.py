@@ -162,6 +162,20 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> 
     assert names(find_inputs(str(tmp_path / "a[1].png"))) == ["a[1].png"]
 
 
+def test_of_several_inputs_each_picture_is_taken_once(tmp_path: Path) -> None:
+    for name in ("x.png", "a/x.png", "a/y.png", "b/x.png"):
+        write_picture(tmp_path / name)
+    texts = [f"{tmp_path}/a", f"{tmp_path}/*/x.png", f"{tmp_path}/a/x.png", f"{tmp_path}/a/../x.png"]
+    found = find_inputs(*texts)
+    assert sorted(file.path.resolve() for file in found.files) == sorted(  # type: ignore[union-attr]
+        tmp_path.resolve() / name for name in ("x.png", "a/x.png", "a/y.png", "b/x.png")
+    )
+    assert len(set(names(found))) == 4
+    assert names(find_inputs(*texts[:3])) == ["a/x.png", "a/y.png", "b/x.png"]
+    with pytest.raises(InputError, match=r"\*\.jpg matches nothing"):
+        find_inputs(f"{tmp_path}/a", f"{tmp_path}/*.jpg")
+
+
 # ---- a run's own results ----
 
 
@@ -249,3 +263,10 @@ def test_frames_go_on_in_time_where_the_stamps_do_not() -> None:
     for stated in (0.0, 0.04, 0.04, float("nan"), 0.5):
         times.append(video._time_after(times[-1], stated))
     np.testing.assert_allclose(times[1:], [0.0, 0.04, 0.08, 0.12, 0.5])
+
+
+def test_videos_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.avi")
+    monkeypatch.setenv("GFL_MOST_PIXELS", "767")
+    with pytest.raises(InputError, match=r"got a picture of 768 pixels, .*a\.avi"):
+        find_inputs(str(path))
