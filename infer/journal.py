@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 from gfl.errors import InputError
 from gfl.files import write_errors
 from infer.head import RESUMED, Head, differences
-from infer.output_folder import busy, lock
+from infer.output_folder import SUMMARY, busy, is_locked, lock
 from infer.rows import Row, encode
 
 HEAD_START = b'{"results_version"'
@@ -105,8 +105,8 @@ def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: C
             if before is not None:
                 for what in differences(before, cast(Mapping[str, object], head), RESUMED):
                     raise InputError(
-                        f"{path} is of {what} than this run, expected the same for --resume; give the flags, the model "
-                        "and the pictures of the run that began it, or another --output"
+                        f"{path} is of {what} than this run, expected the same to go on with it; give the flags, the "
+                        "model and the pictures of the run that began it, or another --output, or remove it"
                     )
             handle.truncate(stop)
             handle.seek(stop)
@@ -147,6 +147,19 @@ def read_whole_lines(
                 rows += 1
             stop += len(line)
     return head, rows, stop
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether the file is what a killed run with --format json left, which every run of its kind goes on with."""
+    try:
+        if not path.is_file() or path.with_name(SUMMARY).exists() or is_locked(path):
+            return False
+        with open(path, "rb", opener=_open_no_link) as file:
+            line = file.readline()
+    except OSError:
+        return False
+    entry = parse(line)
+    return HEAD_START.startswith(line) if entry is None else entry.get("format") == "json"
 
 
 def _open_no_link(path: str, flags: int) -> int:

@@ -8,7 +8,8 @@ The folder --output gets detections.json (COCO results in original pixels, every
 the pictures in drawn/, a video as .mp4. A picture that cannot be read is named, counted and passed over.
 
 With --format jsonl, results.jsonl has a line a picture, after a line that says what they are of; it is written as
-results come, and --resume goes on where it ends. The other formats are made of it when the run ends.
+results come, and --resume goes on where it ends. The other formats are made of it when the run ends. What a killed run
+with --format json left, the next one with the same flags goes on with.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--resume",
         action="store_true",
-        help="go on where an earlier run with these flags was stopped or killed; without one, begin",
+        help="go on where an earlier run with these flags ended, or begin where there is none; a run with it that is "
+        "stopped can be gone on with, whatever its --format",
     )
     add(
         "--annotations",

@@ -91,7 +91,7 @@ def result_lines(
     least = "their class's threshold" if score is None else f"{score:g}"
     detections = f"{counted(sum(shown.values()), 'detection')} of a score of {least} or more"
     failed = f"{len(tally.failed)} failed" if tally.failed else ""
-    before = f"{counted(resumed, 'picture')} from before --resume" if resumed else ""
+    before = f"{counted(resumed, 'picture')} of a run before" if resumed else ""
     yield headline("found", counted(tally.images, "image"), detections, classes, failed, before)
     if tally.incomplete:
         yield (

@@ -29,7 +29,7 @@ from infer.drawn_videos import DrawnVideos, video_of, video_paths
 from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
-from infer.journal import Journal
+from infer.journal import Journal, is_leftover
 from infer.memory import memory_errors
 from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
 from infer.pipeline import Failed, run_pictures
@@ -54,6 +54,7 @@ class Task(NamedTuple):
     input_sha256: str
     shard: tuple[int, int] | None
     folder: Path  # of the results
+    resume: bool  # go on with what is in the folder
     annotated: Annotated | None
     image_ids: Sequence[int]  # COCO's, of the inputs in order
     choice: ProviderChoice
@@ -75,12 +76,13 @@ def read_task(arguments: argparse.Namespace) -> Task:
                 f"got --shard {arguments.shard} for a video, expected pictures; cut the video or omit --shard"
             )
         inputs = inputs.part(*shard)
-    check_free(folder, resume=arguments.resume)
+    resume = arguments.resume or (arguments.format == "json" and is_leftover(folder / JOURNAL))
+    check_free(folder, resume=resume)
     annotated = read_annotated(arguments.annotations, inputs) if arguments.annotations else None
     image_ids: Sequence[int] = range(1 + (inputs.start if isinstance(inputs, Files) else 0), sys.maxsize)
     if annotated is not None:
         image_ids = annotated.image_ids
-    return Task(inputs, sha256, shard, folder, annotated, image_ids, choice)
+    return Task(inputs, sha256, shard, folder, resume, annotated, image_ids, choice)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -154,7 +156,7 @@ def run(arguments: argparse.Namespace) -> None:
         keep = keepable(task, arguments)
         streamed = arguments.resume or arguments.format != "json"
         with (
-            begin(folder, head, resume=arguments.resume, names=names, keep=keep) as journal,
+            begin(folder, head, resume=task.resume, names=names, keep=keep) as journal,
             remains(journal, task.folder, streamed=streamed, total=task.inputs.total),
         ):
             fill(arguments, task, model, classes, head, journal)
