@@ -36,7 +36,8 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
     pictures = "pictures to compare with PyTorch on (default: generated ones); int8 also takes its ranges from them"
     add("--images", type=Path, metavar="DIR", help=pictures)
     add("--samples", type=int, metavar="N", help="how many of these (default 4; 64 of --images for fp16 and int8)")
-    add("--max_ap_drop", type=float, metavar="X", help="the most AP that fp16 or int8 may lose, from 0 to 1")
+    drop = "the most AP that fp16 or int8 may lose, from 0 to 1; more than half of the model's it never may"
+    add("--max_ap_drop", type=float, metavar="X", help=drop)
     add("--skip_parity", action="store_true", help="write the file without comparing it with PyTorch")
     unchecked = "write the file though nothing is detected on the pictures, not even below the score threshold"
     add("--allow_unchecked", action="store_true", help=unchecked)

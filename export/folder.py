@@ -11,6 +11,8 @@ from gfl.errors import InputError
 from gfl.runtime.description import Description
 from gfl.runtime.on_torch.pt2_archive import DESCRIPTION
 
+MOST_BYTES = 16 << 20  # that are read of what a file says of itself: an archive may unpack to more than there is memory
+
 
 def refuse_others(folder: Path, files: Collection[Path], own: Description) -> None:
     """Raise InputError where a folder holds files, besides those that will be written, of another model or export.
@@ -42,7 +44,8 @@ def metadata_of(path: Path) -> dict[str, str]:
         if path.suffix == ".pt2":
             with zipfile.ZipFile(path) as archive:
                 members = [name for name in archive.namelist() if Path(name).name == DESCRIPTION]
-                content: dict[str, str] = json.loads(archive.read(members[0]))
+                with archive.open(members[0]) as member:
+                    content: dict[str, str] = json.loads(member.read(MOST_BYTES))
             return content
         import onnx  # late: a .pt2 does without
 

@@ -36,9 +36,10 @@ def quantise(model: onnx.ModelProto, feeds: Iterable[Feed]) -> onnx.ModelProto:
     plain.CopyFrom(model)
     onnx.helper.set_model_props(plain, PREPARED)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
+        source, path = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(plain, source)  # older versions take files alone
         quantize_static(
-            plain,
+            source,
             path,
             Reader(feeds),
             quant_format=QuantFormat.QDQ,

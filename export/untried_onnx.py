@@ -58,5 +58,8 @@ def lower_threshold(model: onnx.ModelProto, threshold: float) -> bool:
         return False
     for node in nodes:
         node.input[1] = LOWERED
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in same - used]:
+        model.graph.initializer.remove(tensor)  # ONNX Runtime warns of what nothing uses
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.0, np.float32), LOWERED))
     return True

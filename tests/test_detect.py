@@ -349,12 +349,12 @@ def test_class_agnostic_suppression_leaves_the_better_of_two_classes() -> None:
 
 
 BAD_OPTIONS: list[tuple[dict[str, object], str]] = [
-    ({"batch": "2"}, "got batch='2', expected a whole number"),
-    ({"batch": True}, "got batch=True"),
-    ({"batch": 0}, "got batch=0"),
-    ({"threads": -1}, "got threads=-1"),
-    ({"threads": 1.5}, "got threads=1.5"),
-    ({"threads": None}, "got threads=None"),
+    ({"batch": "2"}, "got a batch of '2', expected a whole number"),
+    ({"batch": True}, "got a batch of True"),
+    ({"batch": 0}, "got a batch of 0, expected at least 1"),
+    ({"threads": -1}, "got threads -1, expected at least 0"),
+    ({"threads": 1.5}, "got threads 1.5, expected a whole number"),
+    ({"threads": None}, "got threads None, expected"),
     ({"provider": None}, "got the provider None"),
     ({"provider": "openvin"}, "did you mean openvino"),
     ({"provider_options": ["device_id=0"]}, "got the provider options"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,6 +141,29 @@ def test_pictures_are_those_that_the_annotations_list(checkpoint: Path, tmp_path
         assert request.truth.boxes.path == file
     request = read_request(flags_of([*usual, "--annotations", str(classes)]))
     assert (len(request.pictures), request.truth, request.samples) == (3, None, 64)
+
+
+def test_a_canvas_of_the_run_that_is_left_out_is_named_with_its_price(checkpoint: Path) -> None:
+    both = read_request(flags_of(["--checkpoint", str(checkpoint)]))
+    assert [note for note in both.notes if note.startswith("warning")] == []
+    alone = read_request(flags_of(["--checkpoint", str(checkpoint), "--size", f"{H}x{W}"]))
+    warnings = [note for note in alone.notes if note.startswith("warning")]
+    assert len(warnings) == 1
+    assert f"leaves out {W}x{H} (to 67%)" in warnings[0]
+    larger = ["--checkpoint", str(checkpoint), "--size", f"{W}x{W}"]
+    assert not any(note.startswith("warning") for note in read_request(flags_of(larger)).notes)
+
+
+def test_pictures_and_prices_are_those_of_the_runs_validation_set_where_it_is_there(tmp_path: Path) -> None:
+    data = tiny.write_data(tmp_path / "data")
+    checkpoint = write_model(tmp_path / "best.pt", (*BINDINGS, f"DATA_ROOT = {str(data)!r}"))
+    request = read_request(flags_of(["--checkpoint", str(checkpoint), "--size", "32x32"]))
+    assert request.pictures == tuple(sorted((data / "val2017").iterdir()))
+    assert any("no --images given: comparing on 3 pictures" in note for note in request.notes)
+    assert any("instances_val2017.json: 3 of 3 pictures are shrunk" in note for note in request.notes)
+    assert read_request(flags_of(["--checkpoint", str(checkpoint), "--skip_parity"])).pictures == ()
+    shutil.rmtree(data)
+    assert read_request(flags_of(["--checkpoint", str(checkpoint), "--size", "32x32"])).pictures == ()
 
 
 @pytest.mark.parametrize("name", ["onnx", "torch", "om"])

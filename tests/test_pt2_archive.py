@@ -46,7 +46,7 @@ class Command:
 def members(tmp_path_factory: pytest.TempPathFactory) -> Members:
     """Those of a good program."""
     path = tmp_path_factory.mktemp("good") / "good.pt2"
-    program = torch.export.export(Tiny(), (torch.zeros(4), torch.zeros(2, dtype=torch.int32)))
+    program = torch.export.export(Tiny(), (torch.zeros(1, 1, 1, 4), torch.zeros(2, dtype=torch.int32)))
     with open(path, "wb") as stream:
         save_program(program, DESCRIPTION, ("boxes", "scores"), stream)
     with zipfile.ZipFile(path) as archive:
@@ -143,8 +143,8 @@ HOSTILE: dict[str, tuple[Callable[[Members], Members], str]] = {
 
 def test_a_good_program_gives_the_same_from_the_copy(members: Members, tmp_path: Path) -> None:
     opened = open_program(write(members, tmp_path / "good.pt2"))
-    outputs = opened.run(np.ones(4, np.float32), np.array([3, 4], np.int32))  # type: ignore[arg-type]
-    assert outputs["boxes"].tolist() == [3, 4, 5, 6]
+    outputs = opened.run(np.ones((1, 1, 1, 4), np.float32), np.array([3, 4], np.int32))  # type: ignore[arg-type]
+    assert outputs["boxes"].ravel().tolist() == [3, 4, 5, 6]
     assert outputs["scores"].tolist() == [4, 5]
 
 
