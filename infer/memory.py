@@ -6,19 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gfl.errors import InputError, first_line
-
-# In the messages of ONNX Runtime, of CUDA and CANN, of PyTorch and of OpenCV.
-TEXTS = (
-    "out of memory",
-    "bad_alloc",
-    "bad allocation",
-    "failed to allocate memory",
-    "failed to allocate",
-    "alloc_failed",
-    "can't allocate memory",
-    "not enough memory",
-    "insufficient memory",
-)
+from gfl.runtime.memory import is_memory_error
 
 
 @contextmanager
@@ -29,8 +17,7 @@ def memory_errors() -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # ONNX Runtime's own types share no base class
-        said = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(text in said for text in TEXTS):
+        if not is_memory_error(error):
             raise
         raise InputError(
             f"the memory does not suffice to run the model ({first_line(error)[:200]}); lower "

@@ -9,7 +9,7 @@ from gfl.errors import InputError, first_line
 from gfl.shapes import Canvas
 from gfl.words import counted
 
-# In the messages of ONNX Runtime, OpenVINO, CUDA, CANN and PyTorch, in small letters.
+# In the messages of ONNX Runtime, OpenVINO, CUDA, CANN, PyTorch and OpenCV, in small letters.
 TEXTS = (
     "out of memory",
     "bad_alloc",
@@ -22,6 +22,12 @@ TEXTS = (
 )
 
 
+def is_memory_error(error: Exception) -> bool:
+    """Whether an exception of any library means that memory does not suffice."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(text in said for text in TEXTS)
+
+
 @contextmanager
 def run_memory_errors(canvas: Canvas, pictures: int) -> Iterator[None]:
     """Around a run of a model: raise InputError where memory does not suffice, whatever the runtime says then."""
@@ -30,8 +36,7 @@ def run_memory_errors(canvas: Canvas, pictures: int) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # ONNX Runtime's own types share no base class
-        said = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(text in said for text in TEXTS):
+        if not is_memory_error(error):
             raise
         height, width = canvas
         raise InputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.errors import InputError, first_line
-from gfl.runtime.description import INPUT_NAMES, Arrays, Description
+from gfl.runtime.description import DETECTION_NAMES, INPUT_NAMES, Arrays, Description
 from gfl.runtime.onnx_file import describe_onnx
 from gfl.runtime.providers import NEEDS, ProviderChoice, ProviderReport
 
@@ -33,8 +33,8 @@ _ONE_AT_A_TIME = threading.Lock()
 class Port(Protocol):
     """An output of a model that was read."""
 
-    def get_any_name(self) -> str:
-        """Its name in the file."""
+    def get_names(self) -> set[str]:
+        """Its name in the file, and in some versions those of outputs with the same content."""
 
 
 class Tensor(Protocol):
@@ -112,7 +112,7 @@ def _compile(
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     try:
         model = core.read_model(str(path))
-        names = tuple(port.get_any_name() for port in model.outputs)
+        names = _output_names(model.outputs)
         request: InferRequest = core.compile_model(model, "CPU", settings).create_infer_request()
     except RuntimeError as error:
         raise InputError(
@@ -120,6 +120,14 @@ def _compile(
             "cpu, which is ONNX Runtime's"
         ) from error
     return names, request, precision
+
+
+def _output_names(ports: Sequence[Port]) -> tuple[str, ...]:
+    """The outputs' names in the file's order, which is that of an export where they are those of detections."""
+    found = [port.get_names() for port in ports]
+    if len(found) == len(DETECTION_NAMES) and all(map(set.__contains__, found, DETECTION_NAMES)):
+        return DETECTION_NAMES
+    return tuple(min(names, default="") for names in found)
 
 
 def import_openvino() -> ModuleType:

@@ -49,7 +49,7 @@ class Core:
 class ReadModel:
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self.session = session
-        self.outputs = [types.SimpleNamespace(get_any_name=lambda name=o.name: name) for o in session.get_outputs()]
+        self.outputs = [types.SimpleNamespace(get_names=lambda name=o.name: {name}) for o in session.get_outputs()]
 
 
 class CompiledModel:

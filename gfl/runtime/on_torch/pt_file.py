@@ -115,9 +115,11 @@ def open_checkpoint(
 def _load(
     path: Path, gin_files: Sequence[str | Path], gin_bindings: Sequence[str], names: str | Path | Sequence[str] | None
 ) -> TrainedModel:
-    settings = read_run(gin_files, gin_bindings).run if gin_files else None
+    given = read_run(gin_files, gin_bindings) if gin_files else None
     classes = None if names is None else read_class_names(names)
-    trained = load_trained(path, settings, None if classes is None else classes.names, bindings=gin_bindings)
+    trained = load_trained(path, given and given.run, None if classes is None else classes.names, bindings=gin_bindings)
+    if given is not None:
+        trained = replace(trained, config_text=given.config_text)
     if classes is None:
         return trained
     if trained.names_its_classes:
