@@ -46,7 +46,7 @@ class Journal:
             rest = memoryview(line)
             while rest:  # a full disk may take a part and refuse the next
                 rest = rest[self._handle.write(rest) :]
-            if os.fstat(self._handle.fileno()).st_nlink == 0:
+            if not self.is_there:
                 raise InputError(
                     f"{self.path} was removed while results were written to it, expected it to stay until the run "
                     "ends; start the run again"
@@ -57,6 +57,11 @@ class Journal:
         with write_errors(self.path):
             os.fsync(self._handle.fileno())
         self.is_complete = True
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file is still in a folder: it may be removed while it is written."""
+        return os.fstat(self._handle.fileno()).st_nlink > 0
 
     def rows(self) -> Iterator[Row]:
         """The pictures that were written."""
@@ -76,15 +81,16 @@ def new_journal(path: Path, head: Head) -> Journal:
         journal.add(encode(head))
     except BaseException:
         handle.close()
+        path.unlink(missing_ok=True)
         raise
     return journal
 
 
-def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: Callable[[str], bool]) -> Journal:
+def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: Callable[[Row], bool]) -> Journal:
     """The file of a run that did not end, cut after its last whole line.
 
-    names: of the pictures in order, where they are known. keep: whether a picture of this name need not be done again;
-    what follows the first that must be is cut off, too. Raises InputError where the file is of another model, other
+    names: of the pictures in order, where they are known. keep: whether a picture need not be done again; what
+    follows the first that must be is cut off, too. Raises InputError where the file is of another model, other
     pictures or other flags, and where another run is writing it.
     """
     with write_errors(path):
@@ -114,7 +120,7 @@ def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: C
 
 
 def read_whole_lines(
-    path: Path, names: Sequence[str] | None, keep: Callable[[str], bool]
+    path: Path, names: Sequence[str] | None, keep: Callable[[Row], bool]
 ) -> tuple[Mapping[str, object] | None, int, int]:
     """The head, None where it is torn; how many pictures follow it; and where the last of them ends, in bytes."""
     head: Mapping[str, object] | None = None
@@ -135,8 +141,8 @@ def read_whole_lines(
                     )
                 head = entry
             else:
-                name = str(entry.get("file"))
-                if "file" not in entry or not keep(name) or (names is not None and name != _name_at(names, rows)):
+                is_next = "file" in entry and (names is None or entry["file"] == _name_at(names, rows))
+                if not is_next or not keep(cast(Row, entry)):
                     break
                 rows += 1
             stop += len(line)

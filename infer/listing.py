@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -18,7 +19,7 @@ from infer.output_folder import DETECTIONS, DRAWN, SUMMARY
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 RESULTS = (DETECTIONS, SUMMARY, "results.jsonl", "images.json")  # a folder that holds one was written by a run
-PARTS = "results-*.parquet"
+PARTS = re.compile(r"results-.*\.parquet")
 
 
 class Kind(Enum):
@@ -39,12 +40,12 @@ class Kind(Enum):
 class Entry(NamedTuple):
     """An entry of a folder."""
 
-    path: Path  # absolute
+    path: str  # absolute; a str, since there may be a million
     real: str  # without links
     kind: Kind
 
 
-def scan(folder: Path, *, hidden: bool = False) -> list[Entry]:
+def scan(folder: str, *, hidden: bool = False) -> list[Entry]:
     """The entries of a folder by name; the folder itself, as a closed one, where it cannot be looked into.
 
     hidden: whether names that begin with a dot are taken as others.
@@ -55,13 +56,14 @@ def scan(folder: Path, *, hidden: bool = False) -> list[Entry]:
             listed = sorted(found, key=lambda entry: entry.name)
     except OSError:
         return [Entry(folder, real, Kind.CLOSED)]
-    results = {entry.name for entry in listed if entry.name in RESULTS or fnmatch.fnmatch(entry.name, PARTS)}
+    start, real_start = os.path.join(folder, ""), os.path.join(real, "")
+    results = {entry.name for entry in listed if entry.name in RESULTS or PARTS.fullmatch(entry.name)}
     if results:
         results.add(DRAWN)
 
     def entry_of(entry: os.DirEntry[str]) -> Entry:
-        path = folder / entry.name
-        own = os.path.realpath(path) if entry.is_symlink() else os.path.join(real, entry.name)
+        path = start + entry.name
+        own = os.path.realpath(path) if entry.is_symlink() else real_start + entry.name
         if entry.name in results:
             return Entry(path, own, Kind.RESULT)
         if entry.name.startswith(".") and not hidden:
@@ -87,16 +89,16 @@ def settle(entry: Entry) -> Entry:
     """The entry, a file with what it holds: by its name or, where that does not say it, by its first bytes."""
     if entry.kind is not Kind.FILE:
         return entry
-    suffix = entry.path.suffix.lower()
+    suffix = os.path.splitext(entry.path)[1].lower()
     if suffix in VIDEOS:
-        return entry._replace(kind=Kind.VIDEO)
-    is_picture = suffix in PICTURES or is_decodable(entry.path)
-    return entry._replace(kind=Kind.PICTURE if is_picture else Kind.OTHER)
+        return Entry(entry.path, entry.real, Kind.VIDEO)
+    is_picture = suffix in PICTURES or is_decodable(Path(entry.path))
+    return Entry(entry.path, entry.real, Kind.PICTURE if is_picture else Kind.OTHER)
 
 
-def walk(folder: Path, visited: set[str]) -> Iterator[tuple[Path, list[Entry]]]:
+def walk(folder: str, visited: set[str]) -> Iterator[tuple[str, list[Entry]]]:
     """A folder and all folders below it, but those visited, each with its entries."""
-    waiting, linked = [(folder, os.path.realpath(folder))], list[tuple[Path, str]]()
+    waiting, linked = [(folder, os.path.realpath(folder))], list[tuple[str, str]]()
     while waiting or linked:
         # Links come last, so that a folder goes by its own name where it has one here.
         path, real = waiting.pop() if waiting else linked.pop(0)
@@ -110,7 +112,7 @@ def walk(folder: Path, visited: set[str]) -> Iterator[tuple[Path, list[Entry]]]:
                 (linked if os.path.islink(entry.path) else waiting).append((entry.path, entry.real))
 
 
-def entries_of(folder: Path, *, recursive: bool) -> Iterator[Entry]:
+def entries_of(folder: str, *, recursive: bool) -> Iterator[Entry]:
     """The entries of a folder; with `recursive` those of the folders below it too, and not the folders themselves."""
     if not recursive:
         yield from map(settle, scan(folder))
@@ -119,33 +121,35 @@ def entries_of(folder: Path, *, recursive: bool) -> Iterator[Entry]:
         yield from (settle(entry) for entry in entries if entry.kind is not Kind.FOLDER)
 
 
-def matches(folder: Path, parts: Sequence[str]) -> Iterator[Entry]:
+def matches(folder: str, parts: Sequence[str]) -> Iterator[Entry]:
     """The entries that a pattern matches, part by part, below a folder; ** stands for it and all folders below."""
     part, rest = parts[0], parts[1:]
     if part == "**":
-        for below, _ in walk(folder, set()):
-            yield from matches(below, rest or ("*",))
+        for place, _ in walk(folder, set()):
+            yield from matches(place, rest or ("*",))
     elif rest and not glob.has_magic(part):
-        if os.path.isdir(folder / part):
-            yield from matches(folder / part, rest)
+        below = os.path.join(folder, part)
+        if os.path.isdir(below):
+            yield from matches(below, rest)
     else:
+        is_match = re.compile(fnmatch.translate(os.path.normcase(part))).match
         for entry in scan(folder, hidden=part.startswith(".")):
             if entry.kind is Kind.CLOSED:
                 yield entry
-            elif fnmatch.fnmatch(entry.path.name, part):
+            elif is_match(os.path.normcase(os.path.basename(entry.path))):
                 if not rest:
                     yield settle(entry)
                 elif entry.kind is Kind.FOLDER:
                     yield from matches(entry.path, rest)
 
 
-def distinct(entries: Iterable[Entry], base: Path) -> tuple[list[Entry], int]:
+def distinct(entries: Iterable[Entry], base: str) -> tuple[list[Entry], int]:
     """The entries without those that lead to the same by links, and how many these are; one without links is kept."""
-    real_base = os.path.realpath(base)
+    real_start, start = os.path.join(os.path.realpath(base), ""), len(os.path.join(base, ""))
 
     def by_links(entry: Entry) -> tuple[bool, str]:
-        name = str(entry.path)[len(str(base)) :].lstrip(os.sep)
-        return os.path.join(real_base, name) != entry.real, name
+        name = entry.path[start:]
+        return real_start + name != entry.real, name
 
     of_real: dict[str, Entry] = {}
     repeated = 0

@@ -92,6 +92,8 @@ def lock(handle: BinaryIO) -> bool:
 def is_locked(path: Path) -> bool:
     """Whether another process writes a file."""
     try:
+        if not path.is_file():
+            return False
         with open(path, "rb") as handle:
             return not lock(handle)
     except OSError:

@@ -12,24 +12,22 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 
-from gfl.data.canvas import NOT_SHRUNK, Shrinkage, judge_shrinkage
 from gfl.data.transforms import place_on_canvas, resize, resized_size
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.machine import usable_cores
 from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from gfl.runtime.description import Arrays
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo, Result, result_of
-from gfl.shapes import Canvas
-from gfl.words import counted
+from gfl.words import printable
 from infer.opened import Source
+from infer.timings import Load, Timings
 
 T = TypeVar("T")
 
@@ -45,54 +43,6 @@ class Failed(NamedTuple):
 
 
 OnResult = Callable[[int, Result | Failed], None]
-
-
-class Load(NamedTuple):
-    """What went through one canvas."""
-
-    pictures: int
-    runs: int
-
-
-@dataclass
-class Timings:
-    """Where the time went, in seconds of wall time."""
-
-    seconds: float = 0.0  # from the first reading to the last result
-    first_s: float | None = None  # to the first result; None without one
-    decode_s: float = 0.0  # reading, decoding, resizing, placing on the canvas: the sum over the readers
-    run_s: list[float] = field(default_factory=list)  # of each run of the model
-    post_s: float = 0.0  # outputs into results and `on_result`: the sum over the writers
-    loads: dict[Canvas, Load] = field(default_factory=dict)
-    sizes: Counter[Canvas] = field(default_factory=Counter)  # pictures by the size that the model's resize rule gives
-    shrinkage: Shrinkage = NOT_SHRUNK  # what the model's canvases did to them
-    firsts: int = 0  # pictures whose file holds more, which are not read
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Each part's share of the three together; all zero where nothing was done."""
-        parts = {"decode": self.decode_s, "run": sum(self.run_s), "post": self.post_s}
-        total = sum(parts.values())
-        return {name: part / total if total else 0.0 for name, part in parts.items()}
-
-    def count(self, more: Counter[Canvas], canvases: Sequence[Canvas] | None) -> None:
-        """Judge what the canvases did to the pictures, and to more of these sizes."""
-        self.sizes.update(more)
-        self.shrinkage = judge_shrinkage(list(self.sizes), canvases, list(self.sizes.values()))
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What to say of the pictures as they were read."""
-        found = []
-        if self.shrinkage.pictures:
-            found.append(f"{self.shrinkage.sentence()}; write it too: python -m export.onnx {self.shrinkage.flags}")
-        if self.firsts:
-            one = self.firsts == 1
-            found.append(
-                f"{counted(self.firsts, 'file')} {'holds' if one else 'hold'} several pictures (animations or pages), "
-                f"of which the first {'was' if one else 'were'} taken"
-            )
-        return tuple(found)
 
 
 def default_readers(provider: str, cores: int) -> int:
@@ -130,7 +80,7 @@ def run_pictures(
     reader, rule = _Reader(model, sources, keep_pixels), model.description
     timings, started = Timings(), time.perf_counter()
     with _single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
-        results = _Results(writing, on_result, most=2 * model.batch)
+        results = _Results(writing, on_result, 2 * model.batch, model.description.thresholds.max_detections)
 
         def readable_pictures() -> Iterator[InputPicture]:
             for position, outcome, seconds in reader.read_all(reading, ahead=model.batch + readers):
@@ -161,6 +111,7 @@ def run_pictures(
     timings.count(Counter(), model.canvases)
     timings.post_s, timings.seconds = results.seconds, time.perf_counter() - started
     timings.first_s = None if results.first_at is None else results.first_at - started
+    timings.full = results.full
     return timings
 
 
@@ -243,6 +194,13 @@ class _Reader:
             outcome = self._read(position, source)
         except InputError as error:
             outcome = Failed(source.name, str(error))
+        except (MemoryError, cv2.error) as error:  # another picture may fit
+            reason = "the memory is full" if isinstance(error, MemoryError) else first_line(error)
+            outcome = Failed(
+                source.name,
+                f"{printable(source.name)} cannot be resized ({reason}), expected a picture that fits into memory; "
+                "make it smaller",
+            )
         return _Read(position, outcome, source_s + time.perf_counter() - started)
 
     def _read(self, position: int, source: Source) -> InputPicture:
@@ -263,12 +221,16 @@ class _Reader:
 class _Results:
     """Results that a pool of threads makes and hands to `on_result`, a bounded number at a time."""
 
-    def __init__(self, pool: ThreadPoolExecutor, on_result: OnResult, most: int) -> None:
+    def __init__(self, pool: ThreadPoolExecutor, on_result: OnResult, most: int, most_detections: int) -> None:
+        """most: results that are unfinished at a time. most_detections: of a picture, that the model gives."""
         self.seconds = 0.0  # that finished ones took
+        self.full = 0  # finished ones with all the detections that the model gives, each of them confident
         self.first_at: float | None = None  # time.perf_counter() at the first
         self._pool = pool
         self._on_result = on_result
         self._most = most
+        self._most_detections = most_detections
+        self._lock = threading.Lock()
         self._unfinished: deque[Future[float]] = deque()
 
     def add(self, position: int, outcome: Failed | Callable[[], Result]) -> None:
@@ -283,8 +245,12 @@ class _Results:
 
     def _write(self, position: int, outcome: Failed | Callable[[], Result]) -> float:
         started = time.perf_counter()
-        self._on_result(position, outcome if isinstance(outcome, Failed) else outcome())
+        result = outcome if isinstance(outcome, Failed) else outcome()
+        self._on_result(position, result)
         ended = time.perf_counter()
-        if self.first_at is None and not isinstance(outcome, Failed):
-            self.first_at = ended
+        if not isinstance(result, Failed):
+            is_full = len(result) >= self._most_detections and len(result.confident()) == len(result)
+            with self._lock:
+                self.full += is_full
+                self.first_at = ended if self.first_at is None else self.first_at
         return ended - started

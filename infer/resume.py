@@ -14,6 +14,7 @@ from gfl.say import say
 from infer.head import RESUMED, Head, differences
 from infer.journal import Journal, new_journal, resumed_journal
 from infer.output_folder import JOURNAL, SUMMARY, check_free, remove_leftovers, remove_results
+from infer.rows import Row
 
 
 def is_whole(folder: Path, head: Head) -> bool:
@@ -36,7 +37,7 @@ def is_whole(folder: Path, head: Head) -> bool:
 
 
 def begin(
-    folder: Path, head: Head, *, resume: bool, names: Sequence[str] | None, keep: Callable[[str], bool]
+    folder: Path, head: Head, *, resume: bool, names: Sequence[str] | None, keep: Callable[[Row], bool]
 ) -> Journal:
     """A new results.jsonl, or with `resume` the one that is there; InputError as `new_journal`, `resumed_journal`."""
     path = folder / JOURNAL
@@ -69,6 +70,6 @@ def remains(journal: Journal, shown: Path, *, streamed: bool, total: int) -> Ite
         if read:
             of = f" of {total:,}" if total else ""
             say(f"\n{shown / JOURNAL} holds the first {answered:,}{of}; go on with --resume", error=True)
-        else:
+        elif journal.is_there:  # else what lies there is another run's
             remove_results(journal.path.parent)
         raise

@@ -39,8 +39,9 @@ class File:
     def open(self) -> Opened:
         """Read the file; InputError where it cannot be read."""
         data = read_bytes(self.path)
-        # A header that does not say it: decoding will fail, or take about what the file has.
-        pixels = stated_pixels(data) or len(data)
+        # Where no header says it, decoding takes about what the file has; where the file has more than three bytes a
+        # pixel, its channels have more than one.
+        pixels = max(stated_pixels(data) or len(data), len(data) // 3)
         decode = partial(decode_picture, data, str(self.path), self.depth, self.most_pixels)
         return Opened(pixels, decode, holds_several(data))
 
@@ -69,6 +70,8 @@ class Files:
 
     def read_with(self, depth: str, most_pixels: int | None) -> Files:
         """The same files, to be read by these rules."""
+        if (depth, most_pixels) == ("auto", None):
+            return self
         return replace(self, files=tuple(File(file.name, file.path, depth, most_pixels) for file in self.files))
 
 
@@ -96,7 +99,7 @@ def look_up(text: str, *, recursive: bool) -> Inputs:
     path = Path(text).absolute()
     try:
         if path.is_dir():
-            return take(entries_of(path, recursive=recursive), path, f"{text} holds")
+            return take(entries_of(str(path), recursive=recursive), str(path), f"{text} holds")
         if path.is_file():
             return one_file(path)
         if glob.has_magic(text) and not os.path.lexists(path):
@@ -125,7 +128,7 @@ def one_file(path: Path) -> Inputs:
 def pattern_inputs(pattern: Path, what: str, *, recursive: bool) -> Inputs:
     """The pictures, or the videos, that a pattern matches (** for all folders below); InputError without any."""
     fixed = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
-    base = Path(*pattern.parts[:fixed])
+    base = str(Path(*pattern.parts[:fixed]))
     found: list[Entry] = []
     for entry in matches(base, pattern.parts[fixed:]):
         is_looked_into = recursive and entry.kind is Kind.FOLDER
@@ -133,7 +136,7 @@ def pattern_inputs(pattern: Path, what: str, *, recursive: bool) -> Inputs:
     return take(found, base, f"{what} matches")
 
 
-def take(found: Iterable[Entry], base: Path, what: str) -> Inputs:
+def take(found: Iterable[Entry], base: str, what: str) -> Inputs:
     """The pictures among the entries of a folder, or its videos where it has no picture; the rest is counted.
 
     Raises InputError, which begins with `what`, where there is neither.
@@ -150,20 +153,21 @@ def take(found: Iterable[Entry], base: Path, what: str) -> Inputs:
             f"{what} {'no picture' if entries else 'nothing'}, expected at least one picture; {rest_of_it}"
         )
     notes = (f"left out: {counts}",) if counts else ()
-    named = [(entry.path.relative_to(base).as_posix(), entry.path) for entry in taken]
+    start = len(os.path.join(base, ""))
+    named = [(entry.path[start:].replace(os.sep, "/"), Path(entry.path)) for entry in taken]
     return open_videos(named, notes) if videos else join([File(*pair) for pair in named], notes)
 
 
 def counted_rest(rest: Sequence[Entry], repeated: int) -> Iterator[str]:
     """What is no input, counted kind by kind, and how to have it where that is easy."""
-    of_kind: dict[Kind, list[Path]] = {}
+    of_kind: dict[Kind, list[str]] = {}
     for entry in rest:
         of_kind.setdefault(entry.kind, []).append(entry.path)
     if others := of_kind.get(Kind.OTHER):
-        suffixes = sorted({path.suffix.lower() or "without a suffix" for path in others})
+        suffixes = sorted({suffix_of(path) or "without a suffix" for path in others})
         yield f"{counted(len(others), 'file of another kind', 'files of other kinds')} ({listed(suffixes)})"
     if videos := of_kind.get(Kind.VIDEO):
-        suffixes = sorted({path.suffix.lower() for path in videos})
+        suffixes = sorted({suffix_of(path) for path in videos})
         yield f"{counted(len(videos), 'video')} beside the pictures: --input '*{suffixes[0]}'"
     if repeated:
         yield f"{counted(repeated, 'link')} to what is taken by another name"
@@ -175,9 +179,14 @@ def counted_rest(rest: Sequence[Entry], repeated: int) -> Iterator[str]:
         (Kind.CLOSED, "folder that cannot be looked into", "folders that cannot be looked into"),
     ):
         if paths := of_kind.get(kind):
-            yield f"{counted(len(paths), one, several)} ({listed(sorted(path.name for path in paths))})"
+            yield f"{counted(len(paths), one, several)} ({listed(sorted(map(os.path.basename, paths)))})"
     if folders := of_kind.get(Kind.FOLDER):
         yield f"{counted(len(folders), 'folder')} not looked into: --recursive"
+
+
+def suffix_of(path: str) -> str:
+    """How a file's name ends, in small letters, with the dot."""
+    return os.path.splitext(path)[1].lower()
 
 
 def listed(names: Sequence[str]) -> str:

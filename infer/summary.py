@@ -10,10 +10,10 @@ from gfl.runtime.model import Model
 from gfl.runtime.providers import ProviderReport
 from gfl.words import class_shares, counted, headline
 from infer.head import Head
-from infer.pipeline import Timings
 from infer.recorder import Recorder
 from infer.rows import Tally
 from infer.sources import Files, Inputs
+from infer.timings import Timings
 
 PRINTED_FAILURES = 10
 PRINTED_CLASSES = 5

@@ -24,7 +24,7 @@ from gfl.say import say
 from gfl.shapes import Canvas
 from gfl.version import VERSION as GFL_VERSION
 from infer.annotated_ids import Annotated, CategoryIds, annotated_category_ids, read_annotated
-from infer.drawn_pictures import DrawnPictures
+from infer.drawn_pictures import DrawnPictures, drawn_names
 from infer.drawn_videos import DrawnVideos, video_of, video_paths
 from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
@@ -32,13 +32,14 @@ from infer.input_digest import input_digest
 from infer.journal import Journal
 from infer.memory import memory_errors
 from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
-from infer.pipeline import Failed, Timings, run_pictures
+from infer.pipeline import Failed, run_pictures
 from infer.progress import Progress
 from infer.recorder import Drawing, Recorder, SourceTimes
 from infer.resume import begin, is_whole, remains
-from infer.rows import Selection, Tally
+from infer.rows import Row, Selection, Tally
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
+from infer.timings import Timings
 from infer.videos import Video, Videos
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
@@ -237,14 +238,19 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
     }
 
 
-def keepable(task: Task, arguments: argparse.Namespace) -> Callable[[str], bool]:
-    """Which answered sources --resume keeps: all but the frames of a drawn video that is not whole, which cannot be
-    gone on with and is begun again."""
-    if isinstance(task.inputs, Files) or not arguments.draw:
-        return lambda source: True
-    paths = video_paths(task.folder.absolute() / DRAWN, [video.name for video in videos_of(task.inputs)])
-    whole = {name for name, path in paths.items() if path.exists()}
-    return lambda source: video_of(source) in whole or not video_of(source)  # a video that cannot be read
+def keepable(task: Task, arguments: argparse.Namespace) -> Callable[[Row], bool]:
+    """Which answered sources --resume keeps: all but those whose drawn picture is gone, and the frames of a drawn video
+    that is not whole, which cannot be gone on with and is begun again."""
+    if not arguments.draw:
+        return lambda row: True
+    drawn = task.folder.absolute() / DRAWN
+    if isinstance(task.inputs, Files):
+        names = [file.name for file in task.inputs.files]
+        pictures = dict(zip(names, drawn_names(names), strict=True))
+        return lambda row: row["failure"] is not None or (drawn / pictures[row["file"]]).exists()
+    videos = video_paths(drawn, [video.name for video in videos_of(task.inputs)])
+    whole = {name for name, path in videos.items() if path.exists()}
+    return lambda row: row["failure"] is not None or video_of(row["file"]) in whole
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gfl.data.picture_files import opencv_path
+from gfl.data.picture_files import check_pixels, opencv_path, pixel_limit
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.words import printable
@@ -47,8 +47,8 @@ class Video:
         read, time_s = 0, -math.inf
         with capture(self.path) as stream:
             while True:
-                is_frame, frame = stream.read()
-                if not is_frame:
+                frame = read_frame(stream)
+                if frame is None:
                     break
                 read += 1
                 time_s = self._time_after(time_s, stream.get(cv2.CAP_PROP_POS_MSEC) / 1000)
@@ -108,6 +108,7 @@ def open_video(path: Path, name: str | None = None) -> Video:
         stated = int(stream.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = stream.get(cv2.CAP_PROP_FPS)
         size = int(stream.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(stream.get(cv2.CAP_PROP_FRAME_WIDTH))
+    check_pixels(size[0] * size[1], pixel_limit(), str(path))
     # Streams without an index state a negative number of frames, and some no rate.
     return Video(path, name or path.name, max(stated, 0), fps if math.isfinite(fps) and fps > 0 else 0.0, size)
 
@@ -122,6 +123,14 @@ def open_videos(videos: Sequence[tuple[str, Path]], left_out: Sequence[str] = ()
             return Unreadable(name, str(error))
 
     return Videos(tuple(opened(name, path) for name, path in sorted(videos)), tuple(left_out))
+
+
+def read_frame(stream: cv2.VideoCapture) -> Image | None:
+    """The next frame, (H,W,3) BGR; None after the last, and where OpenCV fails."""
+    with contextlib.suppress(cv2.error):
+        is_frame, frame = stream.read()
+        return np.asarray(frame, dtype=np.uint8) if is_frame else None
+    return None
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from gfl.runtime.description import Arrays
 from gfl.runtime.detect import Detect
 from gfl.runtime.inputs import Reading, as_image
 from gfl.runtime.model import Model
+from gfl.runtime.onnx_file import OnnxModel
 from gfl.runtime.providers import ProviderReport
 
 H, W = 48, 64
@@ -348,12 +349,12 @@ def test_class_agnostic_suppression_leaves_the_better_of_two_classes() -> None:
 
 
 BAD_OPTIONS: list[tuple[dict[str, object], str]] = [
-    ({"batch": "2"}, "got batch='2', expected a whole number"),
-    ({"batch": True}, "got batch=True"),
-    ({"batch": 0}, "got batch=0"),
-    ({"threads": -1}, "got threads=-1"),
-    ({"threads": 1.5}, "got threads=1.5"),
-    ({"threads": None}, "got threads=None"),
+    ({"batch": "2"}, "got a batch of '2', expected a whole number"),
+    ({"batch": True}, "got a batch of True"),
+    ({"batch": 0}, "got a batch of 0, expected at least 1"),
+    ({"threads": -1}, "got threads -1, expected at least 0"),
+    ({"threads": 1.5}, "got threads 1.5, expected a whole number"),
+    ({"threads": None}, "got threads None, expected"),
     ({"provider": None}, "got the provider None"),
     ({"provider": "openvin"}, "did you mean openvino"),
     ({"provider_options": ["device_id=0"]}, "got the provider options"),
@@ -381,3 +382,12 @@ def test_an_option_of_another_kind_is_told_in_one_sentence(options: dict[str, ob
 def test_a_model_that_is_no_name_is_told(model: object) -> None:
     with pytest.raises(InputError, match="expected the name of a file or folder"):
         load(model)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_too_little_memory_is_told_whatever_runs_the_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ... bad allocation")
+
+    monkeypatch.setattr(OnnxModel, "run", no_memory)
+    with pytest.raises(InputError, match=r"memory does not suffice to run the model on 1 picture of 64x96 at a time"):
+        load(path, provider="cpu")(RGB)

@@ -95,5 +95,21 @@ def test_too_little_memory_ends_in_one_sentence(files: dict[str, Path], monkeypa
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(pt_file.detector, "predict", no_memory)
-    with pytest.raises(InputError, match=r"too little memory for 1 picture of .*; lower the batch"):
+    with pytest.raises(InputError, match=r"does not suffice to run the model on 1 picture of .*; lower the batch"):
         load(files["best.pt"])(PICTURE)
+
+
+def test_a_provider_of_onnx_files_alone_is_refused_for_weights(files: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"openvino for a model that PyTorch runs.*; export the model"):
+        load(files["best.pt"], provider="openvino")
+
+
+@pytest.mark.parametrize(("name", "value"), [("gin_file", 3), ("gin_bindings", [3]), ("gin_bindings", {"LR": 1})])
+def test_settings_that_are_no_text_are_told(name: str, value: object, files: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=f"got {name}="):
+        load(files["best.pt"], **{name: value})  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_one_binding_may_be_a_text_alone(files: dict[str, Path]) -> None:
+    detect = load(files["best.pt"], gin_bindings="SHORT_SIDE = 32")
+    assert detect.model.description.short_side == 32

@@ -277,6 +277,28 @@ def test_other_flags_are_not_gone_on_with(
     assert (tmp_path / "results.jsonl").read_bytes() == b"".join(lines[:5])
 
 
+def test_run_that_was_killed_after_its_last_file_is_whole(
+    whole: Path, exports: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "json", tmp_path / "output")
+    shutil.copy(whole / "jsonl" / "results.jsonl", tmp_path / "output")
+    flags = ("--model", exports, "--input", pictures, "--output", tmp_path / "output", "--resume")
+    assert detect(*flags) == 0
+    assert content(tmp_path / "output") == content(whole / "json")
+
+
+def test_pictures_whose_drawing_is_gone_are_done_again(exports: Path, pictures: Path, tmp_path: Path) -> None:
+    flags = ("--model", exports, "--input", f"{pictures}/0*.png", "--format", "jsonl", "--draw")
+    assert detect(*flags, "--output", tmp_path / "output") == 0
+    expected = content(tmp_path / "output")
+    (tmp_path / "output" / "summary.json").unlink()
+    for name in ("06", "08"):
+        (tmp_path / "output" / "drawn" / f"{name}.jpg").unlink()
+    assert detect(*flags, "--output", tmp_path / "output", "--resume") == 0
+    assert content(tmp_path / "output") == expected
+    assert json.loads((tmp_path / "output" / "summary.json").read_text())["resumed"] == 6
+
+
 def test_other_pictures_are_not_gone_on_with(
     whole: Path, exports: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,8 @@ from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import Result
 from gfl.shapes import Canvas
 from infer.opened import Opened
-from infer.pipeline import LARGE_PIXELS, Failed, InOrder, Load, Timings, default_readers, run_pictures
+from infer.pipeline import LARGE_PIXELS, Failed, InOrder, default_readers, run_pictures
+from infer.timings import Load, Timings
 
 WIDE, TALL = (32, 64), (64, 32)
 ABOUT = replace(DESCRIPTION, names=("thing",), category_ids=(7,), size=WIDE, short_side=32, long_side=64)
@@ -372,3 +373,26 @@ def test_pictures_that_no_canvas_holds_are_counted_and_said() -> None:
 def test_files_of_several_pictures_are_counted_and_said() -> None:
     timings = collect(Mirror(), sources([WIDE_HW, TALL_HW], is_first=True))[1]
     assert timings.notes == ("2 files hold several pictures (animations or pages), of which the first were taken",)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory")])
+def test_a_picture_that_does_not_fit_into_memory_is_passed_over(error: Exception) -> None:
+    def fail() -> Image:
+        raise error
+
+    outcomes, _ = collect(Mirror(), [Made("0", WIDE_HW), Made("1", TALL_HW, image=fail), Made("2", WIDE_HW)])
+    assert [isinstance(outcome, Failed) for outcome in outcomes] == [False, True, False]
+    failed = outcomes[1]
+    assert isinstance(failed, Failed)
+    assert "expected a picture that fits into memory" in failed.reason
+
+
+def test_pictures_with_all_the_detections_that_a_model_gives_are_counted_and_said() -> None:
+    limit = replace(ABOUT.thresholds, max_detections=1)
+    about = replace(ABOUT, thresholds=limit, score_thresholds=(0.1,))
+    given = [Made(name, WIDE_HW) for name in ("5", "90", "150")]  # the first is too dark to be confident
+    assert collect(Mirror(about=about), given)[1].notes == (
+        "2 pictures have as many confident detections as the model gives at most, and may hold more; raise "
+        "postprocess.PredictConfig.max_detections",
+    )
+    assert collect(Mirror(), given)[1].full == 0

@@ -249,3 +249,10 @@ def test_frames_go_on_in_time_where_the_stamps_do_not() -> None:
     for stated in (0.0, 0.04, 0.04, float("nan"), 0.5):
         times.append(video._time_after(times[-1], stated))
     np.testing.assert_allclose(times[1:], [0.0, 0.04, 0.08, 0.12, 0.5])
+
+
+def test_videos_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.avi")
+    monkeypatch.setenv("GFL_MOST_PIXELS", "767")
+    with pytest.raises(InputError, match=r"got a picture of 768 pixels, .*a\.avi"):
+        find_inputs(str(path))

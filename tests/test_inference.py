@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -79,6 +81,22 @@ def test_a_list_gives_what_its_pictures_give_one_by_one(forms: dict[str, Path], 
         assert alone.source == name
         np.testing.assert_allclose(alone.scores, together.scores, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(alone.labels, together.labels)
+
+
+@pytest.mark.parametrize("form", ["onnx", "pt2"])
+def test_threads_that_begin_at_once_get_on_both_canvases_what_one_gets(
+    form: str, forms: dict[str, Path], files: list[str]
+) -> None:
+    pictures = (files * 2)[:8]
+    alone, shared = (load(forms[form], provider="cpu", threads=1) for _ in range(2))
+    together = threading.Barrier(len(pictures))
+
+    def detect(name: str) -> Result:
+        together.wait(timeout=60)
+        return shared(name)
+
+    with ThreadPoolExecutor(len(pictures)) as pool:
+        assert list(pool.map(detect, pictures)) == [alone(name) for name in pictures]
 
 
 def test_an_array_gives_what_its_file_gives(forms: dict[str, Path], files: list[str]) -> None:
@@ -163,7 +181,7 @@ def test_a_checkpoint_takes_any_batch_and_a_static_file_its_own(forms: dict[str,
     assert len(load(forms["pt"], batch=3)(files)) == len(files)
     with pytest.raises(InputError, match=r"got a batch of 3 .* takes exactly 2"):
         open_model(forms["onnx"], batch=3)
-    with pytest.raises(InputError, match="expected a whole number from 1"):
+    with pytest.raises(InputError, match="expected at least 1"):
         open_model(forms["pt"], batch=0)
 
 

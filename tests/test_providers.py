@@ -344,7 +344,7 @@ def test_openvino_takes_a_folder_of_canvases_and_names_a_damaged_file(tmp_path: 
     model = onnx.load(tmp_path / "wide.onnx")
     model.graph.node[0].op_type = "Unknown"
     onnx.save(model, tmp_path / "wide.onnx")
-    with pytest.raises(InputError, match=r"wide\.onnx cannot be opened by OpenVINO \((Unable|Error)"):
+    with pytest.raises(InputError, match=r"wide\.onnx cannot be opened by OpenVINO \("):
         open_model(tmp_path, choice=ProviderChoice("openvino"))
 
 

@@ -52,6 +52,26 @@ def with_pickle(contents: object, path: Path) -> Path:
     return path
 
 
+def renamed(path: Path) -> Path:
+    """The same, its pickle under a name in other letters, which PyTorch takes too."""
+    with (
+        zipfile.ZipFile(with_pickle({"a": Bytes()}, path.with_suffix(".bomb"))) as bomb,
+        zipfile.ZipFile(path, "w") as changed,
+    ):
+        for name in bomb.namelist():
+            changed.writestr(name.replace("data.pkl", "DATA.PKL"), bomb.read(name))
+    return path
+
+
+def torn(path: Path) -> Path:
+    """An archive that PyTorch would read and zipfile does not, so that nothing is known of what is in it."""
+    content = bytearray(with_pickle({"a": Bytes()}, path).read_bytes())
+    central = content.index(b"PK\x01\x02")
+    content[central + 6] = 99  # the version that is needed to unpack it
+    path.write_bytes(content)
+    return path
+
+
 def compressed(path: Path, factor: int) -> Path:
     """A file that unpacks to `factor` times its size."""
     saved({"a": torch.zeros(2**20)}, path.with_suffix(".plain"))
@@ -93,6 +113,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "tar": (tar, "tar archive of PyTorch before"),
     "script": (script, "TorchScript program"),
     "bytearray": (lambda path: with_pickle({"a": Bytes()}, path), "holds a bytearray"),
+    "bytearray by another name": (renamed, "holds a bytearray"),
+    "unknown archive": (torn, "cannot be read: it is damaged"),
     "expanded": (lambda path: saved({"a": torch.zeros(1).expand(10**12)}, path), "tensors of 4000000000000 bytes"),
     "sparse": (lambda path: saved({"a": torch.eye(3).to_sparse()}, path), "a tensor that is torch.sparse_coo"),
     "meta": (lambda path: saved({"a": torch.empty(3, device="meta")}, path), "torch.strided on meta"),

@@ -26,6 +26,7 @@ MOST_MORE = 64 * 2**20
 
 PLAIN = ("torch", "collections", "_codecs", "builtins", "__builtin__", "protocol")  # what plain checkpoints name
 PROTOCOL = 2  # of pickle, as torch.save writes it
+ZIP = b"PK\x03\x04"  # how PyTorch tells an archive
 BOMBS = ("builtins bytearray", "__builtin__ bytearray")  # of any size from a few bytes; no weights are saved as one
 LEGACY_PICKLES = 5  # in a file from before PyTorch 1.6: magic number, version, system, the contents, names of storages
 
@@ -48,10 +49,15 @@ def read_torch_file(path: Path, expected: str) -> object:
 def load_plain(stream: IO[bytes], source: str, expected: str) -> object:
     """The same of an open file; source: what to call it."""
     size = stream.seek(0, 2)
-    stream.seek(0)
     limit = MOST_TIMES * size + MOST_MORE
-    _check_unpacked_size(stream, source, limit)
-    globals_named = set(_globals(stream))
+    stream.seek(0)
+    zipped = stream.read(len(ZIP)) == ZIP
+    try:
+        globals_named = set(_globals_in_archive(stream, source, limit) if zipped else _globals_in_legacy(stream))
+    except InputError:
+        raise
+    except Exception as error:  # zipfile's and pickletools' own are many; what they cannot read is not looked at
+        raise InputError(_damaged(source, size, expected)) from error
     if globals_named & {*BOMBS}:
         raise InputError(
             f"{source} holds a bytearray, expected tensors and plain values only; save it again without it"
@@ -63,20 +69,6 @@ def load_plain(stream: IO[bytes], source: str, expected: str) -> object:
         raise InputError(_reason(error, stream, source, size, globals_named, expected)) from error
     _check_tensors(contents, source, limit)
     return contents
-
-
-def _check_unpacked_size(stream: IO[bytes], source: str, limit: int) -> None:
-    """Refuse a zip archive whose members are far larger than the file."""
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):  # an older format, or damaged
-        return
-    if unpacked > limit:
-        raise InputError(
-            f"{source} unpacks to {unpacked} bytes, expected at most {limit} for a file of its size; unpack it with "
-            "other means if you trust it, and save it again with torch.save"
-        )
 
 
 def _check_tensors(contents: object, source: str, limit: int) -> None:
@@ -113,22 +105,33 @@ def _tensors(contents: object) -> Iterator[Tensor]:
             waiting += value
 
 
-def _globals(stream: IO[bytes]) -> Iterator[str]:
-    """'module name' of everything that the file's pickles name, as far as they can be read; nothing is executed."""
+def _globals_in_archive(stream: IO[bytes], source: str, limit: int) -> Iterator[str]:
+    """'module name' of everything that the pickles of a zip archive name; nothing is executed.
+
+    Raises InputError where the members are far larger than the file, and zipfile's errors for a damaged one.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > limit:
+            raise InputError(
+                f"{source} unpacks to {unpacked} bytes, expected at most {limit} for a file of its size; unpack it "
+                "with other means if you trust it, and save it again with torch.save"
+            )
+        for member in archive.infolist():
+            # PyTorch finds it in any case of letters, by the name that the archive has before any other.
+            if member.orig_filename.lower().endswith("data.pkl"):
+                with archive.open(member) as pickled:
+                    yield from _globals_in(pickled)
+
+
+def _globals_in_legacy(stream: IO[bytes]) -> Iterator[str]:
+    """The same of a file from before PyTorch 1.6, as far as it can be read."""
     stream.seek(0)
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            for name in archive.namelist():
-                if name.endswith("/data.pkl"):
-                    with archive.open(name) as pickled:
-                        yield from _globals_in(pickled)
-    except Exception:  # no archive, or a damaged one
-        stream.seek(0)
-        for _ in range(LEGACY_PICKLES):
-            try:
-                yield from _globals_in(stream)
-            except Exception:  # no pickle, or a damaged one: pickletools raises many types
-                return
+    for _ in range(LEGACY_PICKLES):
+        try:
+            yield from _globals_in(stream)
+        except Exception:  # no pickle, or a damaged one, which PyTorch does not read either
+            return
 
 
 def _globals_in(pickled: IO[bytes]) -> Iterator[str]:
@@ -163,6 +166,10 @@ def _reason(error: Exception, stream: IO[bytes], source: str, size: int, globals
     stream.seek(0)
     if tarfile.is_tarfile(stream):
         return f"{source} is a tar archive of PyTorch before 0.1.10, expected {expected}; save it again with torch.save"
+    return _damaged(source, size, expected)
+
+
+def _damaged(source: str, size: int, expected: str) -> str:
     return (
         f"{source} ({size} bytes) cannot be read: it is damaged, cut short or no file of weights; expected {expected}; "
         "download or copy it again"

@@ -37,7 +37,7 @@ def load(
     class_agnostic: bool = False,
     depth: str = "auto",
     gin_file: str | Path | Sequence[str | Path] = (),
-    gin_bindings: Sequence[str] = (),
+    gin_bindings: str | Sequence[str] = (),
     names: str | Path | Sequence[str] | None = None,
 ) -> Detect:
     """Open a trained model, in any form that this project writes, as a function of pictures.
@@ -87,8 +87,8 @@ folder of exports; check the name
         batch=batch,
         threads=threads,
         choice=choice,
-        gin_files=(gin_file,) if isinstance(gin_file, (str, Path)) else gin_file,
-        gin_bindings=gin_bindings,
+        gin_files=_texts("gin_file", gin_file),
+        gin_bindings=[str(binding) for binding in _texts("gin_bindings", gin_bindings)],
         names=names,
     )
     return Detect(model, score=score, class_agnostic=class_agnostic, depth=depth)
@@ -275,6 +275,14 @@ def _check_score(what: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
         raise InputError(f"got the {what} {value!r}, expected a number from 0 to 1; omit it, or give one")
     return float(value)
+
+
+def _texts(name: str, value: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    """One text or several, as a list; InputError for anything else."""
+    several = [value] if isinstance(value, (str, Path)) else value
+    if not isinstance(several, Sequence) or not all(isinstance(text, (str, Path)) for text in several):
+        raise InputError(f"got {name}={value!r}, expected a text or a list of them; give ['...', '...']")
+    return list(several)
 
 
 def _check_switch(name: str, value: bool) -> None:

@@ -17,6 +17,7 @@ from gfl.data.canvas import by_area, fit_canvas, own_canvas
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays, Description
+from gfl.runtime.memory import run_memory_errors
 from gfl.runtime.providers import ProviderReport
 from gfl.shapes import Canvas
 
@@ -86,7 +87,9 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
         raise InputError(f"{path} holds several files of one size ({', '.join(map(str, runs))}); give one of them")
 
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        return runs[(images.shape[2], images.shape[3])](images, image_sizes)
+        canvas = images.shape[2], images.shape[3]
+        with run_memory_errors(canvas, len(images)):
+            return runs[canvas](images, image_sizes)
 
     def provider_report() -> ProviderReport:
         return merge_reports([file.provider_report() for file in files])

@@ -49,7 +49,8 @@ def open_model(
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"got the model {path!r}, expected the name of a file or folder; give it as text or a path")
     path = Path(os.fsdecode(path))
-    _check_whole("batch", batch, 1, MOST_PICTURES, "omit it for the default (1, or the exported file's own)")
+    if batch is not None:
+        _check_whole("a batch of", batch, 1, MOST_PICTURES, "omit it for the default (1, or the exported file's own)")
     _check_whole("threads", threads, 0, MOST_THREADS, "omit it for the default (0: the runtime's choice)")
     kind = kind_of(path)
     if kind in (*CHECKPOINTS, ".pt2") and find_spec("torch") is None:
@@ -102,13 +103,15 @@ def open_model(
     return model
 
 
-def _check_whole(name: str, value: object, least: int, most: int, mend: str) -> None:
-    """Raise InputError for anything but None and a whole number from least to most."""
-    if value is None and name == "batch":
-        return
+def _check_whole(what: str, value: object, least: int, most: int, mend: str) -> None:
+    """Raise InputError for anything but a whole number from least to most."""
     # True is an int of Python's, and NumPy's whole numbers are none.
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or not least <= int(value) <= most:
-        raise InputError(f"got {name}={value!r}, expected a whole number from {least} to {most}; {mend}")
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise InputError(f"got {what} {value!r}, expected a whole number from {least} to {most}; {mend}")
+    if int(value) < least:
+        raise InputError(f"got {what} {value}, expected at least {least}; {mend}")
+    if int(value) > most:
+        raise InputError(f"got {what} {value}, expected at most {most}; {mend}")
 
 
 def kind_of(path: Path) -> str:

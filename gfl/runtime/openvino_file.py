@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -23,6 +23,11 @@ from gfl.runtime.onnx_file import describe_onnx
 from gfl.runtime.providers import NEEDS, ProviderChoice, ProviderReport
 
 CAPABILITIES = {"f32": "FP32", "bf16": "BF16"}  # the option's value -> OpenVINO's name of what a device can compute in
+
+# By OpenVINO's documents each thread may have a request of its own. But threads that set inputs, created requests or
+# opened files at once, even of different models, were seen to wait for ever for each other and for Python's lock
+# (2026.4.1). So one thread of the process is inside OpenVINO, which uses all cores for it; the others wait.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Port(Protocol):
@@ -48,13 +53,6 @@ class InferRequest(Protocol):
         """An output by its place."""
 
 
-class CompiledModel(Protocol):
-    """The part of openvino.CompiledModel that is used here."""
-
-    def create_infer_request(self) -> InferRequest:
-        """Memory for the runs of one thread."""
-
-
 @dataclass(frozen=True)
 class OpenvinoModel:
     """An open file."""
@@ -62,23 +60,23 @@ class OpenvinoModel:
     path: Path
     description: Description
     output_names: tuple[str, ...]  # in the file's order, which the compiled model keeps; its own names may be others
-    compiled: CompiledModel
+    request: InferRequest
     report: ProviderReport
-    requests: threading.local = field(default_factory=threading.local, repr=False, compare=False)  # one a thread
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`; InputError where OpenVINO fails."""
-        request: InferRequest | None = getattr(self.requests, "own", None)
-        if request is None:
-            request = self.requests.own = self.compiled.create_infer_request()
+        inputs = dict(zip(INPUT_NAMES, map(np.ascontiguousarray, (images, image_sizes)), strict=True))
         try:
-            request.infer(dict(zip(INPUT_NAMES, map(np.ascontiguousarray, (images, image_sizes)), strict=True)))
+            with _ONE_AT_A_TIME:
+                self.request.infer(inputs)
+                # Copied, since the next run writes into the same memory.
+                tensors = (self.request.get_output_tensor(place) for place in range(len(self.output_names)))
+                outputs = [np.array(tensor.data) for tensor in tensors]
         except RuntimeError as error:  # the one type of its Python package
             raise InputError(
                 f"{self.path.name} fails in OpenVINO ({_reason(error)}); give the provider cpu, which is ONNX Runtime's"
             ) from error
-        # Copied, since the request's next run writes into the same memory.
-        return {name: np.array(request.get_output_tensor(place).data) for place, name in enumerate(self.output_names)}
+        return dict(zip(self.output_names, outputs, strict=True))
 
     def provider_report(self) -> ProviderReport:
         """OpenVINO runs the whole file or none of it, so no nodes are counted."""
@@ -93,6 +91,15 @@ def open_openvino(path: Path, *, threads: int = 0, choice: ProviderChoice) -> Op
     """
     description = describe_onnx(path)
     runtime = import_openvino()
+    with _ONE_AT_A_TIME:
+        names, request, precision = _compile(runtime, path, threads, choice)
+    return OpenvinoModel(path, description, names, request, ProviderReport(f"OpenVINO CPU {precision}", {}, ()))
+
+
+def _compile(
+    runtime: ModuleType, path: Path, threads: int, choice: ProviderChoice
+) -> tuple[tuple[str, ...], InferRequest, str]:
+    """The names of the outputs, what runs the file, and the precision that it computes in."""
     core = runtime.Core()
     precision = choice.options.get("precision", "f32")
     if CAPABILITIES[precision] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -106,13 +113,13 @@ def open_openvino(path: Path, *, threads: int = 0, choice: ProviderChoice) -> Op
     try:
         model = core.read_model(str(path))
         names = tuple(port.get_any_name() for port in model.outputs)
-        compiled = core.compile_model(model, "CPU", settings)
+        request: InferRequest = core.compile_model(model, "CPU", settings).create_infer_request()
     except RuntimeError as error:
         raise InputError(
             f"{path} cannot be opened by OpenVINO ({_reason(error)}); export or copy it again, or give the provider "
             "cpu, which is ONNX Runtime's"
         ) from error
-    return OpenvinoModel(path, description, names, compiled, ProviderReport(f"OpenVINO CPU {precision}", {}, ()))
+    return names, request, precision
 
 
 def import_openvino() -> ModuleType:

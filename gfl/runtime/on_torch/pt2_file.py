@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
-from gfl.engine.memory import memory_errors
 from gfl.errors import InputError, first_line
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.on_torch.device import to_arrays, torch_device_of
@@ -74,8 +73,7 @@ class Program:
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
         inputs = (torch.from_numpy(array).to(self.device) for array in (images, image_sizes))
-        canvas = images.shape[2], images.shape[3]
-        with torch.inference_mode(), memory_errors(canvas, len(images), "export it again with a smaller --batch"):
+        with torch.inference_mode():
             return to_arrays(self.module(*inputs), self.output_names)
 
     def provider_report(self) -> ProviderReport:

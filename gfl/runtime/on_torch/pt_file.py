@@ -17,21 +17,19 @@ from gfl.data.canvas import own_canvas
 from gfl.data.classes import read_class_names
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
-from gfl.engine.memory import memory_errors
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.structures import Detections
 from gfl.report.best_f1 import DEFAULT_SCORE
 from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.memory import run_memory_errors
 from gfl.runtime.model import Model
 from gfl.runtime.on_torch.device import to_arrays, torch_device_of
 from gfl.runtime.providers import ProviderChoice
 from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables, map_leaves
 from gfl.version import VERSION
-
-SPARE_MEMORY = "lower the batch, or the size of the pictures with the gin binding 'SHORT_SIDE = ...'"
 
 Predict = Callable[[Tensor, Tensor], Detections]
 
@@ -105,7 +103,7 @@ def open_checkpoint(
     predict = predictor(trained.variables, trained.run.detector, device)
 
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        with memory_errors((images.shape[2], images.shape[3]), len(images), SPARE_MEMORY):
+        with run_memory_errors((images.shape[2], images.shape[3]), len(images)):
             return to_arrays(predict(torch.from_numpy(images), torch.from_numpy(image_sizes)))
 
     short, long = eval_short_side(trained.run.data), trained.run.data.long_side
