@@ -21,8 +21,9 @@ import pytest
 import tiny
 import tiny_onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tiny_export import (
+    BINDINGS,
     CATEGORY_IDS,
     NAMES,
     Export,
@@ -38,14 +39,14 @@ from tiny_export import (
     write_model,
 )
 
+from export import compare_onnx, write_onnx
 from export import onnx as program
-from export import write_onnx
 from export.check import TABLE, violations
 from export.divergence import SideBySide
 from export.graph import graph_of, trace
 from export.parity import Parity, compare_detections, detections_of
 from export.samples import batches, draw_samples, picture_files, read_samples
-from export.translate import to_onnx
+from export.translate import Translation, to_onnx
 from gfl import evaluate
 from gfl.config import read_text
 from gfl.data.coco import read_coco
@@ -273,6 +274,26 @@ def test_a_file_that_differs_from_pytorch_is_not_left_behind(
     report = json.loads(path.with_suffix(".parity.json").read_text())
     assert not report["passed"]
     assert len(report["failures"]) > 1
+
+
+def test_a_model_that_finds_nothing_above_its_threshold_is_compared_below_it(
+    pair: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = onnx.ModelProto()
+    strict.CopyFrom(pair.translation.model)
+    for tensor in strict.graph.initializer:
+        if not tensor.dims and numpy_helper.to_array(tensor) == np.float32(0.05):
+            tensor.CopyFrom(numpy_helper.from_array(np.array(0.999, np.float32), tensor.name))
+    monkeypatch.setattr(write_onnx, "translate", lambda *arguments: Translation(strict, pair.translation.program))
+    monkeypatch.setattr(compare_onnx, "compare_inside", lambda *arguments: None)  # the program has the old threshold
+    bindings = (*BINDINGS, "postprocess.PredictConfig.score_threshold = 0.999")
+    checkpoint, path = write_model(tmp_path / "best.pt", bindings), tmp_path / "best.onnx"
+    said = export("--checkpoint", checkpoint, "--size", f"{H}x{W}", "--batch", 2, "--output", path)
+    report = json.loads(path.with_suffix(".parity.json").read_text())
+    assert (report["passed"], report["unchecked"], report["score_threshold"]) == (True, False, 0.0)
+    assert report["matched"] > 10
+    assert report["checkpoint"] == "best.pt"
+    assert "nothing was detected above the score threshold" in said
 
 
 @pytest.mark.parametrize(
