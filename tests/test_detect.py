@@ -279,11 +279,12 @@ def test_the_picture_of_a_result_is_its_own(detect: Detect) -> None:
 def test_a_picture_that_was_not_kept_is_read_again_where_there_is_a_file(detect: Detect, tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     file.write_bytes(png(RGB))
-    [from_file, from_array] = detect([file, RGB])
+    [from_file, from_array] = detect([file, RGB])  # of a list, what has no file is kept
     assert from_file.image is None
-    np.testing.assert_array_equal(from_file.draw(), detect(RGB).draw())
+    np.testing.assert_array_equal(from_file.draw(), from_array.draw())
+    [not_kept] = detect([RGB], keep_images=False)
     with pytest.raises(InputError, match="keep_images=True"):
-        from_array.draw()
+        not_kept.draw()
     file.write_bytes(png(RGB[:20]))
     with pytest.raises(InputError, match="is now 64x20, expected the picture of 64x48"):
         from_file.draw()

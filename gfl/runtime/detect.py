@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -155,8 +156,8 @@ class Detect:
             pictures: a picture (see the class), a list or another sequence of them, or an iterator, whose results come
                 one by one as of `stream`.
             layout: of arrays and tensors, 'HWC' or 'CHW'; arrays are (H,W,C) where it is not given.
-            keep_images: whether results keep their pictures, as copies; by default that of one picture does, and those
-                of several do not. `draw` reads the file again where there is one.
+            keep_images: whether results keep their pictures, as copies. By default that of one picture does, those of
+                several that have no file do, and those of an iterator do not: `draw` reads a file again.
 
         Returns:
             The detections of the picture, in its own pixels; for several, one result a picture, in order.
@@ -170,20 +171,18 @@ class Detect:
             >>> first.boxes_xyxy[0], first.scores[0]  # doctest: +SKIP
             (array([131.2, 219.4, 310.8, 540.1], dtype=float32), 0.87)
         """
-        if keep_images is not None:
-            _check_switch("keep_images", keep_images)
         if isinstance(pictures, Sequence) and not isinstance(pictures, (str, bytes, bytearray, memoryview)):
-            return list(self.stream(pictures, layout=layout, keep_images=bool(keep_images)))
+            return list(self.stream(pictures, layout=layout, keep_images=keep_images))
         if isinstance(pictures, Iterator) and not isinstance(pictures, OpenFile):
-            return self.stream(pictures, layout=layout, keep_images=bool(keep_images))
-        return next(self.stream([pictures], layout=layout, keep_images=keep_images is not False))
+            return self.stream(pictures, layout=layout, keep_images=False if keep_images is None else keep_images)
+        return next(self.stream([pictures], layout=layout, keep_images=True if keep_images is None else keep_images))
 
     def stream(
         self,
         pictures: Iterable[Picture | OpenFile],
         *,
         layout: str | None = None,
-        keep_images: bool = False,
+        keep_images: bool | None = False,
         on_error: OnError | None = None,
     ) -> Iterator[Result]:
         """Find the objects in any number of pictures, one result a picture, in order, as they are ready.
@@ -195,7 +194,7 @@ class Detect:
         Args:
             pictures: pictures as of the class, e.g. a generator.
             layout: as of the call.
-            keep_images: as of the call.
+            keep_images: whether results keep their pictures, as copies; None: those that have no file.
             on_error: is called with the position, from 0, of a picture that cannot be read and with what is wrong; it
                 then has no result. Where it is not given, the error is raised after the results of all pictures before.
 
@@ -203,11 +202,16 @@ class Detect:
             InputError: as the call.
         """
         check_layout(layout)
-        _check_switch("keep_images", keep_images)
+        if keep_images is not None:
+            _check_switch("keep_images", keep_images)
         return self._stream(pictures, Reading(layout, self._depth), keep_images, on_error)
 
     def _stream(
-        self, pictures: Iterable[Picture | OpenFile], reading: Reading, keep_images: bool, on_error: OnError | None
+        self,
+        pictures: Iterable[Picture | OpenFile],
+        reading: Reading,
+        keep_images: bool | None,
+        on_error: OnError | None,
     ) -> Iterator[Result]:
         failures: list[InputError] = []
 
@@ -242,7 +246,7 @@ class Detect:
             raise failures[0]
 
     def _read(
-        self, picture: Picture | OpenFile, index: int, position: int, reading: Reading, keep_image: bool
+        self, picture: Picture | OpenFile, index: int, position: int, reading: Reading, keep_image: bool | None
     ) -> InputPicture:
         """A picture on its canvas; the image that is kept is never the caller's array."""
         image, source = as_image(picture, index, reading)
@@ -250,6 +254,8 @@ class Detect:
         canvas, resized_hw = self.model.canvas_for(height, width)
         planes = np.empty((3, *canvas), np.uint8)
         place_on_canvas(resize(image, resized_hw), planes)
+        if keep_image is None:
+            keep_image = not isinstance(picture, (str, os.PathLike))
         kept = image.copy() if keep_image else None
         return InputPicture(position, PictureInfo(source, (height, width), resized_hw, kept), planes)
 
