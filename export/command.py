@@ -33,7 +33,10 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
     add("--outputs", default="detections", choices=("detections", "decoded", "raw"), help="default: detections")
     scope = "of the convolutions; the distribution, the boxes and the NMS stay float32 (default fp32)"
     add("--precision", default="fp32", choices=precisions, help=scope)
-    pictures = "pictures to compare with PyTorch on (default: generated ones); int8 also takes its ranges from them"
+    pictures = (
+        "pictures to compare with PyTorch on (default: of the run's validation set, or generated ones where it is not "
+        "here); int8 also takes its ranges from them"
+    )
     add("--images", type=Path, metavar="DIR", help=pictures)
     add("--samples", type=int, metavar="N", help="how many of these (default 4; 64 of --images for fp16 and int8)")
     drop = "the most AP that fp16 or int8 may lose, from 0 to 1; more than half of the model's it never may"
