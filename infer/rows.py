@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,18 @@ class Category(TypedDict):
     id: int
     name: str
     score_threshold: float  # detections below it are not drawn, and not counted in what is printed
+
+
+NUMBER = (int, float)
+TYPES: Mapping[str, tuple[type, ...]] = {  # of a Row's fields as JSON has them, but for the detections
+    "id": (int,),
+    "file": (str,),
+    "width": (int, type(None)),
+    "height": (int, type(None)),
+    "count": (int,),
+    "complete": (bool, type(None)),
+    "failure": (str, type(None)),
+}
 
 
 class Selection(NamedTuple):
@@ -121,6 +133,33 @@ def rounded_boxes(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
     corners = np.round(boxes_xyxy.astype(np.float64), BOX_DIGITS)
     sides = np.round(corners[:, 2:] - corners[:, :2], BOX_DIGITS)
     return np.concatenate([corners[:, :2], sides], axis=1)
+
+
+def is_row(entry: Mapping[str, object]) -> TypeGuard[Row]:
+    """Whether an object of a file is what `row_of` gives: a person may have edited the file."""
+    detections = entry.get("detections")
+    return (
+        all(key in entry and isinstance(entry[key], types) for key, types in TYPES.items())
+        and isinstance(entry.get("time_s", 0), NUMBER)
+        and all((entry[key] is None) == (entry["failure"] is not None) for key in ("width", "height", "complete"))
+        and isinstance(detections, list)
+        and len(detections) == entry["count"]
+        and all(map(is_detection, detections))
+    )
+
+
+def is_detection(entry: object) -> TypeGuard[Detection]:
+    """Whether an entry of `is_row`'s detections is one."""
+    if not isinstance(entry, dict):
+        return False
+    box = entry.get("bbox")
+    return (
+        isinstance(entry.get("category_id"), int)
+        and isinstance(entry.get("score"), NUMBER)
+        and isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(side, NUMBER) for side in box)
+    )
 
 
 def encode(row: Row | Mapping[str, object]) -> bytes:
