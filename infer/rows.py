@@ -113,19 +113,23 @@ def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s
 
 def detections_of(result: Result, selection: Selection) -> list[Detection]:
     """The detections that are written of a picture, best first."""
-    category_ids = selection.category_ids
-    keep = result.scores >= selection.min_score
-    if None in category_ids:
-        keep &= np.array([category_id is not None for category_id in category_ids], np.bool_)[result.labels]
-    chosen = np.flatnonzero(keep)[: selection.top]
-    boxes_xywh = rounded_boxes(result.boxes_xyxy[chosen]).tolist()
-    scores = np.round(result.scores[chosen].astype(np.float64), SCORE_DIGITS).tolist()
-    labels = result.labels[chosen].tolist()
+    chosen = selected(result, selection)
+    boxes_xywh = rounded_boxes(chosen.boxes_xyxy).tolist()
+    scores = np.round(chosen.scores.astype(np.float64), SCORE_DIGITS).tolist()
     return [
         {"category_id": category_id, "bbox": box, "score": score}
-        for label, box, score in zip(labels, boxes_xywh, scores, strict=True)
-        if (category_id := category_ids[label]) is not None
+        for label, box, score in zip(chosen.labels.tolist(), boxes_xywh, scores, strict=True)
+        if (category_id := selection.category_ids[label]) is not None
     ]
+
+
+def selected(result: Result, selection: Selection) -> Result:
+    """The result with the detections that are written of it, which are also those that are drawn."""
+    if selection.min_score == 0 and selection.top is None and None not in selection.category_ids:
+        return result
+    keep = result.scores >= selection.min_score
+    has_id = np.array([category_id is not None for category_id in selection.category_ids], np.bool_)
+    return result.select(np.flatnonzero(keep & has_id[result.labels])[: selection.top])
 
 
 def rounded_boxes(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
