@@ -71,6 +71,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")
     files = name_files(checkpoint, arguments.output, sizes, (arguments.outputs, arguments.precision), arguments.suffix)
     first = next(iter(files.values()))
+    if replaced := [str(path) for path in files.values() if path.exists()]:
+        notes.append(f"replacing {', '.join(replaced)}")
     if arguments.output is None:
         notes.append(f"no --output given: writing to {first if len(files) == 1 else first.parent}")
     if not pictures and not arguments.skip_parity:

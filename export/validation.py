@@ -35,11 +35,11 @@ def canvas_notes(model: TrainedModel, sizes: Sequence[Canvas]) -> list[str]:
     """What it costs to export these sizes and not the run's canvases, a sentence each; empty where it costs nothing."""
     notes = []
     factors = {canvas: max(fit_factor(*canvas, size) for size in sizes) for canvas in model.canvases or ()}
-    smaller = [f"{h}x{w} (to {factor:.0%})" for (h, w), factor in factors.items() if factor < 1]
+    smaller = [f"{h}x{w} (sides shrunk to {factor:.0%})" for (h, w), factor in factors.items() if factor < 1]
     if smaller:
         notes.append(
-            f"warning: of the run's canvases this leaves out {', '.join(smaller)}: pictures that fill them are "
-            "shrunk so far, which costs accuracy; give --size for these too, or no --size"
+            f"warning: of the run's canvases this leaves out {', '.join(smaller)}: pictures that fill them "
+            "are shrunk so far, which costs accuracy; give --size for these too, or no --size"
         )
     paths = validation_split(model.run.data)
     if paths is not None:

@@ -15,6 +15,10 @@ __version__ = VERSION
 leave_out_torch_npu()
 
 
+def __dir__() -> list[str]:
+    return [*globals(), "load"]
+
+
 def __getattr__(name: str) -> object:
     """`gfl.load`, found when it is first asked for: `import gfl` alone loads nothing heavy."""
     if name == "load":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ class Program(NamedTuple):
     module: str  # with a function main(argv) -> exit code
     about: str
     stops_itself: bool = False  # whether it takes SIGTERM and SIGHUP its own way
+    alone: bool = False  # whether it runs in gflv2-infer, which has no PyTorch
 
 
 PROGRAMS = {
@@ -39,9 +41,9 @@ PROGRAMS = {
     "export onnx": Program("export.onnx", "a checkpoint into static .onnx files"),
     "export torch": Program("export.torch", "a checkpoint into .pt2 programs"),
     "export om": Program("export.om", "an .onnx into an .om for an Ascend NPU"),
-    "infer": Program("infer.run", "find objects in pictures and videos"),
-    "merge": Program("infer.merge", "join the results of infer's shards"),
-    "doctor": Program("gfl.doctor.__main__", "what a bug report needs"),
+    "infer": Program("infer.run", "find objects in pictures and videos", alone=True),
+    "merge": Program("infer.merge", "join the results of infer's shards", alone=True),
+    "doctor": Program("gfl.doctor.__main__", "what a bug report needs", alone=True),
     "npu_check": Program("gfl.npu_check.__main__", "everything to run once on a machine with an NPU"),
 }
 
@@ -54,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     if arguments[0] == "--version":
         say(f"gfl {VERSION}")
+        return 0
+    if arguments == ["--version"]:
+        say(VERSION)
         return 0
     name, rest = split_name(arguments)
     if name not in PROGRAMS:
@@ -75,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if missing in OWN:  # a bug
             raise
         say(
-            f"error: gfl {name} needs the package {missing}, which is not installed; install it, or the whole project: "
-            "gflv2, where gflv2-infer has only what an .onnx needs",
+            f"error: gfl {name} needs the package {missing}, which is not installed; install the whole project "
+            "(gflv2): gflv2-infer has only what an .onnx needs",
             error=True,
         )
         return 2
@@ -84,8 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The programs, a line each."""
-    lines = [f"  gfl {name:<14} {program.about}" for name, program in PROGRAMS.items()]
-    return "\n".join(["usage: gfl PROGRAM [flags]; gfl PROGRAM --help has its flags", "", *lines])
+    is_whole = importlib.util.find_spec("torch") is not None
+    lines = [
+        f"  gfl {name:<14} {program.about}{'' if is_whole or program.alone else ' (needs the whole project, gflv2)'}"
+        for name, program in PROGRAMS.items()
+    ]
+    return "\n".join(["usage: gfl PROGRAM [flags]; gfl PROGRAM --help has its flags; gfl --version", "", *lines])
 
 
 def split_name(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         nargs="+",
         default=[],
-        metavar="'MODEL=FILE'",
+        metavar="'CLASS=CLASS'",
         help="'class of the model=class of the annotations' where names differ; 'class of the model=' leaves it out",
     )
     flags.add_argument("--batch", type=int, help="pictures at a time (default 4; an .onnx has its own)")

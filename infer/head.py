@@ -42,6 +42,7 @@ class Head(TypedDict):
     score: float | None  # None: each class's own threshold
     min_score: float
     top: int | None
+    class_agnostic: bool
     depth: str
     most_pixels: int | None
     draw: bool
@@ -59,6 +60,7 @@ COMMON = {
     "score": "another --score",
     "min_score": "another --min_score",
     "top": "another --top",
+    "class_agnostic": "another choice of --class_agnostic",
     "depth": "another --depth",
     "most_pixels": "another --most_pixels",
     "batch": "another --batch",

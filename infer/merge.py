@@ -42,6 +42,7 @@ class Shard(TypedDict):
     failed: list[dict[str, str]]
     detections: int
     detections_of_score: dict[str, int]
+    distinct: int
     incomplete: int
     seconds: float
     p50_ms: float | None
@@ -155,6 +156,7 @@ def merge_summaries(shards: Sequence[Shard]) -> dict[str, object]:
         "failed": [failure for shard in shards for failure in shard["failed"]],
         "detections": sum(shard["detections"] for shard in shards),
         "detections_of_score": dict(shown.most_common()),
+        "distinct": sum(shard["distinct"] for shard in shards),
         "incomplete": sum(shard["incomplete"] for shard in shards),
         "seconds": seconds,
         "img_per_s": images / seconds,

@@ -125,5 +125,5 @@ def _module(name: str) -> ModuleType:
     except ImportError as error:
         raise InputError(
             f"got --format parquet, which needs the package pyarrow, and it cannot be imported ({error}); install it "
-            "(pip install 'gflv2[parquet]'), or take --format jsonl"
+            "(pip install pyarrow), or take --format jsonl"
         ) from error

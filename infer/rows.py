@@ -17,8 +17,9 @@ from typing import NamedTuple, TypedDict, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data.boxes import distinct_boxes
 from gfl.files import to_json
-from gfl.runtime.result import Result
+from gfl.runtime.result import SAME_OBJECT_IOU, Result
 from infer.pipeline import Failed
 
 BOX_DIGITS, SCORE_DIGITS, TIME_DIGITS = 2, 5, 6
@@ -77,6 +78,7 @@ class Selection(NamedTuple):
     category_ids: Sequence[int | None]  # label -> category id; None leaves the class out
     min_score: float = 0.0
     top: int | None = None  # at most so many a picture; None: all
+    iou: float | None = None  # of two that overlap by more, of any classes, the better; None: as the model leaves them
 
 
 def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s: float | None = None) -> Row:
@@ -125,6 +127,8 @@ def detections_of(result: Result, selection: Selection) -> list[Detection]:
 
 def selected(result: Result, selection: Selection) -> Result:
     """The result with the detections that are written of it, which are also those that are drawn."""
+    if selection.iou is not None:
+        result = result.distinct(selection.iou)
     if selection.min_score == 0 and selection.top is None and None not in selection.category_ids:
         return result
     keep = result.scores >= selection.min_score
@@ -190,6 +194,7 @@ class Tally:
         self.incomplete = 0
         self.detections = 0
         self.shown: Counter[str] = Counter()  # detections of at least their class's threshold, by class
+        self.distinct = 0  # of these, those that are drawn: one an object
         self.failed: list[Failed] = []
         self._categories = {category["id"]: category for category in categories}
 
@@ -206,7 +211,12 @@ class Tally:
         self.images += 1
         self.incomplete += not row["complete"]
         self.detections += row["count"]
+        boxes_xywh = []
         for detection in row["detections"]:
             category = self._categories[detection["category_id"]]
             if detection["score"] >= category["score_threshold"]:
                 self.shown[category["name"]] += 1
+                boxes_xywh.append(detection["bbox"])
+        boxes = np.array(boxes_xywh, np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        self.distinct += int(distinct_boxes(boxes, SAME_OBJECT_IOU).sum())

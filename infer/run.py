@@ -86,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
     add("--min_score", type=float, default=0.0, metavar="S", help="write no detection of a lower score (default 0)")
     add("--top", type=int, metavar="N", help="write at most the best N detections of a picture (default: all)")
     add(
+        "--class_agnostic",
+        action="store_true",
+        help="of two detections of any classes that overlap by more than NMS allows, write the better alone",
+    )
+    add(
         "--resume",
         action="store_true",
         help="go on where an earlier run with these flags ended, or begin where there is none; a run with it that is "
@@ -103,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         nargs="+",
         default=[],
-        metavar="'MODEL=FILE'",
+        metavar="'CLASS=CLASS'",
         help="'class of the model=class of --annotations' where names differ; 'class of the model=' leaves it out",
     )
     return flags

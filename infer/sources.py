@@ -101,6 +101,9 @@ def look_up(texts: Sequence[str], *, recursive: bool, most_pixels: int | None = 
     for text, named in zip(texts, found, strict=True):
         if not named.entries:
             raise InputError(f"{text} {named.verb} nothing, expected at least one picture; check --input")
+    videos = [text for text in texts if os.path.isfile(text) and text.lower().endswith(VIDEOS)]
+    if videos and any(entry.kind is Kind.PICTURE for named in found for entry in named.entries):
+        raise InputError(f"got the video {videos[0]} beside pictures, expected either; run infer for each")
     base = os.path.commonpath([named.base for named in found])
     looked = {folder for named in found for folder in named.looked}
     entries = (entry for named in found for entry in named.entries)

@@ -45,6 +45,7 @@ def summarise(
         "failed": [{"file": failure.source, "reason": failure.reason} for failure in tally.failed],
         "detections": tally.detections,
         "detections_of_score": dict(tally.shown.most_common()),
+        "distinct": tally.distinct,
         "incomplete": tally.incomplete,
         "resumed": resumed,
         "seconds": timings.seconds,
@@ -89,7 +90,9 @@ def result_lines(
     shown = tally.shown
     classes = class_shares(shown) if shown else ""
     least = "their class's threshold" if score is None else f"{score:g}"
-    detections = f"{counted(sum(shown.values()), 'detection')} of a score of {least} or more"
+    detections = (
+        f"{counted(sum(shown.values()), 'detection')} of a score of {least} or more, {tally.distinct:,} distinct"
+    )
     failed = f"{len(tally.failed)} failed" if tally.failed else ""
     before = f"{counted(resumed, 'picture')} of a run before" if resumed else ""
     yield headline("found", counted(tally.images, "image"), detections, classes, failed, before)

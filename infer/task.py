@@ -176,7 +176,8 @@ def fill(
         tally.add(row)
         if row["height"] is not None and row["width"] is not None:
             sizes[resized_size(row["height"], row["width"], rule.short_side, rule.long_side)] += 1
-    selection = Selection(classes.ids, arguments.min_score, arguments.top)
+    iou = rule.thresholds.nms_iou if arguments.class_agnostic else None
+    selection = Selection(classes.ids, arguments.min_score, arguments.top, iou)
     times = SourceTimes(journal.resumed)
     with open_drawing(folder / DRAWN, task.inputs, arguments) as drawing:
         recorder = Recorder(journal, tally, selection, task.image_ids, times=times, drawing=drawing)
@@ -232,6 +233,7 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "score": arguments.score,
         "min_score": arguments.min_score,
         "top": arguments.top,
+        "class_agnostic": arguments.class_agnostic,
         "depth": arguments.depth,
         "most_pixels": arguments.most_pixels,
         "draw": arguments.draw,

@@ -51,7 +51,7 @@ class Timings:
         """What to say of the pictures as they were read."""
         found = []
         if self.shrinkage.pictures:
-            found.append(f"{self.shrinkage.sentence()}; write it too: python -m export.onnx {self.shrinkage.flags}")
+            found.append(f"{self.shrinkage.sentence()}; export it too ({self.shrinkage.flags})")
         if self.firsts:
             one = self.firsts == 1
             found.append(

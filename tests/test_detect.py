@@ -157,8 +157,8 @@ REFUSED: dict[str, tuple[Callable[[], object], str | None, str]] = {
     "tensor without layout": (lambda: torch.zeros(3, H, W), None, "layout='CHW'"),
     "bfloat16": (lambda: torch.zeros(3, H, W, dtype=torch.bfloat16), "CHW", "convert it to uint8"),
     "numbers": (lambda: [[1, 2], [3, 4]], None, "numpy.array"),
-    "a mapping": (lambda: {"a": RGB}, None, "got a dict"),
-    "an object": (lambda: object(), None, "got a object"),
+    "a mapping": (lambda: {"a": RGB}, None, "got an object of type dict"),
+    "an object": (lambda: object(), None, "got an object of type object"),
     "damaged Pillow file": (lambda: Pillow.open(io.BytesIO(png(RGB)[:900])), None, "cannot be read as RGB"),
 }
 

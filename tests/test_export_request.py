@@ -149,7 +149,7 @@ def test_a_canvas_of_the_run_that_is_left_out_is_named_with_its_price(checkpoint
     alone = read_request(flags_of(["--checkpoint", str(checkpoint), "--size", f"{H}x{W}"]))
     warnings = [note for note in alone.notes if note.startswith("warning")]
     assert len(warnings) == 1
-    assert f"leaves out {W}x{H} (to 67%)" in warnings[0]
+    assert f"leaves out {W}x{H} (sides shrunk to 67%)" in warnings[0]
     larger = ["--checkpoint", str(checkpoint), "--size", f"{W}x{W}"]
     assert not any(note.startswith("warning") for note in read_request(flags_of(larger)).notes)
 

@@ -363,7 +363,7 @@ def test_pictures_that_no_canvas_holds_are_counted_and_said() -> None:
     assert timings.shrinkage == (2, 4, pytest.approx(32 / 53), ((64, 32),))
     assert timings.notes == (
         "2 of 4 pictures are shrunk below the model's own size (the most to 60% of its sides), which costs accuracy: a "
-        "canvas of 64x32 would hold them; write it too: python -m export.onnx --size 64x32",
+        "canvas of 64x32 would hold them; export it too (--size 64x32)",
     )
     assert len(outcomes) == 4
     assert collect(Mirror(), sources([WIDE_HW, TALL_HW]))[1].notes == ()

@@ -51,7 +51,10 @@ def test_the_report_of_no_classes_still_reads() -> None:
 
 def test_the_report_names_the_score_of_the_highest_f1_of_each_class() -> None:
     best = {"cat": BestF1(0.412, 0.8, 0.8, 0.8), "dog": None, "fox": BestF1(0.38, 0.7, 0.7, 0.7)}
-    assert threshold_line(best) == "highest F1 from a score of: cat 0.41, fox 0.38"
+    assert (
+        threshold_line(best)
+        == "highest F1 from a score of: cat 0.41, fox 0.38; not measured, because none was found: dog"
+    )
     many = {f"class {i}": BestF1(0.3 + i / 100, 0.8, 0.8, 0.8) for i in range(20)}
     assert threshold_line(many) == "highest F1 from a score of: 0.30 to 0.49, by class (metrics.json)"
     assert threshold_line({"dog": None}) == ""

@@ -38,6 +38,15 @@ def flip_boxes_vertical(boxes_xyxy: Boxes, height: int) -> Boxes:
     return mirrored
 
 
+def distinct_boxes(boxes_xyxy: NDArray[np.floating], iou: float) -> NDArray[np.bool_]:
+    """(D,4), best first -> (D,) which boxes overlap no better one that stays by more than `iou`: greedy NMS."""
+    overlaps = np.tril(pairwise_iou(boxes_xyxy, boxes_xyxy) > iou, k=-1)  # [i, j]: j is better than i
+    kept = np.zeros(len(boxes_xyxy), np.bool_)
+    for i in range(len(kept)):
+        kept[i] = not (overlaps[i] & kept).any()
+    return kept
+
+
 def pairwise_iou(a_xyxy: NDArray[np.floating], b_xyxy: NDArray[np.floating]) -> NDArray[np.float64]:
     """(A,4), (B,4) -> (A,B) intersection over union of every two boxes."""
     a, b = a_xyxy.astype(np.float64), b_xyxy.astype(np.float64)

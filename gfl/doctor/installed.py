@@ -27,17 +27,22 @@ class Package(NamedTuple):
     purpose: str  # 'required', or what it is good for
 
 
+REQUIRED = "required"
+INFER_ONLY = "gflv2-infer"  # the distribution that runs an .onnx alone
+INFER_NEEDS = ("numpy", "cv2", "onnxruntime")
 PACKAGES = (
-    Package("torch", ("torch",), "required"),
-    Package("numpy", ("numpy",), "required"),
-    Package("einops", ("einops",), "required"),
-    Package("gin", ("gin-config",), "required"),
-    Package("pycocotools", ("pycocotools",), "required"),
-    Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python"), "required"),
-    Package("safetensors", ("safetensors",), "required"),
-    Package("onnx", ("onnx",), "required"),
-    Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"), "required"),
+    Package("torch", ("torch",), REQUIRED),
+    Package("numpy", ("numpy",), REQUIRED),
+    Package("einops", ("einops",), REQUIRED),
+    Package("gin", ("gin-config",), REQUIRED),
+    Package("pycocotools", ("pycocotools",), REQUIRED),
+    Package("cv2", ("opencv-python-headless", "opencv-python", "opencv-contrib-python"), REQUIRED),
+    Package("safetensors", ("safetensors",), REQUIRED),
+    Package("onnx", ("onnx",), REQUIRED),
+    Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"), REQUIRED),
     Package("faster_coco_eval", ("faster-coco-eval",), "optional: a quicker evaluation"),
+    Package("openvino", ("openvino",), "optional: another runtime for an .onnx"),
+    Package("pyarrow", ("pyarrow",), "optional: results as Parquet"),
 )
 # Not imported to see whether they work: torch_npu needs a device and CANN, Apex patches torch.
 NPU_DISTRIBUTIONS = ("torch_npu", "torch-npu")
@@ -56,7 +61,11 @@ GIB = 1024**3
 
 def packages() -> dict[str, object]:
     """{package: its version, that it is absent, or that it is broken and why}."""
-    states: dict[str, object] = {package.module: state_of(package) for package in PACKAGES}
+    states: dict[str, object] = {}
+    for package in PACKAGES:
+        if version_of((INFER_ONLY,)) and package.purpose == REQUIRED and package.module not in INFER_NEEDS:
+            package = package._replace(purpose=f"not needed by {INFER_ONLY}")
+        states[package.module] = state_of(package)
     if providers := onnx_providers():
         states["onnxruntime providers"] = providers
     states["torch_npu"] = version_of(NPU_DISTRIBUTIONS) or "absent (optional: training on an Ascend NPU)"

@@ -79,6 +79,8 @@ def threshold_line(best: Mapping[str, BestF1 | None]) -> str:
         return ""
     if len(scores) <= MOST_THRESHOLDS:
         text = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+        if unknown := [name for name, one in best.items() if one is None]:
+            text += f"; not measured, because none was found: {', '.join(unknown)}"
     else:
         text = f"{min(scores.values()):.2f} to {max(scores.values()):.2f}, by class (metrics.json)"
     return f"highest F1 from a score of: {text}"

@@ -11,7 +11,7 @@ from typing import TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.class_names import place_of_name
+from gfl.class_names import list_names, place_of_name
 from gfl.data.depth import check_depth
 from gfl.data.transforms import place_on_canvas, resize
 from gfl.errors import InputError
@@ -21,6 +21,7 @@ from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
 from gfl.runtime.result import PictureInfo, Result, check_share, result_of
+from gfl.words import printable
 
 Score: TypeAlias = "float | Mapping[str, float]"
 OnError: TypeAlias = "Callable[[int, InputError], None]"
@@ -122,6 +123,11 @@ class Detect:
             self._least_scores = np.array([0.0 if score is None else score for score in scores], np.float32)
         self._class_agnostic = class_agnostic
         self._depth = depth
+
+    def __repr__(self) -> str:
+        canvases = self.model.canvases
+        sizes = "each picture's own" if canvases is None else ", ".join(f"{h}x{w}" for h, w in canvases)
+        return f"<Detect {printable(str(self.model.path))}: {list_names(map(printable, self.names))}; canvas {sizes}>"
 
     @property
     def names(self) -> tuple[str, ...]:

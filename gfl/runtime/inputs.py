@@ -127,8 +127,8 @@ def as_image(picture: object, index: int = 0, reading: Reading = AS_FILES) -> tu
     if hasattr(picture, "__array__") and not isinstance(picture, (list, tuple)):
         return _array_to_rgb(np.asarray(picture), reading.layout or "HWC", reading.depth), f"array {index}"
     raise InputError(
-        f"got a {type(picture).__name__}, expected a picture: the name of a file, its bytes, an array (H,W,3) in RGB, "
-        "a Pillow picture or a tensor; convert it, of numbers with numpy.array"
+        f"got an object of type {type(picture).__name__}, expected a picture: the name of a file, its bytes, an array "
+        "(H,W,3) in RGB, a Pillow picture or a tensor; convert it, of numbers with numpy.array"
     )
 
 

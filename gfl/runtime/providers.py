@@ -59,7 +59,7 @@ NEEDS = {
     "cuda": "the package onnxruntime-gpu in place of onnxruntime, and the CUDA and cuDNN that it was built for",
     "cann": "the package onnxruntime-cann in place of onnxruntime, numpy<2, and the CANN toolkit with its set_env.sh "
     "sourced",
-    OPENVINO: "the package openvino (pip install 'gflv2[openvino]')",
+    OPENVINO: "the package openvino (pip install openvino)",
 }
 INT8_ON_CANN = "its operator list has no QuantizeLinear and DequantizeLinear, so it takes no int8 file"
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.boxes import pairwise_iou, scale_factors
+from gfl.data.boxes import distinct_boxes, scale_factors
 from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image
@@ -134,11 +134,7 @@ class Result:
         Raises InputError for an `iou` that is none.
         """
         check_share("iou", iou)
-        overlaps = np.tril(pairwise_iou(self.boxes_xyxy, self.boxes_xyxy) > iou, k=-1)  # [i, j]: j is better than i
-        kept = np.zeros(len(self), np.bool_)
-        for i in range(len(self)):
-            kept[i] = not (overlaps[i] & kept).any()
-        return self.select(kept)
+        return self.select(distinct_boxes(self.boxes_xyxy, iou))
 
     def picture(self) -> Image:
         """The picture, uint8 (H,W,3) RGB: the copy that was kept, else its file read again.
