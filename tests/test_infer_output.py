@@ -110,6 +110,16 @@ def test_each_video_of_a_folder_is_drawn(exports: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_frames_that_no_header_counts_are_not_said_to_be_none(
+    exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "in" / "a.avi", 2)
+    cv2.imwrite(str(tmp_path / "in" / "b.png"), np.zeros((H, W, 3), np.uint8))
+    (tmp_path / "in" / "b.png").rename(tmp_path / "in" / "b.mp4")  # a picture as a video, of no stated length
+    assert detect("--model", exports, "--input", tmp_path / "in", "--output", tmp_path / "output") == 0
+    assert "input   frames, whose number is not stated" in capsys.readouterr().out
+
+
 def test_a_drawn_video_that_was_cut_is_begun_again(exports: Path, tmp_path: Path) -> None:
     for name in ("a.avi", "b.avi"):
         write_video(tmp_path / "in" / name)
