@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from gfl.say import say
 from gfl.signals import exit_code, interrupt_on_sigterm
+from gfl.version import VERSION
 
 OWN = ("gfl", "export", "infer")  # packages of the project
 
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         say(usage())
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        say(f"gfl {VERSION}")
+        return 0
     name, rest = split_name(arguments)
     if name not in PROGRAMS:
         say(f"error: {unknown(arguments)}", error=True)
@@ -93,7 +97,8 @@ def split_name(arguments: Sequence[str]) -> tuple[str, list[str]]:
 def unknown(arguments: Sequence[str]) -> str:
     """What is wrong with a command that names no program."""
     name, _ = split_name(arguments)
-    if group := [each for each in PROGRAMS if each.startswith(f"{arguments[0]} ") and not arguments[1:2]]:
+    group = [each for each in PROGRAMS if each.startswith(f"{arguments[0]} ")]
+    if group and (not arguments[1:] or arguments[1].startswith("-")):
         return f"got the program {name}, expected one of {', '.join(group)}; name one"
     near = difflib.get_close_matches(name, PROGRAMS, n=1) or difflib.get_close_matches(arguments[0], PROGRAMS, n=1)
     expected = f"did you mean `gfl {near[0]}`?" if near else f"expected one of {', '.join(PROGRAMS)}"

@@ -33,6 +33,9 @@ SETTINGS = "gfl.settings"  # the source of what is bound before any file is read
 LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
 CLASSES = "detector.DetectorConfig.num_classes"  # no setting of a run: the annotation file says it
 STORED = "stored config"  # the source of a text that travelled in a checkpoint
+MOST_VALUES = 10_000  # that a name may stand for: a few macros in each other are as many as there are bytes of memory
+MOST_DEEP = 100  # macros that stand for each other, one inside the other
+MOST_SHOWN = 200  # characters of a value in a message
 REQUIRED = "gin.REQUIRED"  # gin's constant for "the user must give this"
 
 
@@ -228,6 +231,7 @@ def _read_text(text: str, source: str, folder: Path, table: _Bindings, files_rea
                     "classes comes from the categories of the annotation file; remove it"
                 )
             table[name] = binding._replace(value=_settle(statement.value, binding.location))
+    _check_lengths(table)
 
 
 def _read_bindings(bindings: Sequence[str], table: _Bindings, files_read: set[Path]) -> None:
@@ -317,7 +321,34 @@ def _settle(value: object, location: str) -> object:
         return value
     if isinstance(value, (list, tuple)):
         return tuple(_settle(item, location) for item in value)
+    if isinstance(value, int) and value.bit_length() > 64:  # beyond a float, too
+        raise InputError(f"{location}: a whole number of {value.bit_length()} bits, expected at most 64; write less")
     return value
+
+
+def _check_lengths(table: _Bindings) -> None:
+    """Refuse macros that would grow beyond all measure when `_resolve` writes out what they stand for."""
+    lengths: dict[str, int] = {}
+    for name, binding in table.items():
+        if binding.source != SETTINGS and _length(binding.value, table, lengths) > MOST_VALUES:
+            raise InputError(
+                f"{binding.location}: {name} stands for more than {MOST_VALUES} values, expected a setting; write less"
+            )
+
+
+def _length(value: object, table: _Bindings, lengths: dict[str, int], depth: int = 0) -> int:
+    """How many values there are in a value with its macros replaced; lengths: of the macros counted so far."""
+    if isinstance(value, _Macro):
+        if depth > MOST_DEEP:
+            raise InputError(f"%{value.name} is nested in more than {MOST_DEEP} other macros, expected fewer")
+        if value.name not in lengths:
+            lengths[value.name] = 1  # where it is inside itself, `_resolve` says so
+            if value.name in table:
+                lengths[value.name] = _length(table[value.name].value, table, lengths, depth + 1)
+        return lengths[value.name]
+    if isinstance(value, tuple) and not isinstance(value, _Reference):
+        return 1 + sum(_length(item, table, lengths, depth) for item in value)
+    return 1
 
 
 # ---- what a checkpoint's own run was like
@@ -387,7 +418,13 @@ def _check_type(name: str, value: object, bindings: _Bindings) -> None:
         knob = bound.name if isinstance(bound, _Macro) else name
         given = bindings[knob].location
         wanted = "finite numbers" if fits else _spell(expected)
-        raise InputError(f"{knob.partition('.')[2] or knob} = {value!r}: expected {wanted} ({given})")
+        raise InputError(f"{knob.partition('.')[2] or knob} = {_shown(value)}: expected {wanted} ({given})")
+
+
+def _shown(value: object) -> str:
+    """A value as a message shows it: no more than a line or two."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _takes_any_text(name: str) -> bool:
@@ -451,9 +488,9 @@ def _spell(expected: object) -> str:
 
 def _unused_knob(name: str, binding: _Binding, used: Collection[str], *, known: bool) -> str:
     """What is wrong with a macro that nothing uses; known: base.gin has it."""
-    given = f"{binding.location}: {name} = {binding.value!r}"
+    given = f"{binding.location}: {name} = {_shown(binding.value)}"
     if binding.source == COMMAND_LINE:
-        given = f"{COMMAND_LINE} '{name} = {binding.value!r}'"
+        given = f"{COMMAND_LINE} '{name} = {_shown(binding.value)}'"
     if known:
         return f"{given} changes nothing, because a run file binds its setting directly; remove one of the two"
     return f"{name} is no knob ({given}); {_nearest(name, used)}"

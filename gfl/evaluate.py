@@ -6,8 +6,9 @@ With `--onnx best.onnx` instead of --checkpoint, ONNX Runtime runs the exported 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -124,8 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
     for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
-    make_folder(output)
-    with worker_errors():
+    with folder_for_results(output), worker_errors():
         metrics, results, failed = evaluate(
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
         )
@@ -137,6 +137,20 @@ def run(arguments: argparse.Namespace) -> None:
     for reason in failed:
         say(f"without detections: {reason}", error=True)
     say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+
+
+@contextlib.contextmanager
+def folder_for_results(path: Path) -> Iterator[None]:
+    """Make a folder before the block's long work, to know that it can be made; it goes where the block raises."""
+    is_new = not path.exists()
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def shrinkage_notes(shrinkage: Shrinkage, exported: bool) -> tuple[str, ...]:

@@ -169,6 +169,15 @@ def test_settings_of_a_model_far_larger_than_the_file_are_refused_before_it_is_m
             load_trained(path, bindings=[setting])
 
 
+def test_more_class_names_than_the_weights_can_be_of_are_refused_before_a_model_is_made(
+    tmp_path: Path, parsed: ParsedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.pt", parsed, names=[str(i) for i in range(100_000)])
+    monkeypatch.setattr(detector, "init", None)
+    with pytest.raises(InputError, match=r"is not of this model: got \d+ weights, expected at least \d+"):
+        load_trained(path)
+
+
 def test_canvases_beyond_every_picture_are_refused(tmp_path: Path, parsed: ParsedRun) -> None:
     with pytest.raises(InputError, match=r"names the canvases .* expected at most 180000000 pixels each"):
         load_trained(write(tmp_path / "a.pt", parsed, canvases=[[64, 96], [10**6, 10**6]]))

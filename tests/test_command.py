@@ -15,6 +15,7 @@ import pytest
 from gfl import __main__ as command
 from gfl.errors import InputError
 from gfl.runtime.open import open_model
+from gfl.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +38,7 @@ def test_every_program_is_there_and_has_a_main() -> None:
         (["infr"], "did you mean `gfl infer`?"),
         (["export", "onxx"], "got the program export onxx; did you mean `gfl export onnx`?"),
         (["export"], "expected one of export onnx, export torch, export om; name one"),
+        (["export", "--help"], "expected one of export onnx, export torch, export om; name one"),
         (["bake"], "expected one of train, evaluate, "),
     ],
 )
@@ -54,6 +56,11 @@ def test_help_lists_every_program(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert all(f"gfl {name} " in shown for name in command.PROGRAMS)
     assert command.main([]) == 2
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gfl {VERSION}\n"
 
 
 def test_arguments_and_the_exit_code_pass_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -499,6 +499,11 @@ def test_a_run_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
 # ---- texts of strangers ----
 
 
+def doubled(times: int) -> str:
+    """Macros each of which holds the one before it twice: 2 ** times values in a few lines."""
+    return "A0 = (32, 32)\n" + "".join(f"A{i + 1} = (%A{i}, %A{i})\n" for i in range(times)) + f"CANVASES = %A{times}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -511,6 +516,11 @@ def test_a_run_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
         ("EPOCHS = __import__('marker')", "Failed to parse token '__import__'"),
         ("marker.f.x = 1", "marker.f is no setting"),
         ("EPOCHS = " + "(" * 5000, "nested too deeply|nested parentheses"),
+        ("EPOCHS = 0x" + "f" * 300, "stored config:1: a whole number of 1200 bits, expected at most 64"),
+        ("LR = 0x" + "f" * 5000, "stored config:1: a whole number of 20000 bits, expected at most 64"),
+        ("EPOCHS = '" + "a" * 5000 + "'", "EPOCHS = 'a+\\.\\.\\.: expected int"),
+        (doubled(40), "stored config:42: CANVASES stands for more than 10000 values, expected a setting"),
+        ("".join(f"A{i} = %A{i + 1}\n" for i in range(3000)) + "EPOCHS = %A0", "nested in more than 100 other macros"),
     ],
 )
 def test_a_text_that_travelled_in_a_file_imports_and_includes_nothing(

@@ -675,6 +675,7 @@ MISTAKES: list[tuple[str, str, str, list[str]]] = [
     ("yolo", "empty/readme", "", ["no pictures"]),
     ("yolo", "a/data.yaml", "train: [", ["not YAML"]),
     ("yolo", "a/data.yaml", "- train", ["no names and values"]),
+    ("yolo", "a/data.yaml", "a: &a [x, x]\ntrain: .\nnames: [*a, *a]", ["got references"]),
     ("yolo", "a/data.yaml", "train: images\nnames: [cat]", ["none of its train, val and test", "`path`"]),
     ("yolo", "a/data.yaml", "train: .\nnc: 2\nnames: [cat]", ["nc = 2 and 1 names"]),
     ("yolo", "a/data.yaml", "train: .\nnames: {cat: 0}", ["expected 0: name, 1: name"]),

@@ -285,3 +285,12 @@ def test_plain_weights_take_the_order_of_the_file_on_trust(
     settings = ["--gin_file", tiny.GIN_FILE, "--gin_bindings", *tiny.BINDINGS]
     assert evaluate.main(arguments(tmp_path / "model.pth", data, "--output", str(tmp_path), *settings)) == 0
     assert "model.pth does not name its classes" in capsys.readouterr().out
+
+
+def test_an_evaluation_that_fails_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("new", "mine"):
+        with pytest.raises(KeyboardInterrupt), evaluate.folder_for_results(tmp_path / name):
+            assert (tmp_path / name).is_dir()
+            raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

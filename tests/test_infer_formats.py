@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from tiny_export import export, write_model
+from tiny_export import lying_exports
 
 from infer import merge, run
 from infer.journal import parse
@@ -31,10 +31,7 @@ UNLIKE = {*TIMINGS, "nodes_by_provider", "notes"}  # in summary.json, of a run t
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exports")
-    checkpoint = write_model(folder / "best.pt", canvases=((H, W),))
-    export("--checkpoint", checkpoint, "--output", folder / "onnx", "--skip_parity")
-    return folder / "onnx"
+    return lying_exports(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

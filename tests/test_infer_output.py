@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 from numpy.typing import NDArray
-from tiny_export import NAMES, export, write_model
+from tiny_export import NAMES, lying_exports
 
 from gfl.errors import InputError
 from gfl.runtime.model import Model
@@ -35,10 +35,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exports")
-    checkpoint = write_model(folder / "best.pt", canvases=((H, W),))
-    export("--checkpoint", checkpoint, "--output", folder / "onnx", "--skip_parity")
-    return folder / "onnx"
+    return lying_exports(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

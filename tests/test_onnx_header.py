@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -90,3 +91,32 @@ def test_a_model_cut_short_anywhere_is_one_sentence(tmp_path: Path) -> None:
 def test_a_description_of_a_batch_that_no_machine_holds_is_refused(key: str, value: str) -> None:
     with pytest.raises(InputError, match="describes itself in a way that this one cannot read"):
         Description.from_metadata(DESCRIPTION.to_metadata() | {key: value}, "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("names", "[]"),
+        ("names", '[["a"], ["b"], ["c"]]'),
+        ("category_ids", "[1, 2]"),
+        ("category_ids", '["1", "2", "8"]'),
+        ("score_thresholds", "[]"),
+        ("score_thresholds", '["a", "b", "c"]'),
+        ("score_thresholds", "[NaN, 0.3, 0.3]"),
+        ("mean", "[1]"),
+        ("thresholds", '{"score": "a", "nms_iou": 0.6, "max_detections": 1, "candidates": 1, "rounds": 1}'),
+    ],
+)
+def test_a_description_of_other_values_than_ours_is_refused(key: str, value: str) -> None:
+    with pytest.raises(InputError, match="describes itself in a way that this one cannot read"):
+        Description.from_metadata(DESCRIPTION.to_metadata() | {key: value}, "a.onnx")
+
+
+def test_a_file_that_takes_other_pictures_than_it_says_is_one_sentence(tmp_path: Path) -> None:
+    model = onnx.load(write_onnx(tmp_path / "a.onnx"))
+    onnx.helper.set_model_props(model, DESCRIPTION.to_metadata() | {"batch": "3"})
+    onnx.save(model, tmp_path / "b.onnx")
+    opened = open_onnx(tmp_path / "b.onnx", threads=1)
+    height, width = opened.description.size
+    with pytest.raises(InputError, match=r"b\.onnx does not take the pictures that it describes"):
+        opened.run(np.zeros((3, 3, height, width), np.uint8), np.zeros((3, 2), np.int32))

@@ -166,6 +166,12 @@ def test_compressed_members_are_refused(members: Members, tmp_path: Path) -> Non
         load_program(write(members, tmp_path / "packed.pt2", zipfile.ZIP_DEFLATED))
 
 
+def test_a_description_that_unpacks_to_more_than_the_file_is_not_unpacked(members: Members, tmp_path: Path) -> None:
+    path = write({**members, "extra/gfl_description.json": b" " * 10**6}, tmp_path / "a.pt2", zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="its description is larger than the file"):
+        load_program(path)
+
+
 @pytest.mark.parametrize("trace", ["File '/home/someone/model.py', line 3", "x\rraise SystemExit\r"])
 def test_what_nodes_say_of_where_they_were_traced_is_left_out(members: Members, tmp_path: Path, trace: str) -> None:
     def add(program: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import pickle
 import tarfile
 import zipfile
@@ -35,6 +36,16 @@ class Bytes:
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
         return bytearray, (10**9,)
+
+
+class Hex:
+    """Unpickled, a thousand bytes written in hexadecimal so many times, each of which doubles them."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __reduce__(self) -> tuple[object, tuple[object, str]]:
+        return codecs.encode, (Hex(self.times - 1), "HEX codec") if self.times else ("a" * 1000, "latin1")
 
 
 def saved(contents: object, path: Path, **how: object) -> Path:
@@ -114,6 +125,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "script": (script, "TorchScript program"),
     "bytearray": (lambda path: with_pickle({"a": Bytes()}, path), "holds a bytearray"),
     "bytearray by another name": (renamed, "holds a bytearray"),
+    "growing bytes": (lambda path: with_pickle({"a": Hex(3)}, path), "holds bytes in another encoding than latin1"),
     "unknown archive": (torn, "cannot be read: it is damaged"),
     "expanded": (lambda path: saved({"a": torch.zeros(1).expand(10**12)}, path), "tensors of 4000000000000 bytes"),
     "sparse": (lambda path: saved({"a": torch.eye(3).to_sparse()}, path), "a tensor that is torch.sparse_coo"),

@@ -191,6 +191,7 @@ def test_objects_are_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("contents", "what"),
     [
+        ({"variables": {}, "names": ["a", ["b", "b"]]}, "has a list among its class names, expected text"),
         ([1, 2], "holds a list"),
         ({"epoch": 3}, "a int under 'epoch'"),
         ({"variables": 3}, "holds a int for weights"),

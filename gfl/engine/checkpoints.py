@@ -159,6 +159,7 @@ def _require_numbers(file: CheckpointFile, cfg: detector.DetectorConfig) -> None
         2 * cfg.head.convs * cfg.head.channels**2 * kernel,
         cfg.neck.channels**2 * kernel,
         (8 * cfg.backbone.base_width) ** 2 * kernel,
+        (cfg.num_classes + 4 * (cfg.head.reg_max + 1)) * cfg.head.channels * kernel,
     )
     if least > held:
         raise InputError(

@@ -6,6 +6,8 @@ than they hold, and why a file was refused, which PyTorch says in a page or not 
 
 from __future__ import annotations
 
+import encodings
+import encodings.aliases
 import pickletools
 import re
 import tarfile
@@ -28,6 +30,9 @@ PLAIN = ("torch", "collections", "_codecs", "builtins", "__builtin__", "protocol
 PROTOCOL = 2  # of pickle, as torch.save writes it
 ZIP = b"PK\x03\x04"  # how PyTorch tells an archive
 BOMBS = ("builtins bytearray", "__builtin__ bytearray")  # of any size from a few bytes; no weights are saved as one
+ENCODE = "_codecs encode"  # how pickle spells bytes, by way of latin1
+# Of bytes to bytes: each call doubles what the one before it gave. PyTorch's reader lets a file name any of them.
+GROWING = ("hex_codec", "base64_codec", "uu_codec", "quopri_codec", "bz2_codec", "zlib_codec")
 LEGACY_PICKLES = 5  # in a file from before PyTorch 1.6: magic number, version, system, the contents, names of storages
 
 
@@ -61,6 +66,11 @@ def load_plain(stream: IO[bytes], source: str, expected: str) -> object:
     if globals_named & {*BOMBS}:
         raise InputError(
             f"{source} holds a bytearray, expected tensors and plain values only; save it again without it"
+        )
+    if ENCODE in globals_named and globals_named & {*GROWING}:
+        raise InputError(
+            f"{source} holds bytes in another encoding than latin1, expected tensors and plain values only; save it "
+            "again without them"
         )
     stream.seek(0)
     try:
@@ -106,7 +116,7 @@ def _tensors(contents: object) -> Iterator[Tensor]:
 
 
 def _globals_in_archive(stream: IO[bytes], source: str, limit: int) -> Iterator[str]:
-    """'module name' of everything that the pickles of a zip archive name; nothing is executed.
+    """'module name' of everything that the pickles of a zip archive name, and codecs; nothing is executed.
 
     Raises InputError where the members are far larger than the file, and zipfile's errors for a damaged one.
     """
@@ -140,11 +150,21 @@ def _globals_in(pickled: IO[bytes]) -> Iterator[str]:
             yield str(argument)
         elif opcode.name == "PROTO" and isinstance(argument, int) and argument > PROTOCOL:
             yield f"protocol {argument}"
+        elif isinstance(argument, str) and (codec := _codec(argument)) in GROWING:
+            yield codec
+
+
+def _codec(name: str) -> str:
+    """The codec that Python finds by a name."""
+    normal = encodings.normalize_encoding(name[:100]).lower()
+    return encodings.aliases.aliases.get(normal, normal)
 
 
 def _reason(error: Exception, stream: IO[bytes], source: str, size: int, globals_named: set[str], expected: str) -> str:
     """Why PyTorch's reader refused a file, in one sentence; its own fills a page."""
-    foreign = sorted(name.replace(" ", ".") for name in globals_named if re.split(r"[. ]", name)[0] not in PLAIN)
+    foreign = sorted(
+        name.replace(" ", ".") for name in globals_named if re.split(r"[. ]", name)[0] not in (*PLAIN, *GROWING)
+    )
     if not foreign and (named := re.search(r"Unsupported (?:global|class).*?([\w.]+\.\w+)", str(error))):
         foreign = [named.group(1)]
     if _holds(stream, "constants.pkl"):

@@ -92,7 +92,7 @@ def _from_contents(path: Path, contents: object) -> CheckpointFile:
     else:
         return CheckpointFile(path, rename(_tensors(path, contents)))
     extra = {str(key): value for key, value in contents.items() if key not in ("variables", "ema", "state_dict")}
-    return CheckpointFile(path, rename(state), _names(names), extra)
+    return CheckpointFile(path, rename(state), _names(path, names), extra)
 
 
 def _tensors(path: Path, table: object) -> dict[str, Tensor]:
@@ -118,13 +118,22 @@ def _mmdetection_names(meta: object) -> object:
     return meta.get("CLASSES") or nested.get("classes") or nested.get("CLASSES")
 
 
-def _names(names: object) -> tuple[str, ...] | None:
-    """Class names as a tuple, None where there are none; a single string names one class, as in mmdetection."""
+def _names(path: Path, names: object) -> tuple[str, ...] | None:
+    """Class names as a tuple, None where there are none; a single string names one class, as in mmdetection.
+
+    Raises InputError for names that are no text: a list that holds itself over and over is spelled without end.
+    """
     if isinstance(names, str):
         return (names,)
-    if isinstance(names, (list, tuple)) and names:
-        return tuple(str(name) for name in names)
-    return None
+    if not isinstance(names, (list, tuple)) or not names:
+        return None
+    for name in names:
+        if not isinstance(name, (str, int)):
+            raise InputError(
+                f"checkpoint {path} has a {type(name).__name__} among its class names, expected text; get it again "
+                "from where it comes"
+            )
+    return tuple(str(name) for name in names)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

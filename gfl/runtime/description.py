@@ -130,6 +130,7 @@ class Description:
                 score_thresholds=tuple(json.loads(metadata.get("score_thresholds", default))),
                 digest=metadata.get("digest", ""),
             )
+            _require_kinds(described)
             _require_room(described)
             return described
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -137,6 +138,25 @@ class Description:
                 f"{source} was exported by version {metadata['gfl_version']} and describes itself in a way that this "
                 f"one cannot read ({error!r}); export it again"
             ) from error
+
+
+def _require_kinds(described: Description) -> None:
+    """Raise ValueError where a value is of another type than it should be, or is not there for each class."""
+    for name, count in (("category_ids", len(described.names)), ("score_thresholds", len(described.names))):
+        values = getattr(described, name)
+        if len(values) != count:
+            raise ValueError(f"{len(values)} {name} for {count} classes")
+    if not described.names or not all(isinstance(name, str) for name in described.names):
+        raise ValueError("class names that are no text")
+    if not all(type(each) is int and abs(each) < 2**63 for each in described.category_ids):
+        raise ValueError("category ids that are no whole numbers")
+    numbers = (*described.mean, *described.std, *described.score_thresholds, *vars(described.thresholds).values())
+    if len(described.mean) != 3 or len(described.std) != 3 or not all(map(_is_number, numbers)):
+        raise ValueError("means, deviations or thresholds that are no numbers")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e9  # False for NaN too
 
 
 def _require_room(described: Description) -> None:

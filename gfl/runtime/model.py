@@ -89,12 +89,34 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         canvas = images.shape[2], images.shape[3]
         with run_memory_errors(canvas, len(images)):
-            return runs[canvas](images, image_sizes)
+            outputs = runs[canvas](images, image_sizes)
+        require_detections(outputs, len(images), path)
+        return outputs
 
     def provider_report() -> ProviderReport:
         return merge_reports([file.provider_report() for file in files])
 
     return Model(path, first, tuple(runs), first.batch, run, provider_report)
+
+
+def require_detections(outputs: Arrays, batch: int, path: Path) -> None:
+    """Raise InputError for outputs that are not those of a detector, as a file may give whatever it says of itself."""
+    slots = outputs["scores"].shape[1:2] if "scores" in outputs else ()
+    shapes = {name: (batch, *slots) for name in ("scores", "labels")}
+    shapes |= {name: (batch, *slots, 4) for name in ("boxes", "edge_std")} | {"count": (batch,), "complete": (batch,)}
+    for name, shape in shapes.items():
+        found = outputs[name].shape if name in outputs else None
+        if found != shape or not slots or outputs[name].dtype.kind not in "fiu":
+            raise InputError(
+                f"{path} gives {name} of shape {found}, expected numbers of shape {shape}; export it again from its "
+                "checkpoint"
+            )
+    counts, labels = outputs["count"].astype(np.int64), outputs["labels"]
+    if counts.min() < 0 or counts.max() > slots[0] or (labels[np.arange(slots[0]) < counts[:, None]] < 0).any():
+        raise InputError(
+            f"{path} gives counts or labels out of their range (counts {counts.min()} to {counts.max()} for "
+            f"{slots[0]} slots); export it again from its checkpoint"
+        )
 
 
 def merge_reports(reports: Sequence[ProviderReport]) -> ProviderReport:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 from gfl.runtime.description import INPUT_NAMES, Arrays, Description
 from gfl.runtime.onnx_header import read_metadata
 from gfl.runtime.onnx_session import ProviderSession
@@ -29,7 +29,15 @@ class OnnxModel:
 
         The first run raises InputError where the provider that was asked for does not take the file.
         """
-        outputs = self.session.run(self.output_names, dict(zip(INPUT_NAMES, (images, image_sizes), strict=True)))
+        try:
+            outputs = self.session.run(self.output_names, dict(zip(INPUT_NAMES, (images, image_sizes), strict=True)))
+        except Exception as error:  # ONNX Runtime's own types share no base class
+            if type(error).__name__ != "InvalidArgument":
+                raise
+            raise InputError(
+                f"{self.path} does not take the pictures that it describes ({first_line(error)}); export it again from "
+                "its checkpoint"
+            ) from error
         return {name: np.asarray(array) for name, array in zip(self.output_names, outputs, strict=True)}
 
     def provider_report(self) -> ProviderReport:

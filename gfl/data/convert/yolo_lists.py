@@ -98,7 +98,11 @@ def _read_yaml(path: Path) -> dict[str, object]:
     except ImportError:
         raise InputError(f"{path}: PyYAML is needed to read it; install it with `pip install pyyaml`") from None
     try:
-        content = mapping(yaml.safe_load(read_text(path)))
+        text = read_text(path)
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            # A few of these, each of two others, are more text than there is memory.
+            raise InputError(f"{path}: got references (*name) in it, expected plain values; write them out")
+        content = mapping(yaml.safe_load(text))
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: not YAML ({first_line(error)}), expected a data.yaml; correct it") from None
     if not content:

@@ -69,7 +69,7 @@ def copy_checked(path: Path) -> tuple[IO[bytes], dict[str, str]]:
     with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
         members = {name.partition("/")[2] if _has_folder(archive) else name: name for name in archive.namelist()}
         extra = next((members[name] for name in EXTRAS if name in members), None)
-        metadata = _read_metadata(archive.read(extra)) if extra else {}
+        metadata = _read_metadata(archive, extra, stream.seek(0, 2)) if extra else {}
         if not metadata:
             return io.BytesIO(), {}
         _check_sizes(archive, path, stream.seek(0, 2))
@@ -88,8 +88,11 @@ def _has_folder(archive: zipfile.ZipFile) -> bool:
     return "version" not in archive.namelist()
 
 
-def _read_metadata(content: bytes) -> dict[str, str]:
-    metadata: object = json.loads(content)
+def _read_metadata(archive: zipfile.ZipFile, name: str, size: int) -> dict[str, str]:
+    """The metadata in a member, read before it is known whether the archive is ours; size: of the file."""
+    if archive.getinfo(name).file_size > size:
+        raise ValueError("its description is larger than the file")
+    metadata: object = json.loads(archive.read(name))
     if not isinstance(metadata, dict):
         raise ValueError(f"its description is a {type(metadata).__name__}")
     return {str(key): str(value) for key, value in metadata.items()}
