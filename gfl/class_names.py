@@ -149,6 +149,11 @@ def _nearest(name: str, names: Sequence[str]) -> str | None:
 
 def _missing(source: str, missing: Sequence[str], unused: Sequence[str], model_names: Sequence[str]) -> str:
     """What is wrong where classes of a file have no class of the model, with a proposal for the first."""
+    if taken := [name for name in missing if name in model_names]:  # nothing else takes a class from its own name
+        return (
+            f"{source} has {list_names(taken)}, for which --class_map leaves no class of the model, expected one for "
+            "each class of the file; change --class_map, or give a file without them"
+        )
     near = _nearest(missing[0], unused) or (unused[0] if unused else model_names[0])
     return (
         f"{source} has {list_names(missing)}, which the model does not know: it was trained on "

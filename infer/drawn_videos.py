@@ -11,6 +11,7 @@ from types import TracebackType
 
 import cv2
 
+from gfl.data.picture_files import is_utf8, opencv_path
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.files import write_errors
@@ -91,14 +92,15 @@ class DrawnVideos:
 
     @property
     def _unfinished(self) -> Path:
-        return self._path.with_name(f"{UNFINISHED}{self._path.name}")
+        return self._path.with_name(f"{UNFINISHED}unfinished.mp4")
 
     def _begin(self, video: str, image: Image) -> None:
         self._video, self._frames, self._size = video, 0, (image.shape[1], image.shape[0])
         rate = self._rates[video] or USUAL_FPS
         if self._size[0] % 2 or self._size[1] % 2:
             self._odd[video] = self._size
-        self._writer = cv2.VideoWriter(str(self._unfinished), cv2.VideoWriter.fourcc(*CODEC), rate, self._size)
+        with writable_name(self._unfinished) as name:
+            self._writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*CODEC), rate, self._size)
         if not self._writer.isOpened():
             self._writer = None
             width, height = self._size
@@ -136,10 +138,28 @@ def video_of(source: str) -> str:
     return source.rpartition("#")[0]
 
 
+@contextlib.contextmanager
+def writable_name(path: Path) -> Iterator[str]:
+    """The name under which OpenCV makes a file whose own name is UTF-8; that of its folder may end the process."""
+    if is_utf8(str(path)):
+        yield str(path)
+        return
+    with write_errors(path):
+        folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        if not os.path.isdir(f"/dev/fd/{folder}"):
+            raise InputError(f"{path.parent} has a name that is no UTF-8, expected one that is; give another --output")
+        yield f"/dev/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
 def frames_in(path: Path) -> int:
     """How many frames a video states; 0 where it cannot be opened."""
-    stream = cv2.VideoCapture(str(path))
-    try:
-        return int(stream.get(cv2.CAP_PROP_FRAME_COUNT)) if stream.isOpened() else 0
-    finally:
-        stream.release()
+    with contextlib.suppress(InputError), opencv_path(path) as name:
+        stream = cv2.VideoCapture(name)
+        try:
+            return int(stream.get(cv2.CAP_PROP_FRAME_COUNT)) if stream.isOpened() else 0
+        finally:
+            stream.release()
+    return 0

@@ -204,7 +204,13 @@ def merge(folder: Path, output: Path) -> tuple[dict[str, object], list[str]]:
     folders = find_shards(folder)
     shards = [read_shard(path) for path in folders]
     check_same(folders, shards)
-    summary = merge_summaries(shards)
+    try:
+        summary = merge_summaries(shards)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"a {SUMMARY} below {folder} holds values that are not infer's ({error!r}), expected it as it was written; "
+            "run the shard again"
+        ) from error
     if not summary["images"] and summary["failed"]:
         raise InputError(f"none of the pictures could be read, nothing was written; see {folders[0] / SUMMARY}")
     name = shards[0]["format"]

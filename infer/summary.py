@@ -79,7 +79,11 @@ def head_lines(model: Model, inputs: Inputs, shard: tuple[int, int] | None) -> I
     precision = model.description.precision
     yield headline("model", str(model.path), precision, f"{classes} ({listed})", f"{sizes}, batch {model.batch}")
     part = f"shard {shard[0]} of {shard[1]}" if shard else ""
-    yield headline("input", counted(inputs.total, "picture" if isinstance(inputs, Files) else "frame"), part)
+    if isinstance(inputs, Files):
+        size = counted(inputs.total, "picture")
+    else:
+        size = counted(inputs.total, "frame") if inputs.total else "frames, whose number is not stated"
+    yield headline("input", size, part)
 
 
 def result_lines(

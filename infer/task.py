@@ -157,7 +157,8 @@ def run(arguments: argparse.Namespace) -> None:
         streamed = arguments.resume or arguments.format != "json"
         with (
             begin(folder, head, resume=task.resume, names=names, keep=keep) as journal,
-            remains(journal, task.folder, streamed=streamed, total=task.inputs.total),
+            # What an earlier run left is not this one's to remove.
+            remains(journal, task.folder, streamed=streamed or journal.resumed > 0, total=task.inputs.total),
         ):
             fill(arguments, task, model, classes, head, journal)
     if task.shard is not None:

@@ -59,5 +59,10 @@ def test_map_that_cannot_be_is_refused(given: tuple[str, ...], said: str) -> Non
     assert said in str(caught.value)
 
 
+def test_class_that_is_left_out_but_is_in_the_file_is_refused() -> None:
+    with pytest.raises(InputError, match="f has cat, for which --class_map leaves no class of the model"):
+        map_classes(MODEL, {1: "cat", 2: "bus"}, "f", ("cat=",))
+
+
 def test_long_lists_are_cut_and_counted() -> None:
     assert list_names(map(str, range(12))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"

@@ -275,7 +275,7 @@ def test_class_of_the_model_that_the_file_lacks_is_left_out_and_told(
     assert "note: 3 of the model's 5 classes are not counted" in capsys.readouterr().out
     assert {each["category_id"] for each in results_of(tmp_path)[1]} <= {1, 2}
     said = tiny.refusal(evaluate.main, [*flags, "--class_map", "circle="], capsys)
-    assert "has circle, which the model does not know" in said
+    assert "has circle, for which --class_map leaves no class of the model" in said
 
 
 def test_plain_weights_take_the_order_of_the_file_on_trust(

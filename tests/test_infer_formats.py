@@ -18,7 +18,7 @@ import pytest
 import tiny
 from tiny_export import lying_exports
 
-from infer import merge, run
+from infer import merge, run, task
 from infer.journal import parse
 from infer.rows import encode
 
@@ -192,6 +192,18 @@ def test_shard_under_another_ones_name_is_refused(
     assert "shard-2-of-2 holds the results of another shard than its name says" in said
 
 
+@pytest.mark.parametrize("edit", [{"seconds": "long"}, {"shrunk": None}, {"detections_of_score": 3}])
+def test_edited_summary_is_one_sentence(
+    exports: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], edit: dict[str, object]
+) -> None:
+    flags = ("--model", exports, "--input", f"{pictures}/00.png", "--shard", "1/1", "--output", tmp_path / "shards")
+    assert detect(*flags) == 0
+    path = tmp_path / "shards" / "shard-1-of-1" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    said = tiny.refusal(merge.main, ["--input", str(tmp_path / "shards"), "--output", str(tmp_path / "m")], capsys)
+    assert "holds values that are not infer's" in said
+
+
 def test_results_of_another_run_than_the_summarys_are_refused(
     exports: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -302,6 +314,21 @@ def test_next_run_takes_up_what_a_killed_one_left(
         assert detect(*usual, "--output", tmp_path / name) == 0
         assert content(tmp_path / name) == content(whole / "json")
     assert json.loads((tmp_path / "begun" / "summary.json").read_text())["resumed"] == 8
+
+
+def test_what_a_killed_run_left_survives_a_stop_of_the_next(
+    whole: Path, exports: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (whole / "jsonl" / "results.jsonl").read_bytes().splitlines(keepends=True)
+    lines[0] = lines[0].replace(b'"format": "jsonl"', b'"format": "json"')
+    (tmp_path / "results.jsonl").write_bytes(b"".join(lines[:9]))
+
+    def stop(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task, "run_pictures", stop)
+    assert detect("--model", exports, "--input", pictures, "--output", tmp_path) == 130
+    assert (tmp_path / "results.jsonl").read_bytes() == b"".join(lines[:9])
 
 
 def test_run_that_was_killed_after_its_last_file_is_whole(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +107,27 @@ def test_each_video_of_a_folder_is_drawn(exports: Path, tmp_path: Path) -> None:
         *(f"a.avi#00000{i}" for i in (1, 2)),
         *(f"b.avi#00000{i}" for i in (1, 2, 3)),
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no names that are not UTF-8")
+def test_names_that_are_no_utf8_end_no_process(exports: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xe9")  # OpenCV itself would crash
+    write_video(tmp_path / "a.avi").rename(tmp_path / f"{odd}.avi")
+    shutil.copytree(exports, tmp_path / f"model{odd}")
+    output = tmp_path / f"output{odd}"
+    flags = ("--model", tmp_path / f"model{odd}", "--input", tmp_path / f"{odd}.avi", "--output", output, "--draw")
+    assert detect(*flags) == 0
+    assert [path.name for path in (output / "drawn").iterdir()] == [f"{odd}.mp4"]
+
+
+def test_frames_that_no_header_counts_are_not_said_to_be_none(
+    exports: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video(tmp_path / "in" / "a.avi", 2)
+    cv2.imwrite(str(tmp_path / "in" / "b.png"), np.zeros((H, W, 3), np.uint8))
+    (tmp_path / "in" / "b.png").rename(tmp_path / "in" / "b.mp4")  # a picture as a video, of no stated length
+    assert detect("--model", exports, "--input", tmp_path / "in", "--output", tmp_path / "output") == 0
+    assert "input   frames, whose number is not stated" in capsys.readouterr().out
 
 
 def test_a_drawn_video_that_was_cut_is_begun_again(exports: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data.picture_files import is_utf8
 from gfl.errors import InputError, first_line
 from gfl.files import make_folder
 from gfl.runtime.providers import (
@@ -119,9 +120,9 @@ class ProviderSession:
             return
         try:
             with working_in(self._target.om_cache):
-                self._session = open_session(
-                    str(self._path), threads=self._threads, target=self._target, profiles=self._profiles
-                )
+                # ONNX Runtime takes no name that is not UTF-8.
+                model = str(self._path) if is_utf8(str(self._path)) else self._path.read_bytes()
+                self._session = open_session(model, threads=self._threads, target=self._target, profiles=self._profiles)
         except InputError as error:
             if name == "cpu":
                 raise
