@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections import Counter
@@ -290,7 +291,7 @@ def test_plain_weights_take_the_order_of_the_file_on_trust(
 def test_an_evaluation_that_fails_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     for name in ("new", "mine"):
-        with pytest.raises(KeyboardInterrupt), evaluate.folder_for_results(tmp_path / name):
+        with contextlib.suppress(KeyboardInterrupt), evaluate.folder_for_results(tmp_path / name):
             assert (tmp_path / name).is_dir()
             raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
