@@ -20,6 +20,7 @@ from gfl.data.coco_json import CocoFile, class_names, read_coco_file
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
+from gfl.report.best_f1 import read_thresholds
 from gfl.runtime.description import Description
 from gfl.runtime.on_torch.pt_file import describe
 from gfl.shapes import MOST_PICTURES, Canvas
@@ -63,6 +64,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
     model = read_model(arguments, checkpoint, annotated)
     if not model.names_its_classes:
         notes.append(trust_note(checkpoint, arguments.annotations))
+    if arguments.metrics:
+        model = replace(model, score_thresholds=read_thresholds(arguments.metrics, model.names))
     if not sizes:
         sizes = own_sizes(model, checkpoint)
         notes.append(f"no --size given: taking the run's canvases, {', '.join(spell(size) for size in sizes)}")

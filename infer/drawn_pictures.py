@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
 from gfl.files import write_errors
 from gfl.runtime.result import Result
-from infer.sources import Files
+from gfl.words import counted
+from infer.sources import Files, listed
 
 JPEG_QUALITY = 90
 LONGEST_JPEG = 65_500  # px a side, libjpeg's limit
@@ -31,21 +33,39 @@ class DrawnPictures:
         self._names = drawn_names([file.name for file in self._files])
         self._score = score
         self._large_lock = threading.Lock()  # pictures too large to be kept are read again, one at a time
+        self._changed: list[str] = []  # names of such pictures that are gone by then, or others
 
     @property
     def notes(self) -> Iterator[str]:
-        """Nothing to say."""
-        yield from ()
+        """Which pictures could not be drawn on."""
+        if self._changed:
+            yield (
+                f"{counted(len(self._changed), 'picture')} not drawn, gone or replaced since the detection "
+                f"({listed(sorted(self._changed))})"
+            )
 
     def draw(self, position: int, result: Result) -> Image | None:
-        """Draw the result of the input at a position. Raises InputError where the file cannot be written."""
+        """Draw the result of the input at a position; a picture that is gone meanwhile is named in the notes.
+
+        Raises InputError where the file cannot be written.
+        """
         path = self._folder / self._names[position]
         if result.image is not None:
             write_drawn(path, result.draw(self._score))
             return None
         with self._large_lock:
-            whole = replace(result, image=self._files[position].open().decode())
-            write_drawn(path, whole.draw(self._score))
+            image = self._read_again(position, result)
+            if image is None:
+                self._changed.append(self._files[position].name)
+            else:
+                write_drawn(path, replace(result, image=image).draw(self._score))
+        return None
+
+    def _read_again(self, position: int, result: Result) -> Image | None:
+        """The picture of a result; None where it is no longer there."""
+        with contextlib.suppress(InputError):
+            image = self._files[position].open().decode()
+            return image if image.shape[:2] == result.size_hw else None
         return None
 
     def append(self, source: str, image: Image) -> None:

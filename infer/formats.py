@@ -23,7 +23,7 @@ from infer.output_folder import DETECTIONS, IMAGES, JOURNAL
 from infer.parquet import check_parquet, read_parquet, read_parquet_head, write_parquet
 from infer.rows import Detection, Row, coco_lines
 
-FORMATS = ("json", "jsonl", "parquet")
+FORMATS = {"json": (DETECTIONS, IMAGES), "jsonl": (JOURNAL,), "parquet": ("results-00001.parquet",)}  # what is there
 
 
 def check_format(name: str) -> None:

@@ -18,7 +18,7 @@ from gfl.errors import InputError
 from gfl.files import write_errors
 from infer.head import RESUMED, Head, differences
 from infer.output_folder import SUMMARY, busy, is_locked, lock
-from infer.rows import Row, encode
+from infer.rows import Row, encode, is_row
 
 HEAD_START = b'{"results_version"'
 
@@ -76,8 +76,10 @@ def new_journal(path: Path, head: Head) -> Journal:
         except FileExistsError:
             raise busy(path.parent) from None
     journal = Journal(path, handle, 0)
+    if not lock(handle):  # a run with --resume took it up at once
+        handle.close()
+        raise busy(path.parent)
     try:
-        lock(handle)
         journal.add(encode(head))
     except BaseException:
         handle.close()
@@ -101,7 +103,7 @@ def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: C
                 raise busy(path.parent)
             if os.fstat(handle.fileno()).st_nlink == 0:
                 raise InputError(f"{path.parent} was written by another run that has just ended; see {path.parent}")
-            before, resumed, stop = read_whole_lines(path, names, keep)
+            before, resumed, stop = read_whole_lines(path, head, names, keep)
             if before is not None:
                 for what in differences(before, cast(Mapping[str, object], head), RESUMED):
                     raise InputError(
@@ -120,10 +122,14 @@ def resumed_journal(path: Path, head: Head, names: Sequence[str] | None, keep: C
 
 
 def read_whole_lines(
-    path: Path, names: Sequence[str] | None, keep: Callable[[Row], bool]
+    path: Path, expected: Head, names: Sequence[str] | None, keep: Callable[[Row], bool]
 ) -> tuple[Mapping[str, object] | None, int, int]:
-    """The head, None where it is torn; how many pictures follow it; and where the last of them ends, in bytes."""
+    """The head, None where it is torn; how many pictures follow it; and where the last of them ends, in bytes.
+
+    A line that is no picture, or one of another class than the expected head names, ends them, whoever wrote it.
+    """
     head: Mapping[str, object] | None = None
+    ids = {category["id"] for category in expected["categories"]}
     rows, stop = 0, 0
     with open(path, "rb") as file:
         start = file.read(len(HEAD_START))
@@ -141,8 +147,9 @@ def read_whole_lines(
                     )
                 head = entry
             else:
-                is_next = "file" in entry and (names is None or entry["file"] == _name_at(names, rows))
-                if not is_next or not keep(cast(Row, entry)):
+                if not is_row(entry) or not ids.issuperset(each["category_id"] for each in entry["detections"]):
+                    break
+                if (names is not None and entry["file"] != _name_at(names, rows)) or not keep(entry):
                     break
                 rows += 1
             stop += len(line)
@@ -176,7 +183,7 @@ def parse(line: bytes) -> Mapping[str, object] | None:
         return None
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 
@@ -187,6 +194,6 @@ def read_rows(path: Path) -> Iterator[Row]:
         next(file, None)  # the head
         for number, line in enumerate(file, start=2):
             entry = parse(line)
-            if entry is None or "file" not in entry:
+            if entry is None or not is_row(entry):
                 raise InputError(f"{path} has no picture on line {number}, expected one a line; run infer again")
-            yield cast(Row, entry)
+            yield entry

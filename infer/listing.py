@@ -123,17 +123,22 @@ def entries_of(folder: str, *, recursive: bool) -> Iterator[Entry]:
         yield from (settle(entry) for entry in entries if entry.kind is not Kind.FOLDER)
 
 
-def matches(folder: str, parts: Sequence[str]) -> Iterator[Entry]:
-    """The entries that a pattern matches, part by part, below a folder; ** stands for it and all folders below."""
+def matches(folder: str, parts: Sequence[str], looked: set[str]) -> Iterator[Entry]:
+    """The entries that a pattern matches, part by part, below a folder; ** stands for it and all folders below.
+
+    looked: takes the real paths of the folders whose entries are held against the last part.
+    """
     part, rest = parts[0], parts[1:]
     if part == "**":
         for place, _ in walk(folder, set()):
-            yield from matches(place, rest or ("*",))
+            yield from matches(place, rest or ("*",), looked)
     elif rest and not glob.has_magic(part):
         below = os.path.join(folder, part)
         if os.path.isdir(below):
-            yield from matches(below, rest)
+            yield from matches(below, rest, looked)
     else:
+        if not rest and glob.has_magic(part):
+            looked.add(os.path.realpath(folder))
         is_match = re.compile(fnmatch.translate(os.path.normcase(part))).match
         for entry in scan(folder, hidden=part.startswith(".")):
             if entry.kind is Kind.CLOSED:
@@ -142,7 +147,7 @@ def matches(folder: str, parts: Sequence[str]) -> Iterator[Entry]:
                 if not rest:
                     yield settle(entry)
                 elif entry.kind is Kind.FOLDER:
-                    yield from matches(entry.path, rest)
+                    yield from matches(entry.path, rest, looked)
 
 
 def distinct(entries: Iterable[Entry], base: str) -> tuple[list[Entry], int]:

@@ -22,7 +22,7 @@ from gfl.say import say
 from gfl.signals import exit_code, interrupt_on_sigterm
 from gfl.words import counted, printable
 from infer.formats import read_head, read_results, write_results
-from infer.head import COMMON, Head, ShardOf, differences
+from infer.head import COMMON, RESUMED, Head, ShardOf, differences
 from infer.journal import new_journal
 from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_results, results_in
 from infer.rows import Row, Tally, encode
@@ -125,6 +125,16 @@ def check_same(folders: Sequence[Path], shards: Sequence[Shard]) -> None:
             )
 
 
+def check_heads(folders: Sequence[Path], shards: Sequence[Shard], heads: Sequence[Mapping[str, object]]) -> None:
+    """Raise InputError where the results of a shard are of another run than its summary.json."""
+    for folder, shard, head in zip(folders, shards, heads, strict=True):
+        for what in differences(head, as_mapping(shard), RESUMED):
+            raise InputError(
+                f"{folder} holds results of {what} than its {SUMMARY} says, expected those of one run; run the shard "
+                "again"
+            )
+
+
 def as_mapping(shard: Shard) -> Mapping[str, object]:
     """A shard by its keys."""
     return cast(Mapping[str, object], shard)
@@ -197,6 +207,7 @@ def merge(folder: Path, output: Path) -> tuple[dict[str, object], list[str]]:
         raise InputError(f"none of the pictures could be read, nothing was written; see {folders[0] / SUMMARY}")
     name = shards[0]["format"]
     heads = [read_head(name, path) for path in folders]
+    check_heads(folders, shards, heads)
     head = cast(Head, {**heads[0], "pictures": summary["pictures"], "shard": None, "draw": False})
     check_free(output)
     with output_folder(output) as whole, new_journal(whole / JOURNAL, head) as journal:

@@ -11,7 +11,7 @@ from gfl.runtime.result import Result
 from infer.journal import Journal
 from infer.opened import Source
 from infer.pipeline import Failed, InOrder
-from infer.rows import Row, Selection, Tally, encode, row_of
+from infer.rows import Row, Selection, Tally, encode, row_of, selected
 from infer.videos import Frame
 
 
@@ -90,7 +90,7 @@ class Recorder:
         row = row_of(outcome, self._image_ids[place], self._selection, self._times.take(place))
         drawn = None
         if self._drawing is not None and isinstance(outcome, Result):
-            drawn = self._drawing.draw(place, outcome)
+            drawn = self._drawing.draw(place, selected(outcome, self._selection))
         written = Written(row, encode(row), drawn)
         with self._lock:
             for following in self._in_order.add(position, written):

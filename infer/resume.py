@@ -11,9 +11,10 @@ from typing import cast
 
 from gfl.errors import InputError
 from gfl.say import say
+from infer.formats import FORMATS
 from infer.head import RESUMED, Head, differences
 from infer.journal import Journal, new_journal, resumed_journal
-from infer.output_folder import JOURNAL, SUMMARY, check_free, remove_leftovers, remove_results
+from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, remove_leftovers, remove_results, results_in
 from infer.rows import Row
 
 
@@ -30,6 +31,12 @@ def is_whole(folder: Path, head: Head) -> bool:
     if different is not None:
         raise InputError(
             f"{path} is of {different} than this run, expected the same for --resume; give another --output"
+        )
+    expected = [*FORMATS[head["format"]], *([DRAWN] if head["draw"] else [])]
+    if missing := [name for name in expected if name not in results_in(folder)]:
+        raise InputError(
+            f"{folder} holds {SUMMARY} of a whole run without {' and '.join(missing)}, expected all of its results; "
+            f"give another --output, or remove {SUMMARY} and what is beside it to detect again"
         )
     if head["format"] != "jsonl":
         (folder / JOURNAL).unlink(missing_ok=True)  # of a run that was killed after its last file

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,18 @@ class Category(TypedDict):
     score_threshold: float  # detections below it are not drawn, and not counted in what is printed
 
 
+NUMBER = (int, float)
+TYPES: Mapping[str, tuple[type, ...]] = {  # of a Row's fields as JSON has them, but for the detections
+    "id": (int,),
+    "file": (str,),
+    "width": (int, type(None)),
+    "height": (int, type(None)),
+    "count": (int,),
+    "complete": (bool, type(None)),
+    "failure": (str, type(None)),
+}
+
+
 class Selection(NamedTuple):
     """Which detections are written, and as what."""
 
@@ -101,19 +113,23 @@ def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s
 
 def detections_of(result: Result, selection: Selection) -> list[Detection]:
     """The detections that are written of a picture, best first."""
-    category_ids = selection.category_ids
-    keep = result.scores >= selection.min_score
-    if None in category_ids:
-        keep &= np.array([category_id is not None for category_id in category_ids], np.bool_)[result.labels]
-    chosen = np.flatnonzero(keep)[: selection.top]
-    boxes_xywh = rounded_boxes(result.boxes_xyxy[chosen]).tolist()
-    scores = np.round(result.scores[chosen].astype(np.float64), SCORE_DIGITS).tolist()
-    labels = result.labels[chosen].tolist()
+    chosen = selected(result, selection)
+    boxes_xywh = rounded_boxes(chosen.boxes_xyxy).tolist()
+    scores = np.round(chosen.scores.astype(np.float64), SCORE_DIGITS).tolist()
     return [
         {"category_id": category_id, "bbox": box, "score": score}
-        for label, box, score in zip(labels, boxes_xywh, scores, strict=True)
-        if (category_id := category_ids[label]) is not None
+        for label, box, score in zip(chosen.labels.tolist(), boxes_xywh, scores, strict=True)
+        if (category_id := selection.category_ids[label]) is not None
     ]
+
+
+def selected(result: Result, selection: Selection) -> Result:
+    """The result with the detections that are written of it, which are also those that are drawn."""
+    if selection.min_score == 0 and selection.top is None and None not in selection.category_ids:
+        return result
+    keep = result.scores >= selection.min_score
+    has_id = np.array([category_id is not None for category_id in selection.category_ids], np.bool_)
+    return result.select(np.flatnonzero(keep & has_id[result.labels])[: selection.top])
 
 
 def rounded_boxes(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -121,6 +137,33 @@ def rounded_boxes(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
     corners = np.round(boxes_xyxy.astype(np.float64), BOX_DIGITS)
     sides = np.round(corners[:, 2:] - corners[:, :2], BOX_DIGITS)
     return np.concatenate([corners[:, :2], sides], axis=1)
+
+
+def is_row(entry: Mapping[str, object]) -> TypeGuard[Row]:
+    """Whether an object of a file is what `row_of` gives: a person may have edited the file."""
+    detections = entry.get("detections")
+    return (
+        all(key in entry and isinstance(entry[key], types) for key, types in TYPES.items())
+        and isinstance(entry.get("time_s", 0), NUMBER)
+        and all((entry[key] is None) == (entry["failure"] is not None) for key in ("width", "height", "complete"))
+        and isinstance(detections, list)
+        and len(detections) == entry["count"]
+        and all(map(is_detection, detections))
+    )
+
+
+def is_detection(entry: object) -> TypeGuard[Detection]:
+    """Whether an entry of `is_row`'s detections is one."""
+    if not isinstance(entry, dict):
+        return False
+    box = entry.get("bbox")
+    return (
+        isinstance(entry.get("category_id"), int)
+        and isinstance(entry.get("score"), NUMBER)
+        and isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(side, NUMBER) for side in box)
+    )
 
 
 def encode(row: Row | Mapping[str, object]) -> bytes:

@@ -6,7 +6,6 @@ NumPy and OpenCV only. Pictures are uint8 (H,W,3) RGB.
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,7 +52,6 @@ class Files:
 
     files: tuple[File, ...]
     start: int = 0  # position of the first in the whole input
-    digest: str = ""  # of the names of the whole input: shards of the same input have the same
     notes: tuple[str, ...] = ()  # for the user: what beside the files is no input
 
     @property
@@ -67,7 +65,7 @@ class Files:
     def part(self, index: int, count: int) -> Files:
         """The index-th (from 1) of `count` parts that differ by at most one picture and join to the whole."""
         start, stop = self.total * (index - 1) // count, self.total * index // count
-        return Files(self.files[start:stop], start, self.digest, self.notes)
+        return Files(self.files[start:stop], start, self.notes)
 
     def read_with(self, depth: str, most_pixels: int | None) -> Files:
         """The same files, to be read by these rules."""
@@ -86,26 +84,28 @@ def find_inputs(*texts: str, recursive: bool = False, depth: str = "auto", most_
         texts: files, folders and patterns; a picture that several of them name is taken once.
         recursive: whether the folders below a folder, or below those that a pattern matches, are looked into.
         depth: how pictures of more than 8 bits a channel are scaled (`gfl.data.depth`).
-        most_pixels: larger pictures are refused; None: `pixel_limit`.
+        most_pixels: larger pictures and videos are refused; None: `pixel_limit`.
     """
     if most_pixels is not None and most_pixels < 1:
         raise InputError(f"got --most_pixels {most_pixels}, expected at least 1; omit it for the default")
     check_depth(depth)
-    found = look_up(texts, recursive=recursive)
+    found = look_up(texts, recursive=recursive, most_pixels=most_pixels)
     return found.read_with(depth, most_pixels) if isinstance(found, Files) else found
 
 
-def look_up(texts: Sequence[str], *, recursive: bool) -> Inputs:
-    """As `find_inputs`, whatever is in the files."""
+def look_up(texts: Sequence[str], *, recursive: bool, most_pixels: int | None = None) -> Inputs:
+    """As `find_inputs`, whatever is in the pictures."""
     if len(texts) == 1 and os.path.isfile(texts[0]):
-        return one_file(Path(texts[0]).absolute())
+        return one_file(Path(texts[0]).absolute(), most_pixels)
     found = [entries_at(text, recursive=recursive) for text in texts]
     for text, named in zip(texts, found, strict=True):
         if not named.entries:
             raise InputError(f"{text} {named.verb} nothing, expected at least one picture; check --input")
     base = os.path.commonpath([named.base for named in found])
+    looked = {folder for named in found for folder in named.looked}
     entries = (entry for named in found for entry in named.entries)
-    return take(entries, base, f"{', '.join(texts)} {found[0].verb if len(texts) == 1 else 'hold'}")
+    entries = (entry for entry in entries if entry.kind is not Kind.FOLDER or entry.real not in looked)
+    return take(entries, base, f"{', '.join(texts)} {found[0].verb if len(texts) == 1 else 'hold'}", most_pixels)
 
 
 class Named(NamedTuple):
@@ -114,14 +114,18 @@ class Named(NamedTuple):
     entries: list[Entry]
     base: str  # the folder that all of them are below
     verb: str  # for messages: a folder holds, a pattern matches
+    looked: frozenset[str] = frozenset()  # real paths of the folders that were looked into
 
 
 def entries_at(text: str, *, recursive: bool) -> Named:
     """What a folder, a file or a pattern names; InputError where it is neither."""
+    if not text:  # of a variable that is not set; as a path it would be the working directory
+        raise InputError("got an empty --input, expected pictures or a video; give . for the working directory")
     path = Path(text).absolute()
     try:
         if path.is_dir():
-            return Named(list(entries_of(str(path), recursive=recursive)), str(path), "holds")
+            looked = frozenset([os.path.realpath(path)])
+            return Named(list(entries_of(str(path), recursive=recursive)), str(path), "holds", looked)
         if path.is_file():  # whatever it holds: who names a file wants to hear of it
             kind = Kind.VIDEO if path.suffix.lower() in VIDEOS else Kind.PICTURE
             return Named([Entry(str(path), os.path.realpath(path), kind)], str(path.parent), "holds")
@@ -138,13 +142,13 @@ def entries_at(text: str, *, recursive: bool) -> Named:
     raise InputError(f"{text}: no such file or folder, expected pictures or a video; check --input")
 
 
-def one_file(path: Path) -> Inputs:
+def one_file(path: Path, most_pixels: int | None = None) -> Inputs:
     """A file as a video where it is one by its name, or no picture and one by its content; else as a picture."""
     if path.suffix.lower() in VIDEOS:
-        return open_video(path)
+        return open_video(path, most_pixels=most_pixels)
     if path.suffix.lower() not in PICTURES and not is_decodable(path):
         with suppress(InputError):
-            return open_video(path)
+            return open_video(path, most_pixels=most_pixels)
     return join([File(path.name, path)])
 
 
@@ -152,14 +156,14 @@ def pattern_entries(pattern: Path, *, recursive: bool) -> Named:
     """What a pattern matches (** for all folders below); with `recursive`, what is below matched folders too."""
     fixed = next(index for index, part in enumerate(pattern.parts) if glob.has_magic(part))
     base = str(Path(*pattern.parts[:fixed]))
-    found: list[Entry] = []
-    for entry in matches(base, pattern.parts[fixed:]):
+    found, looked = list[Entry](), set[str]()
+    for entry in matches(base, pattern.parts[fixed:], looked):
         is_looked_into = recursive and entry.kind is Kind.FOLDER
         found += entries_of(entry.path, recursive=True) if is_looked_into else [entry]
-    return Named(found, base, "matches")
+    return Named(found, base, "matches", frozenset(looked))
 
 
-def take(found: Iterable[Entry], base: str, what: str) -> Inputs:
+def take(found: Iterable[Entry], base: str, what: str, most_pixels: int | None = None) -> Inputs:
     """The pictures among the entries of a folder, or its videos where it has no picture; the rest is counted.
 
     Raises InputError, which begins with `what`, where there is neither.
@@ -175,7 +179,7 @@ def take(found: Iterable[Entry], base: str, what: str) -> Inputs:
     notes = (f"left out: {counts}",) if counts else ()
     start = len(os.path.join(base, ""))
     named = [(entry.path[start:].replace(os.sep, "/"), Path(entry.path)) for entry in taken]
-    return open_videos(named, notes) if videos else join([File(*pair) for pair in named], notes)
+    return open_videos(named, notes, most_pixels) if videos else join([File(*pair) for pair in named], notes)
 
 
 def counted_rest(rest: Sequence[Entry], repeated: int) -> Iterator[str]:
@@ -217,9 +221,7 @@ def listed(names: Sequence[str]) -> str:
 def join(files: Sequence[File], notes: Sequence[str] = ()) -> Files:
     """The files as one input, in the order of their names."""
     ordered = tuple(sorted(files, key=lambda file: file.name))
-    names = "\0".join(file.name for file in ordered)
-    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return Files(ordered, 0, digest, tuple(notes))
+    return Files(ordered, 0, tuple(notes))
 
 
 def parse_shard(text: str) -> tuple[int, int]:

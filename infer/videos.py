@@ -102,23 +102,25 @@ class Videos:
                 yield Unreadable(video.name, str(error))
 
 
-def open_video(path: Path, name: str | None = None) -> Video:
-    """A video; InputError where OpenCV does not read it."""
+def open_video(path: Path, name: str | None = None, most_pixels: int | None = None) -> Video:
+    """A video; InputError where OpenCV does not read it, or its frames have more pixels (None: `pixel_limit`)."""
     with capture(path) as stream:
         stated = int(stream.get(cv2.CAP_PROP_FRAME_COUNT))
         fps = stream.get(cv2.CAP_PROP_FPS)
         size = int(stream.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(stream.get(cv2.CAP_PROP_FRAME_WIDTH))
-    check_pixels(size[0] * size[1], pixel_limit(), str(path))
+    check_pixels(size[0] * size[1], pixel_limit() if most_pixels is None else most_pixels, str(path))
     # Streams without an index state a negative number of frames, and some no rate.
     return Video(path, name or path.name, max(stated, 0), fps if math.isfinite(fps) and fps > 0 else 0.0, size)
 
 
-def open_videos(videos: Sequence[tuple[str, Path]], left_out: Sequence[str] = ()) -> Videos:
+def open_videos(
+    videos: Sequence[tuple[str, Path]], left_out: Sequence[str] = (), most_pixels: int | None = None
+) -> Videos:
     """Several videos by name; one that cannot be opened is named among the results."""
 
     def opened(name: str, path: Path) -> Video | Unreadable:
         try:
-            return open_video(path, name)
+            return open_video(path, name, most_pixels)
         except InputError as error:
             return Unreadable(name, str(error))
 

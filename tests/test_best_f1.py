@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gfl.data.coco_json import CocoDetection, GroundTruth
-from gfl.report.best_f1 import DEFAULT_SCORE, BestF1, best_f1, score_thresholds, thresholds_by_label
+from gfl.errors import InputError
+from gfl.report.best_f1 import DEFAULT_SCORE, BestF1, best_f1, read_thresholds, score_thresholds, thresholds_by_label
 from gfl.report.coco_eval import evaluate_detections
 
 BACKENDS = ("pycocotools", "faster")
@@ -107,3 +108,15 @@ def test_metrics_json_has_them() -> None:
         "class 1": {"score": 0.6, "f1": pytest.approx(1.0), "precision": 1.0, "recall": 1.0},
         "class 2": None,
     }
+
+
+def test_thresholds_are_read_back_from_metrics_json_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text('{"best_f1": {"dog": {"score": 0.5, "f1": 1, "precision": 1, "recall": 1}, "cat": null}}')
+    assert read_thresholds(path, ["cat", "Dog"]) == (0.5, 0.5)
+    with pytest.raises(InputError, match="has no score of horse, expected"):
+        read_thresholds(path, ["horse"])
+    for text in ("[]", "{", '{"best_f1": {"dog": 3}}', '{"AP": 0.5}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match="cannot be read"):
+            read_thresholds(path, ["dog"])

@@ -245,6 +245,31 @@ def test_batches_are_full_and_results_in_the_order_of_the_pictures() -> None:
     assert recorded.batches == [4] * 6
 
 
+@pytest.mark.parametrize(
+    "picture",
+    [
+        RGB,
+        GREY,
+        torch.from_numpy(RGB),
+        "dog.jpg",
+        Path("dog.jpg"),
+        png(RGB),
+        io.BytesIO(png(RGB)),
+        Pillow.new("L", (8, 8)),
+    ],
+    ids=lambda picture: type(picture).__name__,
+)
+def test_a_stream_takes_no_single_picture_apart(detect: Detect, picture: object) -> None:
+    with pytest.raises(InputError, match=r"got one .* expected an iterable of pictures"):
+        detect.stream(picture)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("depth", [12, None])
+def test_a_depth_that_is_no_text_is_told(path: Path, depth: object) -> None:
+    with pytest.raises(InputError, match=r"got the depth .* as text"):
+        load(path, depth=depth)  # type: ignore[arg-type]
+
+
 def test_a_bad_picture_ends_a_stream_after_the_results_before_it_or_is_named_and_passed_over() -> None:
     detect = Detect(Recorded(batch=4).model)
     pictures: list[NDArray[np.uint8]] = [*mixed_pictures(5), np.zeros(3, np.uint8), *mixed_pictures(2)]

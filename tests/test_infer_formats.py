@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import pytest
 import tiny
-from tiny_export import export, write_model
+from tiny_export import lying_exports
 
 from infer import merge, run
+from infer.journal import parse
 from infer.rows import encode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,10 +31,7 @@ UNLIKE = {*TIMINGS, "nodes_by_provider", "notes"}  # in summary.json, of a run t
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exports")
-    checkpoint = write_model(folder / "best.pt", canvases=((H, W),))
-    export("--checkpoint", checkpoint, "--output", folder / "onnx", "--skip_parity")
-    return folder / "onnx"
+    return lying_exports(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +192,17 @@ def test_shard_under_another_ones_name_is_refused(
     assert "shard-2-of-2 holds the results of another shard than its name says" in said
 
 
+def test_results_of_another_run_than_the_summarys_are_refused(
+    exports: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ("--model", exports, "--input", f"{pictures}/0*.png", "--format", "jsonl", "--shard", "1/1")
+    for name, top in (("shards", 1), ("other", 2)):
+        assert detect(*usual, "--output", tmp_path / name, "--top", top) == 0
+    shutil.copy(tmp_path / "other" / "shard-1-of-1" / "results.jsonl", tmp_path / "shards" / "shard-1-of-1")
+    said = tiny.refusal(merge.main, ["--input", str(tmp_path / "shards"), "--output", str(tmp_path / "m")], capsys)
+    assert "shard-1-of-1 holds results of another --top than its summary.json says" in said
+
+
 # ---- going on ----
 
 
@@ -303,6 +312,48 @@ def test_run_that_was_killed_after_its_last_file_is_whole(
     flags = ("--model", exports, "--input", pictures, "--output", tmp_path / "output", "--resume")
     assert detect(*flags) == 0
     assert content(tmp_path / "output") == content(whole / "json")
+
+
+def test_whole_run_whose_results_are_gone_is_not_whole(
+    whole: Path, exports: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ("--model", exports, "--input", pictures, "--resume", "--output", tmp_path / "output")
+    for name, lost in (("json", "images.json"), ("jsonl", "results.jsonl")):
+        shutil.copytree(whole / name, tmp_path / "output")
+        (tmp_path / "output" / lost).unlink()
+        assert f"summary.json of a whole run without {lost}" in refused(capsys, *usual, "--format", name)
+        shutil.rmtree(tmp_path / "output")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"width": None},
+        {"height": "7"},
+        {"id": None},
+        {"count": 1000},
+        {"failure": 5},
+        {"detections": None},
+        {"detections": [{"category_id": 99, "bbox": [0, 0, 1, 1], "score": 0.5}], "count": 1},
+        {"detections": [{"category_id": 1, "bbox": "0", "score": 0.5}], "count": 1},
+        {"detections": [{"category_id": 1, "bbox": [0, 0, 1, 1], "score": "high"}], "count": 1},
+    ],
+)
+def test_lines_that_somebody_edited_are_done_again(
+    whole: Path, exports: Path, pictures: Path, tmp_path: Path, edit: dict[str, object]
+) -> None:
+    expected = (whole / "jsonl" / "results.jsonl").read_bytes()
+    lines = expected.splitlines(keepends=True)
+    lines[38] = json.dumps({**json.loads(lines[38]), **edit}).encode() + b"\n"
+    (tmp_path / "results.jsonl").write_bytes(b"".join(lines))
+    flags = ("--model", exports, "--input", pictures, "--output", tmp_path, "--format", "jsonl", "--resume")
+    assert detect(*flags) == 0
+    assert (tmp_path / "results.jsonl").read_bytes() == expected
+    assert json.loads((tmp_path / "summary.json").read_text())["resumed"] == 37
+
+
+def test_a_line_of_endless_brackets_is_torn(tmp_path: Path) -> None:
+    assert parse(b"[" * 200_000 + b"\n") is None
 
 
 def test_pictures_whose_drawing_is_gone_are_done_again(exports: Path, pictures: Path, tmp_path: Path) -> None:

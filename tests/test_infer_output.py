@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 import tiny
 from numpy.typing import NDArray
-from tiny_export import NAMES, export, write_model
+from tiny_export import NAMES, lying_exports
 
 from gfl.errors import InputError
 from gfl.runtime.model import Model
 from gfl.runtime.result import Result
 from infer import drawn_videos, journal, run, task
+from infer.drawn_pictures import DrawnPictures
 from infer.drawn_videos import DrawnVideos
 from infer.input_digest import input_digest
 from infer.memory import memory_errors
 from infer.rows import Selection, detections_of, rounded_boxes
+from infer.sources import Files, find_inputs
 
 H, W = tiny.CANVAS
 RNG = np.random.default_rng(0)
@@ -31,10 +33,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exports")
-    checkpoint = write_model(folder / "best.pt", canvases=((H, W),))
-    export("--checkpoint", checkpoint, "--output", folder / "onnx", "--skip_parity")
-    return folder / "onnx"
+    return lying_exports(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +238,28 @@ def test_what_is_written_of_a_result(selection: Selection, expected: list[tuple[
     assert [(row["category_id"], row["score"]) for row in rows] == [(key, round(score, 5)) for key, score in expected]
     assert all(row["bbox"] == [1, 2, 2, 2] for row in rows)
     assert detections_of(result_of([], []), selection) == []
+
+
+def test_what_is_drawn_is_what_is_written(exports: Path, pictures: Path, tmp_path: Path) -> None:
+    usual = ("--model", exports, "--input", pictures, "--draw", "--score", 0)
+    for name, flags in (("all", ()), ("top", ("--top", 1)), ("least", ("--min_score", 1))):
+        assert detect(*usual, "--output", tmp_path / name, *flags) == 0
+    drawn = {name: next((tmp_path / name / "drawn").iterdir()).read_bytes() for name in ("all", "top", "least")}
+    assert len(set(drawn.values())) == 3
+
+
+def test_large_pictures_that_are_gone_before_they_are_drawn_are_named(tmp_path: Path) -> None:
+    for name, side in (("a.png", 9), ("b.png", 9), ("c.png", 9)):
+        cv2.imwrite(str(tmp_path / name), np.zeros((side, side, 3), np.uint8))
+    inputs = find_inputs(str(tmp_path))
+    assert isinstance(inputs, Files)
+    drawn = DrawnPictures(tmp_path, inputs, None)
+    (tmp_path / "b.png").unlink()
+    cv2.imwrite(str(tmp_path / "c.png"), np.zeros((7, 7, 3), np.uint8))
+    for position in range(3):
+        drawn.draw(position, result_of([0.9], [0]))  # it keeps no picture
+    assert [path.name for path in tmp_path.glob("*.jpg")] == ["a.jpg"]
+    assert list(drawn.notes) == ["2 pictures not drawn, gone or replaced since the detection (b.png, c.png)"]
 
 
 def test_input_digest_is_of_the_content(tmp_path: Path) -> None:

@@ -203,6 +203,23 @@ def test_of_several_inputs_each_picture_is_taken_once(tmp_path: Path) -> None:
         find_inputs(f"{tmp_path}/a", f"{tmp_path}/*.jpg")
 
 
+def test_folders_that_are_looked_into_otherwise_are_not_counted(tmp_path: Path) -> None:
+    for name in ("x.png", "a/x.png", "b/x.png"):
+        write_picture(tmp_path / name)
+    assert notes(find_inputs(f"{tmp_path}/**/*")) == notes(find_inputs(f"{tmp_path}/**")) == ()
+    assert notes(find_inputs(str(tmp_path), f"{tmp_path}/a")) == (
+        "left out: 1 folder not looked into: --recursive",  # b
+    )
+
+
+def test_an_empty_input_is_not_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="got an empty --input"):
+        find_inputs("")
+    assert names(find_inputs(".")) == ["a.png"]
+
+
 # ---- a run's own results ----
 
 
@@ -297,3 +314,13 @@ def test_videos_of_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("GFL_MOST_PIXELS", "767")
     with pytest.raises(InputError, match=r"got a picture of 768 pixels, .*a\.avi"):
         find_inputs(str(path))
+
+
+def test_most_pixels_of_the_command_line_hold_for_videos(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi")
+    with pytest.raises(InputError, match=r"got a picture of 768 pixels, .*a\.avi"):
+        find_inputs(str(path), most_pixels=767)
+    assert isinstance(find_inputs(str(path), most_pixels=768), Video)
+    found = find_inputs(str(tmp_path), most_pixels=767)
+    assert isinstance(found, Videos)
+    assert isinstance(found.videos[0], Unreadable)

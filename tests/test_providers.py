@@ -20,6 +20,7 @@ from standin_openvino import StandinOpenvino
 from tiny_onnx import BATCH, H, W, write_onnx
 
 from gfl.errors import InputError
+from gfl.runtime import onnx_session
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.onnx_session import working_in
 from gfl.runtime.open import open_model
@@ -99,6 +100,24 @@ def test_counting_changes_no_result_and_leaves_no_file(path: Path, temporary: Pa
     for name, array in zip(model.output_names, plain.run(None, feed), strict=True):
         np.testing.assert_array_equal(array, first[name])
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_cpu_runs_without_room_for_temporary_files(
+    path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    if not is_there:
+        temporary.rmdir()  # as in a container that is read-only
+    model = open_onnx(path, choice=ProviderChoice("cpu"))
+    if is_there:  # and full: the profile ends in the middle
+
+        def cut(profile: Path) -> NodeCounts:
+            profile.write_bytes(profile.read_bytes()[:100])
+            return read_profile(profile)
+
+        monkeypatch.setattr(onnx_session, "read_profile", cut)
+    model.run(*eight_batches()[0])
+    assert model.provider_report() == ProviderReport(CPU, {}, ())
 
 
 def test_a_file_that_never_ran_leaves_nothing_behind(path: Path, temporary: Path) -> None:

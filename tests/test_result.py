@@ -42,6 +42,14 @@ def test_confident_takes_the_threshold_of_each_class() -> None:
     assert result.confident(0.4).names == ("dog", "cat")
 
 
+@pytest.mark.parametrize("value", [50, -0.1, float("nan"), "0.5", True])
+def test_scores_and_overlaps_are_from_0_to_1(value: float) -> None:
+    result = result_of([DOG], [0.5], [0], [0.55])
+    for ask in (result.confident, result.distinct, result.draw):
+        with pytest.raises(InputError, match=r"got the (score|iou) .* expected a number from 0 to 1"):
+            ask(value)
+
+
 def test_what_is_selected_keeps_its_columns_together() -> None:
     chosen = result_of([DOG, INSIDE], [0.5, 0.4], [0, 1], [0.3, 0.3]).select(np.array([False, True]))
     assert chosen.names == ("cat",)
@@ -102,6 +110,7 @@ def test_the_repr_says_what_was_found_in_a_line() -> None:
 
 def test_the_repr_of_a_hostile_name_is_one_line() -> None:
     assert repr(replace(three(), source="a\n\x1b[2J.jpg")).startswith("<Result a\\n\\x1b[2J.jpg 100x100")
+    assert "\\x1b[2Jdog 0.50" in repr(replace(three(), names=("\x1b[2Jdog", "cat", "horse")))
 
 
 def test_a_result_is_taken_apart_by_place_slice_and_mask() -> None:

@@ -34,10 +34,11 @@ Numbers = NDArray[np.float64]
 
 def check_depth(depth: str) -> str:
     """The name of a rule; raises InputError for anything else."""
-    if depth not in DEPTHS and not (re.fullmatch("[0-9]{1,2}", depth) and FEWEST_BITS <= int(depth) <= MOST_BITS):
+    is_bits = isinstance(depth, str) and re.fullmatch("[0-9]{1,2}", depth) and FEWEST_BITS <= int(depth) <= MOST_BITS
+    if depth not in DEPTHS and not is_bits:
         raise InputError(
-            f"got the depth {depth!r}, expected {', '.join(DEPTHS)} or the bits of a channel ({FEWEST_BITS} to "
-            f"{MOST_BITS}); omit it for the default (auto)"
+            f"got the depth {depth!r}, expected {', '.join(DEPTHS)} or the bits of a channel ('{FEWEST_BITS}' to "
+            f"'{MOST_BITS}', as text); omit it for the default (auto)"
         )
     return depth
 

@@ -5,12 +5,17 @@ GFL's scores carry the IoU of the box, so that they crowd between 0.3 and 0.6 an
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gfl.class_names import list_names, match_names
+from gfl.errors import InputError, first_line
 
 DEFAULT_SCORE = 0.3  # of a class where nothing could be measured
 STEP = 1e-3  # thresholds are rounded down to whole steps: the last digits of a score differ between runtimes
@@ -60,3 +65,27 @@ def thresholds_by_label(
     """
     by_id = dict(zip(category_ids, measured, strict=True))
     return score_thresholds(by_id[category_id] for category_id in of_labels)
+
+
+def read_thresholds(path: Path, names: Sequence[str]) -> tuple[float, ...]:
+    """`score_thresholds` for the classes of a model from the metrics.json of an evaluation, matched by name.
+
+    Raises InputError where the file is none, or measured no class of the model.
+    """
+    try:
+        best = json.loads(path.read_text(encoding="utf-8"))["best_f1"]
+        measured = {name: None if one is None else BestF1(**one) for name, one in best.items()}
+        places = match_names(names, list(measured))
+        found = [None if place is None else list(measured.values())[place] for place in places]
+        scores = score_thresholds(found)
+        is_sound = all(0 <= score <= 1 for score in scores)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({first_line(error)}), expected the metrics.json of `python -m gfl.evaluate`"
+        ) from error
+    if not is_sound or not any(found):
+        raise InputError(
+            f"{path} has no score of {list_names(names)}, expected the metrics.json of an evaluation of this model; "
+            "evaluate it on annotations of its classes"
+        )
+    return scores

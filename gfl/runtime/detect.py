@@ -20,7 +20,7 @@ from gfl.runtime.inputs import OpenFile, Picture, Reading, as_image, check_layou
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
-from gfl.runtime.result import PictureInfo, Result, result_of
+from gfl.runtime.result import PictureInfo, Result, check_share, result_of
 
 Score: TypeAlias = "float | Mapping[str, float]"
 OnError: TypeAlias = "Callable[[int, InputError], None]"
@@ -204,6 +204,14 @@ class Detect:
         check_layout(layout)
         if keep_images is not None:
             _check_switch("keep_images", keep_images)
+        # Going through one picture would give letters, bytes or rows of pixels for pictures.
+        is_one = isinstance(pictures, (str, bytes, bytearray, memoryview, OpenFile))
+        is_one = is_one or getattr(pictures, "ndim", 0) in (2, 3)
+        if is_one or not (hasattr(pictures, "__iter__") or hasattr(pictures, "__getitem__")):
+            raise InputError(
+                f"got one {type(pictures).__name__}, expected an iterable of pictures; call the model itself with it, "
+                "or put it into a list"
+            )
         return self._stream(pictures, Reading(layout, self._depth), keep_images, on_error)
 
     def _stream(
@@ -269,18 +277,12 @@ class Detect:
 def _scores_of_classes(score: Score, names: Sequence[str]) -> tuple[float | None, ...]:
     """The least score of each class; None for those that a mapping does not name."""
     if not isinstance(score, Mapping):
-        return (_check_score("score", score),) * len(names)
+        return (check_share("score", score),) * len(names)
     least: list[float | None] = [None] * len(names)
     for name, value in score.items():
         place = place_of_name(str(name), names, f"got a score for {name!r}, which is no class of the model")
-        least[place] = _check_score(f"score for {name!r}", value)
+        least[place] = check_share(f"score for {name!r}", value)
     return tuple(least)
-
-
-def _check_score(what: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
-        raise InputError(f"got the {what} {value!r}, expected a number from 0 to 1; omit it, or give one")
-    return float(value)
 
 
 def _texts(name: str, value: str | Path | Sequence[str | Path]) -> list[str | Path]:

@@ -33,6 +33,10 @@ from gfl.runtime.providers import (
     targets,
 )
 
+NO_PROFILE = (
+    "it cannot be told which nodes it ran, since no temporary folder took ONNX Runtime's profile; set TMPDIR to a "
+    "folder with space"
+)
 LOG_FATAL, LOG_WARNING = 4, 2  # severities of ONNX Runtime; the second is its default
 
 
@@ -79,8 +83,8 @@ class ProviderSession:
         self._first = threading.Lock()  # held by the thread that makes the first run
         self._ran: ProviderReport | None = None  # known after the first run
         self._failed: InputError | None = None  # what every run says once no provider was left
-        self._profiles = Path(tempfile.mkdtemp(prefix="gfl_profile_"))
-        self._drop_profiles = weakref.finalize(self, shutil.rmtree, self._profiles, ignore_errors=True)
+        self._profiles = _temporary_folder()
+        self._drop_profiles = weakref.finalize(self, _remove_folder, self._profiles)
         self._open_next()
 
     @property
@@ -148,8 +152,9 @@ class ProviderSession:
                 raise
             self._give_up(f"it failed in its first run ({first_line(error)})")
             return self._first_run(output_names, feed)
-        nodes = read_profile(Path(self._session.end_profiling()))
-        reason = refusal(target.name, nodes)
+        nodes = self._count_nodes()
+        # The CPU runs all that no other provider takes: nothing can be wrong about it.
+        reason = refusal(target.name, nodes) if nodes is not None else NO_PROFILE if target.name != "cpu" else None
         if reason is not None and (not self._untried or self._choice.name == "auto"):
             self._give_up(reason)
             return self._first_run(output_names, feed)
@@ -157,8 +162,17 @@ class ProviderSession:
         self._drop_profiles()
         return outputs
 
-    def _provider_report(self, nodes: NodeCounts, reason: str | None) -> ProviderReport:
+    def _count_nodes(self) -> NodeCounts | None:
+        """The nodes of the first run; None where no temporary folder took its profile whole."""
+        try:
+            return read_profile(Path(self._session.end_profiling()))
+        except (OSError, ValueError):
+            return None
+
+    def _provider_report(self, nodes: NodeCounts | None, reason: str | None) -> ProviderReport:
         refusals = self._refusals if reason is None else [*self._refusals, f"provider {self._target.name}: {reason}"]
+        if nodes is None:
+            return ProviderReport(self._target.runtime_name, {}, tuple(refusals))
         notes = (*refusals, node_counts_text(nodes.by_provider)) if refusals else ()
         busiest = max(nodes.by_provider, key=lambda provider: nodes.by_provider[provider])
         return ProviderReport(self._target.runtime_name if reason is None else busiest, nodes.by_provider, notes)
@@ -214,6 +228,19 @@ def reason_not_started(name: str, error: BaseException) -> str:
         except OSError as missing:
             return first_line(missing)
     return first_line(error)
+
+
+def _temporary_folder() -> Path | None:
+    """A new one; None where the machine has no place for it: a container may be read-only, or its disk full."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="gfl_profile_"))
+    except OSError:
+        return None
+
+
+def _remove_folder(folder: Path | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ class ProviderReport(NamedTuple):
     """What ran a file, as counted and not as promised."""
 
     provider: str  # ONNX Runtime's name of the one that ran the convolutions
-    nodes_by_provider: dict[str, int]  # as counted in the first run; empty before it
+    nodes_by_provider: dict[str, int]  # as counted in the first run; empty before it, and where it left no profile
     notes: tuple[str, ...]  # what a person should know, e.g. that the CPU stood in
 
 

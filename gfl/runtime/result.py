@@ -95,7 +95,7 @@ class Result:
         shown = [f"{self.names[i]} {self.scores[i]:.2f}" for i in range(min(len(self), MOST_SHOWN))]
         shown += ["..."] if len(self) > MOST_SHOWN else []
         found = counted(len(self), "detection") + (f": {', '.join(shown)}" if shown else "")
-        return f"<Result {printable(self.source)} {width}x{height}: {found}>"
+        return printable(f"<Result {self.source} {width}x{height}: {found}>")
 
     def __iter__(self) -> Iterator[Result]:
         return (self[place] for place in range(len(self)))
@@ -119,14 +119,21 @@ class Result:
         )
 
     def confident(self, score: float | None = None) -> Result:
-        """The detections that are worth showing: those of at least `score`, or of at least their class's threshold."""
+        """The detections that are worth showing: those of at least `score`, or of at least their class's threshold.
+
+        Raises InputError for a score that is none.
+        """
+        if score is not None:
+            check_share("score", score)
         return self.select(self.scores >= (self.score_thresholds if score is None else score))
 
     def distinct(self, iou: float = SAME_OBJECT_IOU) -> Result:
         """Without the detections that overlap a better one, of any class, by more than `iou`: a label an object.
 
         The model's own NMS compares detections of one class, so that two classes may claim the same object.
+        Raises InputError for an `iou` that is none.
         """
+        check_share("iou", iou)
         overlaps = np.tril(pairwise_iou(self.boxes_xyxy, self.boxes_xyxy) > iou, k=-1)  # [i, j]: j is better than i
         kept = np.zeros(len(self), np.bool_)
         for i in range(len(self)):
@@ -191,6 +198,13 @@ class Result:
     def to_coco(self, image_id: int = 0) -> list[CocoDetection]:
         """The detections as entries of a COCO results file; bbox is x, y, width, height in px of the original."""
         return coco_detections(image_id, self.boxes_xyxy, self.scores, self.category_ids)
+
+
+def check_share(what: str, value: float) -> float:
+    """A score or an IoU; raises InputError for anything but a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
+        raise InputError(f"got the {what} {value!r}, expected a number from 0 to 1; omit it, or give one")
+    return float(value)
 
 
 def result_of(outputs: Arrays, index: int, info: PictureInfo, description: Description) -> Result:

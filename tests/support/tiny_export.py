@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny
+from made_once import made_once
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -112,6 +113,22 @@ def export(*arguments: object) -> str:
     with contextlib.redirect_stdout(said):
         assert program.main([str(argument) for argument in arguments]) == 0
     return said.getvalue()
+
+
+def lying_exports(factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny model as one .onnx, for a picture at a time on its lying canvas."""
+    return made_once(factory, "lying_exports", lambda folder: _export_folder(folder, [(H, W)], 1))
+
+
+def paired_exports(factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny model for two pictures at a time, in a lying and a standing canvas."""
+    return made_once(factory, "paired_exports", lambda folder: _export_folder(folder, [(H, W), (W, H)], 2))
+
+
+def _export_folder(folder: Path, canvases: Sequence[tuple[int, int]], batch: int) -> None:
+    checkpoint = write_model(folder.with_name(f"{folder.stem}_run") / "best.pt", canvases=canvases)
+    flags = ["--size", *(f"{height}x{width}" for height, width in canvases), "--batch", batch, "--skip_parity"]
+    export("--checkpoint", checkpoint, "--output", folder, *flags)
 
 
 def damaged(translation: Translation, weight: str, filters: slice = slice(1)) -> Translation:
