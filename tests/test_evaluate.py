@@ -164,6 +164,7 @@ def test_a_higher_limit_on_detections_is_the_models_too(trained: Path, data: Pat
     assert metrics["max_detections"] == 150
     assert max(Counter(row["image_id"] for row in results).values()) > 100
     assert evaluate.main(arguments(trained / "last.pt", data, "--max_detections", "0")) == 2
+    assert evaluate.main(arguments(trained / "last.pt", data, "--max_detections", "100001")) == 2
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
