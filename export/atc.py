@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gfl.errors import InputError
 from gfl.runtime.description import Description
+from gfl.runtime.onnx_file import describe_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -32,17 +33,15 @@ class Source(NamedTuple):
 def read_source(path: Path) -> Source:
     """Open an .onnx that is to be compiled.
 
-    Raises InputError for a file that is missing, not of this project, not static, or int8.
+    Raises InputError for a file that is missing, not of this project, in need of other files, not static, or int8.
     """
     import onnx  # late: this module is imported for --help, too
 
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected an .onnx; make one with `python -m export.onnx`")
+    description = describe_onnx(path)  # which refuses weights in other files
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own type, which is not public
         raise InputError(f"{path} cannot be read as ONNX ({error}); export or copy it again") from error
-    description = Description.from_metadata({entry.key: entry.value for entry in model.metadata_props}, path)
     if description.precision == "int8":
         raise InputError(
             f"{path} is int8, which is for ONNX Runtime on the CPU and CUDA: CANN's operator list has no "

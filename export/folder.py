@@ -10,6 +10,7 @@ from pathlib import Path
 from gfl.errors import InputError
 from gfl.runtime.description import Description
 from gfl.runtime.on_torch.pt2_archive import DESCRIPTION
+from gfl.runtime.onnx_header import read_metadata
 
 MOST_BYTES = 16 << 20  # that are read of what a file says of itself: an archive may unpack to more than there is memory
 
@@ -47,8 +48,8 @@ def metadata_of(path: Path) -> dict[str, str]:
                 with archive.open(members[0]) as member:
                     content: dict[str, str] = json.loads(member.read(MOST_BYTES))
             return content
-        import onnx  # late: a .pt2 does without
-
-        return {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
-    except Exception as error:  # of protobuf, zipfile and json: it is no export of ours, whatever it is
+        return read_metadata(path)
+    except InputError:
+        raise
+    except Exception as error:  # of zipfile and json: it is no export of ours, whatever it is
         raise InputError(f"{path} cannot be read ({type(error).__name__}); export it again") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from export.digest import digest_of
 from export.folder import refuse_others
 from export.precision import COUNTED_SAMPLES, SAMPLES
-from export.samples import Truth, annotated_pictures, picture_files
+from export.samples import Truth, annotated_pictures, can_be_read, picture_files
 from export.validation import canvas_notes, validation_split
 from gfl.class_names import list_names, match_names, trust_note
 from gfl.config import read_run
@@ -152,10 +152,12 @@ def validation_pictures(model: TrainedModel, count: int) -> tuple[tuple[Path, ..
     if split is None:
         return (), []
     try:
-        pictures = picture_files(split.images, count)
+        chosen = picture_files(split.images, count)
     except InputError:  # a folder without pictures, or with folders of them
         return (), []
-    return pictures, [f"no --images given: comparing on {len(pictures)} pictures of {split.images}"]
+    pictures = tuple(filter(can_be_read, chosen))
+    broken = f", {len(chosen) - len(pictures)} more cannot be read" if len(pictures) < len(chosen) else ""
+    return pictures, [f"no --images given: comparing on {len(pictures)} pictures of {split.images}{broken}"]
 
 
 def newest_checkpoint() -> Path:

@@ -64,6 +64,15 @@ def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
     return tuple(files[i] for i in spread(len(files), count))
 
 
+def can_be_read(path: Path) -> bool:
+    """Whether a file is a whole picture."""
+    try:
+        read_picture(path)
+    except InputError:
+        return False
+    return True
+
+
 def annotated_pictures(annotations: Path, folder: Path, count: int) -> tuple[tuple[Path, ...], Truth]:
     """As `picture_files`, of the pictures that a COCO file lists, with their true boxes. Raises as `read_coco`."""
     data = read_coco(annotations, folder, keep_empty=True)

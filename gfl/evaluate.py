@@ -28,6 +28,7 @@ from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
+from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
 from gfl.report.tables import evaluation_report
@@ -108,6 +109,8 @@ def run(arguments: argparse.Namespace) -> None:
     limit = COCO_LIMIT if arguments.max_detections is None else arguments.max_detections
     if limit < 1:
         raise InputError(f"got --max_detections {limit}, expected at least 1; omit it for COCO's ({COCO_LIMIT})")
+    if limit > MOST_DETECTIONS:
+        raise InputError(f"got --max_detections {limit}, expected at most {MOST_DETECTIONS}; lower it")
     if arguments.batch is not None and arguments.batch > MOST_PICTURES:
         raise InputError(f"got --batch {arguments.batch}, expected at most {MOST_PICTURES} pictures; lower it")
     if not 0 <= arguments.workers <= 1024:

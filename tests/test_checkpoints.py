@@ -188,6 +188,8 @@ def test_canvases_beyond_every_picture_are_refused(tmp_path: Path, parsed: Parse
     [
         {"category_ids": ["a", "b", "c"]},
         {"score_thresholds": [None] * 3},
+        {"score_thresholds": [float("nan")] * 3},
+        {"score_thresholds": [0.3, 0.3, 7]},
         {"canvases": [3]},
         {"canvases": [["a", "b"]]},
     ],

@@ -250,7 +250,11 @@ def test_the_number_of_classes_is_no_setting_of_a_run_but_may_be_in_a_stored_tex
         ("WORKERS = 1000000", "WORKERS=1000000: expected a number from 0 to 1024"),
         ("DetectorConfig.std = (1.0, 0.0, 1.0)", "DetectorConfig.std=(1.0, 0.0, 1.0): expected positive numbers"),
         ("PredictConfig.nms_iou = -1.0", "PredictConfig.nms_iou=-1.0: expected a number from 0 to 1"),
-        ("PredictConfig.max_detections = 0", "PredictConfig.max_detections=0: expected at least 1"),
+        ("PredictConfig.max_detections = 0", "PredictConfig.max_detections=0: expected a number from 1 to 100000"),
+        (
+            "PredictConfig.max_detections = 1000000000",
+            "PredictConfig.max_detections=1000000000: expected a number from",
+        ),
         ("PredictConfig.rounds = 1000000000", "PredictConfig.rounds=1000000000: expected a number from 1 to 1000"),
         ("PredictConfig.nms_pre = -1", "PredictConfig.nms_pre=-1: expected at least 0"),
         ("LossConfig.giou_weight = -1.0", "LossConfig.giou_weight=-1.0: expected at least 0"),

@@ -123,6 +123,8 @@ def test_a_failed_compilation_leaves_nothing(
 def test_files_that_atc_cannot_take_or_write_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_onnx(tmp_path / "int8.onnx", precision="int8")
     (tmp_path / "text.onnx").write_text("no protobuf")
+    elsewhere = onnx.load(write_onnx(tmp_path / "elsewhere.onnx"))
+    onnx.save(elsewhere, tmp_path / "elsewhere.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     dynamic = onnx.load(write_onnx(tmp_path / "dynamic.onnx"))
     dynamic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.save(dynamic, tmp_path / "dynamic.onnx")
@@ -131,7 +133,8 @@ def test_files_that_atc_cannot_take_or_write_are_refused(tmp_path: Path, capsys:
     for name, reason in {
         "int8": "QuantizeLinear and DequantizeLinear; export it with --precision fp32 or fp16",
         "absent": "no such file",
-        "text": "cannot be read as ONNX",
+        "text": "cannot be read as an .onnx",
+        "elsewhere": "takes weights from another file",
         "dynamic": "input images of no fixed shape",
         "foreign": "no export of this project",
     }.items():

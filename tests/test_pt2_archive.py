@@ -161,6 +161,19 @@ def test_a_program_that_could_run_code_is_refused(
     assert not (tmp_path / "marker").exists()
 
 
+def test_a_program_that_takes_or_gives_other_arrays_than_it_says_is_one_sentence(
+    members: Members, tmp_path: Path
+) -> None:
+    opened = open_program(write(members, tmp_path / "good.pt2"))
+    with pytest.raises(InputError, match=r"good\.pt2 does not take the pictures that it describes"):
+        opened.run(np.ones((3, 1, 1, 4), np.float32), np.array([3, 4], np.int32))  # type: ignore[arg-type]
+    member = "extra/gfl_description.json"
+    for names, said in (('["boxes"]', "1 names for 2 outputs"), ('[["a"], ["b"]]', "outputs that are no text")):
+        content = json.dumps(json.loads(members[member]) | {"output_names": names}).encode()
+        with pytest.raises(InputError, match=said):
+            load_program(write({**members, member: content}, tmp_path / "other.pt2"))
+
+
 def test_compressed_members_are_refused(members: Members, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is compressed"):
         load_program(write(members, tmp_path / "packed.pt2", zipfile.ZIP_DEFLATED))

@@ -125,7 +125,10 @@ def _score_thresholds(file: CheckpointFile, classes: int) -> tuple[float, ...] |
     saved = file.extra.get("score_thresholds")
     if not isinstance(saved, (list, tuple)) or len(saved) != classes:
         return None
-    return tuple(float(score) for score in saved)
+    scores = tuple(float(score) for score in saved)
+    if not all(0 <= score <= 1 for score in scores):  # NaN too
+        raise ValueError(f"got {list(scores)[:5]}, expected shares of 1")
+    return scores
 
 
 def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:

@@ -19,6 +19,8 @@ from gfl.model.structures import Detections, Outputs
 from gfl.tensors.boxes import boxes_from_distances
 from gfl.tensors.distribution import gather_anchors, mean_and_std
 
+MOST_DETECTIONS = 100_000  # a picture: as many slots are made, whether or not they are filled
+
 
 @dataclass(frozen=True)
 class PredictConfig:
@@ -34,7 +36,7 @@ class PredictConfig:
     keep_padding_cells: bool = False  # True: cells in the padding take part, as in the authors' code
 
     def __post_init__(self) -> None:
-        require(self, nms_iou=(0, 1), max_detections=(1, ANY), rounds=(1, 1000), nms_pre=(0, ANY))
+        require(self, nms_iou=(0, 1), max_detections=(1, MOST_DETECTIONS), rounds=(1, 1000), nms_pre=(0, ANY))
         if self.candidates < self.max_detections:
             raise ValueError(f"candidates={self.candidates}: expected at least max_detections={self.max_detections}")
         if not 0.0 <= self.score_threshold < 1.0:

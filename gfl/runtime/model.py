@@ -102,8 +102,8 @@ def static_model(path: Path, files: Sequence[StaticFile]) -> Model:
 def require_detections(outputs: Arrays, batch: int, path: Path) -> None:
     """Raise InputError for outputs that are not those of a detector, as a file may give whatever it says of itself."""
     slots = outputs["scores"].shape[1:2] if "scores" in outputs else ()
-    shapes = {name: (batch, *slots) for name in ("scores", "labels")}
-    shapes |= {name: (batch, *slots, 4) for name in ("boxes", "edge_std")} | {"count": (batch,), "complete": (batch,)}
+    shapes = dict.fromkeys(("scores", "labels"), (batch, *slots))
+    shapes |= dict.fromkeys(("boxes", "edge_std"), (batch, *slots, 4)) | {"count": (batch,), "complete": (batch,)}
     for name, shape in shapes.items():
         found = outputs[name].shape if name in outputs else None
         if found != shape or not slots or outputs[name].dtype.kind not in "fiu":
@@ -111,7 +111,7 @@ def require_detections(outputs: Arrays, batch: int, path: Path) -> None:
                 f"{path} gives {name} of shape {found}, expected numbers of shape {shape}; export it again from its "
                 "checkpoint"
             )
-    counts, labels = outputs["count"].astype(np.int64), outputs["labels"]
+    counts, labels = outputs["count"].astype(np.int64), outputs["labels"].astype(np.int64)
     if counts.min() < 0 or counts.max() > slots[0] or (labels[np.arange(slots[0]) < counts[:, None]] < 0).any():
         raise InputError(
             f"{path} gives counts or labels out of their range (counts {counts.min()} to {counts.max()} for "

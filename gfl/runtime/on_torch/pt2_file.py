@@ -50,6 +50,10 @@ def load_program(path: Path) -> tuple[ExportedProgram, Description, tuple[str, .
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's own, about parts of the format that we do not use
             program = torch.export.load(copy)
+        if not all(isinstance(name, str) for name in output_names):
+            raise ValueError("names of its outputs that are no text")
+        if len(output_names) != len(program.graph_signature.user_outputs):
+            raise ValueError(f"{len(output_names)} names for {len(program.graph_signature.user_outputs)} outputs")
     except InputError:
         raise
     except Exception as error:  # of many types for a damaged file
@@ -71,10 +75,16 @@ class Program:
     report: ProviderReport
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """As `gfl.runtime.model.RunBatch`."""
+        """As `gfl.runtime.model.RunBatch`; InputError where the program takes others than its description says."""
         inputs = (torch.from_numpy(array).to(self.device) for array in (images, image_sizes))
-        with torch.inference_mode():
-            return to_arrays(self.module(*inputs), self.output_names)
+        try:
+            with torch.inference_mode():
+                return to_arrays(self.module(*inputs), self.output_names)
+        except AssertionError as error:  # of the guards that torch.export puts before a program
+            raise InputError(
+                f"{self.path} does not take the pictures that it describes ({first_line(error)}); export it again from "
+                "its checkpoint"
+            ) from error
 
     def provider_report(self) -> ProviderReport:
         """PyTorch's device."""
