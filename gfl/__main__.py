@@ -57,9 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         say(f"gfl {VERSION}")
         return 0
-    if arguments == ["--version"]:
-        say(VERSION)
-        return 0
     name, rest = split_name(arguments)
     if name not in PROGRAMS:
         say(f"error: {unknown(arguments)}", error=True)
