@@ -61,6 +61,7 @@ EXTRAS = {
         "faster-coco-eval>=1.6,<2",
         "matplotlib>=3.9,<4",
         "pillow>=10,<13",
+        "pyarrow>=16,<30",
     ],
     "openvino": ["openvino>=2024.4"],
     "fast": ["faster-coco-eval>=1.6,<2"],

@@ -338,7 +338,7 @@ def openvino(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "stand-in":
         monkeypatch.setitem(sys.modules, "openvino", StandinOpenvino("FP32"))
     elif not INSTALLED:
-        pytest.skip("openvino is not installed: pip install 'gflv2[openvino]'")
+        pytest.skip("openvino is not installed: pip install openvino")
 
 
 @pytest.mark.usefixtures("openvino")
@@ -382,7 +382,7 @@ def test_openvino_never_computes_in_another_precision_than_it_says(path: Path, m
 
 def test_openvino_that_is_missing_is_told_in_one_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(InputError, match=r"needs the package openvino \(pip install 'gflv2\[openvino\]'\)"):
+    with pytest.raises(InputError, match=r"needs the package openvino \(pip install openvino\)"):
         open_model(path, choice=ProviderChoice("openvino"))
 
 

@@ -32,7 +32,8 @@ class OnnxModel:
         try:
             outputs = self.session.run(self.output_names, dict(zip(INPUT_NAMES, (images, image_sizes), strict=True)))
         except Exception as error:  # ONNX Runtime's own types share no base class
-            if type(error).__name__ != "InvalidArgument":
+            as_described = images.shape == (self.description.batch, 3, *self.description.size)
+            if type(error).__name__ != "InvalidArgument" or not as_described:
                 raise
             raise InputError(
                 f"{self.path} does not take the pictures that it describes ({first_line(error)}); export it again from "

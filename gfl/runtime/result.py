@@ -22,6 +22,7 @@ from gfl.runtime.description import Arrays, Description
 from gfl.words import counted, printable
 
 MOST_SHOWN = 5  # detections that the repr of a result lists
+ABOVE_ALL = 1.1  # a score that no detection has
 SAME_OBJECT_IOU = 0.5  # two boxes that share more than this are taken as of one object where they are shown
 
 
@@ -121,10 +122,10 @@ class Result:
     def confident(self, score: float | None = None) -> Result:
         """The detections that are worth showing: those of at least `score`, or of at least their class's threshold.
 
-        Raises InputError for a score that is none.
+        A score a little above 1 leaves none. Raises InputError for a percentage, and for what is no number.
         """
         if score is not None:
-            check_share("score", score)
+            check_share("score", score, most=ABOVE_ALL)
         return self.select(self.scores >= (self.score_thresholds if score is None else score))
 
     def distinct(self, iou: float = SAME_OBJECT_IOU) -> Result:
@@ -196,9 +197,9 @@ class Result:
         return coco_detections(image_id, self.boxes_xyxy, self.scores, self.category_ids)
 
 
-def check_share(what: str, value: float) -> float:
-    """A score or an IoU; raises InputError for anything but a number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= 1:
+def check_share(what: str, value: float, most: float = 1.0) -> float:
+    """A score or an IoU; raises InputError for anything but a number from 0 to 1, or to `most`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 <= value <= most:
         raise InputError(f"got the {what} {value!r}, expected a number from 0 to 1; omit it, or give one")
     return float(value)
 
