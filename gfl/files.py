@@ -7,7 +7,6 @@ import errno
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +29,7 @@ def draft_path(path: Path) -> Path:
 
     A process id is no such name: two containers that share a folder often have the same.
     """
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")  # file systems take 255 bytes
+    return path.with_name(f".{path.name[:40]}.{os.urandom(8).hex()}.tmp")  # file systems take 255 bytes
 
 
 @contextlib.contextmanager

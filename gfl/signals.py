@@ -6,7 +6,6 @@ its step, so that it can write a checkpoint: `StopRequest`.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -86,6 +85,8 @@ def obey_the_parent_alone() -> None:
     Batch systems send both to every process of a job. A worker that died of it would take its program's last step with
     it, while a program ends a worker that does not answer by SIGTERM.
     """
+    import multiprocessing  # late: most programs that take signals have no workers
+
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gfl.runtime.model import Model
 from gfl.runtime.providers import ProviderReport
@@ -51,8 +52,8 @@ def summarise(
         "seconds": timings.seconds,
         "img_per_s": rate(tally, timings, resumed),
         "first_result_s": timings.first_s,
-        "p50_ms": float(np.percentile(runs_ms, 50)) if len(runs_ms) else None,
-        "p95_ms": float(np.percentile(runs_ms, 95)) if len(runs_ms) else None,
+        "p50_ms": quantile(runs_ms, 0.50),
+        "p95_ms": quantile(runs_ms, 0.95),
         "share": timings.shares,
         "canvases": {f"{height}x{width}": load._asdict() for (height, width), load in sorted(timings.loads.items())},
         "provider": report.provider,
@@ -62,6 +63,13 @@ def summarise(
         **{key: value for key, value in head.items() if key != "categories"},
         "model": str(model.path),
     }
+
+
+def quantile(values: NDArray[np.float64], share: float) -> float | None:
+    """np.quantile's value, between two values by a straight line; None of none. That one imports for 15 ms first."""
+    if not len(values):
+        return None
+    return float(np.interp(share * (len(values) - 1), np.arange(len(values)), np.sort(values)))
 
 
 def rate(tally: Tally, timings: Timings, resumed: int) -> float:
