@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gfl.data.coco_json import CocoFile, class_names, read_coco_file
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
+from gfl.memory import memory_told
 from gfl.report.best_f1 import read_thresholds
 from gfl.runtime.description import Description
 from gfl.runtime.on_torch.pt_file import describe
@@ -107,6 +109,14 @@ def describe_export(request: Request, size: Canvas) -> Description:
         request.model, size=size, batch=request.batch, outputs=request.outputs, precision=request.precision
     )
     return replace(description, digest=request.digest)
+
+
+def export_memory(size: Canvas, batch: int) -> AbstractContextManager[None]:
+    """Around the export of one size: raise InputError where the memory does not suffice."""
+    return memory_told(
+        f"this machine has too little memory to export {batch} pictures of {size[0]}x{size[1]} at a time",
+        "lower --batch or --size, or export on a larger machine",
+    )
 
 
 def check_flags(arguments: argparse.Namespace) -> None:

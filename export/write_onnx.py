@@ -14,9 +14,8 @@ from export.compare import conclude, older_set_aside, read_batches, report_path
 from export.compare_onnx import Sides, compare
 from export.errors import CheckError
 from export.graph import graph_of
-from export.memory import memory_told
 from export.precision import POLICIES, REMARKS
-from export.request import Request, describe_export
+from export.request import Request, describe_export, export_memory
 from export.summary import Written
 from export.translate import Translation, translate
 from gfl.files import atomic_file, make_folder
@@ -33,7 +32,7 @@ def write_onnx(request: Request, size: Canvas) -> Written:
     description = describe_export(request, size)
     graph = graph_of(request.outputs, size, cfg)
     make_folder(path.parent)
-    with memory_told(size, request.batch), older_set_aside(path), atomic_file(path) as stream:
+    with export_memory(size, request.batch), older_set_aside(path), atomic_file(path) as stream:
         prepared = detector.prepare(variables, constants, POLICIES[request.precision])
         model, program = translate(graph, prepared, description)
         if request.precision == "int8":

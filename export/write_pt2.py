@@ -12,9 +12,8 @@ import torch
 
 from export.compare import compare_outputs, conclude, older_set_aside, run_both
 from export.graph import Exported, example_inputs, graph_of, trace
-from export.memory import memory_told
 from export.parity import Parity, check_rivals
-from export.request import Request, describe_export
+from export.request import Request, describe_export, export_memory
 from export.summary import Written
 from export.untried import lower_program, request_without_threshold, without_threshold
 from gfl.files import atomic_file, make_folder
@@ -34,7 +33,7 @@ def write_program(request: Request, size: Canvas) -> Written:
     description = describe_export(request, size)
     graph = graph_of(request.outputs, size, cfg)
     make_folder(path.parent)
-    with memory_told(size, request.batch), older_set_aside(path), atomic_file(path) as stream:
+    with export_memory(size, request.batch), older_set_aside(path), atomic_file(path) as stream:
         program = trace(graph.function, prepared.tree, example_inputs(request.batch, size))
         save_program(program, description, graph.output_names, stream)
         stream.flush()

@@ -16,6 +16,7 @@ from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
+from gfl.memory import memory_told
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
@@ -30,7 +31,6 @@ from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
 from infer.journal import Journal, is_leftover
-from infer.memory import memory_errors
 from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
 from infer.pipeline import Failed, run_pictures
 from infer.progress import Progress
@@ -43,6 +43,8 @@ from infer.timings import Timings
 from infer.videos import Video, Videos
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
+TOO_LARGE = "the memory does not suffice to run the model"
+SMALLER = "lower --batch, take a model exported with a smaller batch or canvas, or end what else uses the memory"
 MOST_THREADS = 1024
 MOST_WRITERS = 4  # threads that draw
 
@@ -182,7 +184,7 @@ def fill(
     times = SourceTimes(journal.resumed)
     with open_drawing(folder / DRAWN, task.inputs, arguments) as drawing:
         recorder = Recorder(journal, tally, selection, task.image_ids, times=times, drawing=drawing)
-        with memory_errors():
+        with memory_told(TOO_LARGE, SMALLER):
             timings = detect(model, task.inputs, recorder, times, journal.resumed, draw=arguments.draw)
     check_any(tally, task)
     timings.count(sizes, model.canvases)

@@ -16,9 +16,8 @@ from tiny_export import flags_of, write_model
 from export.compare import conclude
 from export.errors import CheckError
 from export.graph import trace
-from export.memory import memory_told
 from export.parity import Parity
-from export.request import describe_export, read_request
+from export.request import describe_export, export_memory, read_request
 from export.untried import lower_program
 from export.untried_onnx import lower_threshold
 from gfl.errors import InputError
@@ -82,7 +81,7 @@ def test_what_could_not_be_compared_fails_unless_that_is_allowed(tmp_path: Path)
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
 def test_too_little_memory_is_told_in_one_sentence(error: Exception) -> None:
-    with pytest.raises(InputError, match="too little memory to export 2 pictures of 64x96"), memory_told((H, W), 2):
+    with pytest.raises(InputError, match="too little memory to export 2 pictures of 64x96"), export_memory((H, W), 2):
         raise error
-    with pytest.raises(RuntimeError, match="a bug"), memory_told((H, W), 2):
+    with pytest.raises(RuntimeError, match="a bug"), export_memory((H, W), 2):
         raise RuntimeError("a bug")

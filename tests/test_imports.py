@@ -28,6 +28,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.shapes": (),
         "gfl.limits": (),
         "gfl.machine": (),
+        "gfl.memory": ("gfl.errors",),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
         "gfl.say": ("gfl.words",),

@@ -25,7 +25,6 @@ from infer import drawn_videos, journal, run, task
 from infer.drawn_pictures import DrawnPictures
 from infer.drawn_videos import DrawnVideos
 from infer.input_digest import input_digest
-from infer.memory import memory_errors
 from infer.rows import Selection, detections_of, rounded_boxes
 from infer.sources import Files, find_inputs
 
@@ -342,11 +341,6 @@ def test_too_little_memory_is_one_sentence(
     said = refused(capsys, "--model", exports, "--input", pictures, "--output", tmp_path / "output")
     assert "the memory does not suffice to run the model" in said
     assert not (tmp_path / "output").exists()
-
-
-def test_other_errors_keep_their_traceback() -> None:
-    with pytest.raises(KeyError), memory_errors():
-        raise KeyError("boxes")
 
 
 def test_folder_that_is_removed_meanwhile_is_told(

@@ -1,46 +1,18 @@
-"""What is said where a machine or a device has too little memory for a run of the model. No PyTorch is imported."""
+"""What is said where a run of a model needs more memory than there is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from gfl.errors import InputError, first_line
+from gfl.memory import memory_told
 from gfl.shapes import Canvas
 from gfl.words import counted
 
-# In the messages of ONNX Runtime, OpenVINO, CUDA, CANN, PyTorch and OpenCV, in small letters.
-TEXTS = (
-    "out of memory",
-    "bad_alloc",
-    "bad allocation",
-    "failed to allocate",
-    "alloc_failed",
-    "can't allocate memory",
-    "not enough memory",
-    "insufficient memory",
-)
 
-
-def is_memory_error(error: Exception) -> bool:
-    """Whether an exception of any library means that memory does not suffice."""
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(text in said for text in TEXTS)
-
-
-@contextmanager
-def run_memory_errors(canvas: Canvas, pictures: int) -> Iterator[None]:
+def run_memory_errors(canvas: Canvas, pictures: int) -> AbstractContextManager[None]:
     """Around a run of a model: raise InputError where memory does not suffice, whatever the runtime says then."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # ONNX Runtime's own types share no base class
-        if not is_memory_error(error):
-            raise
-        height, width = canvas
-        raise InputError(
-            f"the memory does not suffice to run the model on {counted(pictures, 'picture')} of {height}x{width} at a "
-            f"time ({first_line(error)[:200]}); lower the batch, export the model with a smaller batch or canvas, or "
-            "end what else uses the memory"
-        ) from error
+    height, width = canvas
+    return memory_told(
+        f"the memory does not suffice to run the model on {counted(pictures, 'picture')} of {height}x{width} at a time",
+        "lower the batch, export the model with a smaller batch or canvas, or end what else uses the memory",
+    )
