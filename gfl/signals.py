@@ -42,8 +42,12 @@ def interrupt_on_sigterm() -> None:
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # a second one must not disturb the end
+        signal.signal(each, _pass_over)  # a second one must not disturb the end
     raise Stopped(number)
+
+
+def _pass_over(number: int, _: FrameType | None) -> None:
+    """Do nothing. Unlike SIG_IGN it is not handed down to programs that are started meanwhile."""
 
 
 class StopRequest:

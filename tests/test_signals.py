@@ -112,3 +112,19 @@ def test_a_worker_ends_when_its_parent_says_so_and_not_when_others_do() -> None:
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
+
+
+def test_a_program_that_was_stopped_leaves_no_signal_ignored_to_those_it_starts() -> None:
+    code = (
+        "import os, signal, subprocess, sys\n"
+        "from gfl.signals import Stopped, interrupt_on_sigterm\n"
+        "interrupt_on_sigterm()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    signal.pause()\n"
+        "except Stopped:\n    pass\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"  # passed over
+        "asked = 'import signal; print(signal.getsignal(signal.SIGHUP) == signal.SIG_DFL)'\n"
+        "sys.exit(subprocess.run([sys.executable, '-c', asked]).returncode)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
