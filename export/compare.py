@@ -82,7 +82,8 @@ def conclude(outcome: Parity | None, request: Request, description: Description,
     failures = outcome.failures
     if outcome.untried and not request.allow_unchecked:
         failures = [*failures, parity.UNTRIED]
-    write_atomic(report, to_json(report_of(outcome, request, description, path), indent=2) + "\n")
+    content = report_of(outcome, request, description, path, passed=not failures)
+    write_atomic(report, to_json(content, indent=2) + "\n")
     if failures:
         raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", failures)
     return report
@@ -107,7 +108,9 @@ def older_set_aside(path: Path) -> Iterator[None]:
         raise
 
 
-def report_of(outcome: Parity, request: Request, description: Description, path: Path) -> dict[str, object]:
+def report_of(
+    outcome: Parity, request: Request, description: Description, path: Path, *, passed: bool
+) -> dict[str, object]:
     """The content of the .parity.json beside the file."""
     versions = {"gfl": description.version, "torch": torch.__version__}
     if path.suffix == ".onnx":
@@ -116,7 +119,7 @@ def report_of(outcome: Parity, request: Request, description: Description, path:
         "file": path.name,
         "checkpoint": request.checkpoint.name,  # alone: the machine's folders are nobody's business
         "digest": description.digest,
-        "passed": not outcome.failures and (request.allow_unchecked or not outcome.untried),
+        "passed": passed,
         "unchecked": outcome.untried,
         "score_threshold": 0.0 if outcome.lowered else description.thresholds.score,  # above which was compared
         **{name: getattr(description, name) for name in ("outputs", "precision", "size", "batch")},

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
 from gfl.errors import InputError
+from gfl.runtime import onnx_header
 from gfl.runtime.description import Description
-from gfl.runtime.on_torch.pt2_archive import DESCRIPTION
-from gfl.runtime.onnx_header import read_metadata
-
-MOST_BYTES = 16 << 20  # that are read of what a file says of itself: an archive may unpack to more than there is memory
+from gfl.runtime.on_torch import pt2_archive
 
 
 def refuse_others(folder: Path, files: Collection[Path], own: Description) -> None:
@@ -42,13 +38,7 @@ def same(path: Path, own: Description) -> bool:
 def metadata_of(path: Path) -> dict[str, str]:
     """What a file says of itself, without opening what it computes; InputError where it cannot be read."""
     try:
-        if path.suffix == ".pt2":
-            with zipfile.ZipFile(path) as archive:
-                members = [name for name in archive.namelist() if Path(name).name == DESCRIPTION]
-                with archive.open(members[0]) as member:
-                    content: dict[str, str] = json.loads(member.read(MOST_BYTES))
-            return content
-        return read_metadata(path)
+        return pt2_archive.read_metadata(path) if path.suffix == ".pt2" else onnx_header.read_metadata(path)
     except InputError:
         raise
     except Exception as error:  # of zipfile and json: it is no export of ours, whatever it is

@@ -89,7 +89,12 @@ def write_drawn(path: Path, image: Image) -> None:
 
 
 def drawn_names(names: Sequence[str]) -> list[str]:
-    """A JPEG name of its own for each picture: its stem, or its whole name where two pictures have the same stem.
+    """A JPEG name of its own for each picture."""
+    return [f"{stem}.jpg" for stem in distinct_stems(names)]
+
+
+def distinct_stems(names: Sequence[str]) -> list[str]:
+    """A name of its own without a suffix for each source: its stem, or its whole name where two have the same stem.
 
     Names that differ in case only count as the same, since some file systems take them so.
     """
@@ -105,5 +110,5 @@ def drawn_names(names: Sequence[str]) -> list[str]:
             number += 1
             name = f"{wanted}-{number}"
         taken.add(name.casefold())
-        chosen.append(f"{name}.jpg")
+        chosen.append(name)
     return chosen

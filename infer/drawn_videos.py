@@ -17,7 +17,7 @@ from gfl.errors import InputError
 from gfl.files import write_errors
 from gfl.runtime.result import Result
 from gfl.words import counted, printable
-from infer.drawn_pictures import drawn_names
+from infer.drawn_pictures import distinct_stems
 
 CODEC = "mp4v"  # MPEG-4, which every build of OpenCV with FFmpeg writes
 USUAL_FPS = 25.0  # of a video that does not say
@@ -129,8 +129,7 @@ class DrawnVideos:
 
 def video_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """Where each video goes, by its name in the results."""
-    files = (folder / f"{name.removesuffix('.jpg')}.mp4" for name in drawn_names(names))
-    return dict(zip(names, files, strict=True))
+    return {name: folder / f"{stem}.mp4" for name, stem in zip(names, distinct_stems(names), strict=True)}
 
 
 def video_of(source: str) -> str:

@@ -16,7 +16,6 @@ from typing import cast
 from gfl.data.coco_json import CocoDetection
 from gfl.errors import InputError
 from gfl.files import atomic_file, to_json
-from gfl.words import printable
 from infer.head import Head
 from infer.journal import read_rows
 from infer.output_folder import DETECTIONS, IMAGES, JOURNAL
@@ -99,7 +98,7 @@ def read_json(folder: Path) -> Iterator[Row]:
         for image in cast(Iterator[Row], objects(images)):
             found = list(islice(entries, image["count"]))
             if any(entry["image_id"] != image["id"] for entry in found):
-                raise InputError(f"{detections} lacks detections of {printable(image['file'])}; run it again")
+                raise InputError(f"{detections} lacks detections of {image['file']}; run it again")
             kept = [
                 Detection(category_id=entry["category_id"], bbox=list(entry["bbox"]), score=entry["score"])
                 for entry in found

@@ -6,7 +6,6 @@ metadata says what the results are of (`head.py`). Needs the package pyarrow.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import cast
 
 from gfl.errors import InputError
 from gfl.files import atomic_file, to_json
+from gfl.packages import import_package
 from infer.head import Head
 from infer.output_folder import PARTS
 from infer.rows import BOX_DIGITS, SCORE_DIGITS, Row
@@ -120,10 +120,8 @@ def _rounded(row: dict[str, object]) -> Row:
 
 
 def _module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"got --format parquet, which needs the package pyarrow, and it cannot be imported ({error}); install it "
-            "(pip install pyarrow), or take --format jsonl"
-        ) from error
+    return import_package(
+        name,
+        "got --format parquet, which needs the package pyarrow, and it",
+        "install it (pip install pyarrow), or take --format jsonl",
+    )

@@ -87,10 +87,12 @@ class Recorder:
         All but the writing is done side by side in the calling threads.
         """
         place = self._journal.resumed + position
-        row = row_of(outcome, self._image_ids[place], self._selection, self._times.take(place))
+        if isinstance(outcome, Result):
+            outcome = selected(outcome, self._selection)
+        row = row_of(outcome, self._image_ids[place], self._selection.category_ids, self._times.take(place))
         drawn = None
         if self._drawing is not None and isinstance(outcome, Result):
-            drawn = self._drawing.draw(place, selected(outcome, self._selection))
+            drawn = self._drawing.draw(place, outcome)
         written = Written(row, encode(row), drawn)
         with self._lock:
             for following in self._in_order.add(position, written):

@@ -81,8 +81,10 @@ class Selection(NamedTuple):
     iou: float | None = None  # of two that overlap by more, of any classes, the better; None: as the model leaves them
 
 
-def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s: float | None = None) -> Row:
-    """What is written of a picture."""
+def row_of(
+    outcome: Result | Failed, image_id: int, category_ids: Sequence[int | None], time_s: float | None = None
+) -> Row:
+    """What is written of a picture; of a result all that it holds, which is what was `selected`."""
     row: Row
     if isinstance(outcome, Failed):
         row = {
@@ -96,7 +98,7 @@ def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s
             "detections": [],
         }
     else:
-        detections = detections_of(outcome, selection)
+        detections = detections_of(outcome, category_ids)
         height, width = outcome.size_hw
         row = {
             "id": image_id,
@@ -113,15 +115,14 @@ def row_of(outcome: Result | Failed, image_id: int, selection: Selection, time_s
     return row
 
 
-def detections_of(result: Result, selection: Selection) -> list[Detection]:
-    """The detections that are written of a picture, best first."""
-    chosen = selected(result, selection)
-    boxes_xywh = rounded_boxes(chosen.boxes_xyxy).tolist()
-    scores = np.round(chosen.scores.astype(np.float64), SCORE_DIGITS).tolist()
+def detections_of(result: Result, category_ids: Sequence[int | None]) -> list[Detection]:
+    """The detections of a result as they are written, best first; category_ids: as of `Selection`."""
+    boxes_xywh = rounded_boxes(result.boxes_xyxy).tolist()
+    scores = np.round(result.scores.astype(np.float64), SCORE_DIGITS).tolist()
     return [
         {"category_id": category_id, "bbox": box, "score": score}
-        for label, box, score in zip(chosen.labels.tolist(), boxes_xywh, scores, strict=True)
-        if (category_id := selection.category_ids[label]) is not None
+        for label, box, score in zip(result.labels.tolist(), boxes_xywh, scores, strict=True)
+        if (category_id := category_ids[label]) is not None
     ]
 
 

@@ -123,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
     from gfl.say import say
-    from gfl.shapes import MOST_PIXELS
+    from gfl.shapes import MOST_PIXELS, PIXELS_VARIABLE
     from gfl.signals import exit_code
 
     # For formats whose headers only OpenCV reads; it looks once, when it is imported.
-    most_pixels = str(arguments.most_pixels or os.environ.get("GFL_MOST_PIXELS") or MOST_PIXELS)
+    most_pixels = str(arguments.most_pixels or os.environ.get(PIXELS_VARIABLE) or MOST_PIXELS)
     if most_pixels.isdecimal():
         os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", most_pixels)
     try:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
-from gfl.files import make_folder, to_json, write_atomic
+from gfl.files import make_folder, results_folder, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.memory import memory_told
 from gfl.runtime.model import Model
-from gfl.runtime.open import open_model
+from gfl.runtime.open import MOST_THREADS, open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
 from gfl.say import say
@@ -31,7 +31,7 @@ from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
 from infer.journal import Journal, is_leftover
-from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
+from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, remove_leftovers
 from infer.pipeline import Failed, run_pictures
 from infer.progress import Progress
 from infer.recorder import Drawing, Recorder, SourceTimes
@@ -45,7 +45,6 @@ from infer.videos import Video, Videos
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
 TOO_LARGE = "the memory does not suffice to run the model"
 SMALLER = "lower --batch, take a model exported with a smaller batch or canvas, or end what else uses the memory"
-MOST_THREADS = 1024
 MOST_WRITERS = 4  # threads that draw
 
 
@@ -137,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises InputError for a user's mistake. What is left of a run that fails: `remains`.
     """
     task = read_task(arguments)
-    with output_folder(task.folder) as folder, ThreadPoolExecutor(1) as beside:
+    with results_folder(task.folder) as folder, ThreadPoolExecutor(1) as beside:
         digest = beside.submit(model_digest, arguments.model)  # of a large file it takes as long as its opening
         model = open_model(
             arguments.model,

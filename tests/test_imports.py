@@ -29,6 +29,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.limits": (),
         "gfl.machine": (),
         "gfl.memory": ("gfl.errors",),
+        "gfl.packages": ("gfl.errors",),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
         "gfl.say": ("gfl.words",),

@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import pytest
 import tiny
+from infer_program import detect, refused
 from tiny_export import lying_exports
 
-from infer import merge, run, task
+from infer import merge, task
 from infer.journal import parse
 from infer.rows import encode
 
@@ -45,14 +46,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("03.png", "17.png", "31.png"):
         (folder / name).write_bytes((folder / name).read_bytes()[:100])
     return folder
-
-
-def detect(*arguments: object) -> int:
-    return run.main([str(argument) for argument in arguments])
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    return tiny.refusal(run.main, [str(argument) for argument in arguments], capsys)
 
 
 def content(folder: Path) -> dict[str, object]:

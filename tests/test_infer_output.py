@@ -15,17 +15,18 @@ import cv2
 import numpy as np
 import pytest
 import tiny
+from infer_program import detect, refused
 from numpy.typing import NDArray
 from tiny_export import NAMES, lying_exports
 
 from gfl.errors import InputError
 from gfl.runtime.model import Model
 from gfl.runtime.result import Result
-from infer import drawn_videos, journal, run, task
+from infer import drawn_videos, journal, task
 from infer.drawn_pictures import DrawnPictures
 from infer.drawn_videos import DrawnVideos
 from infer.input_digest import input_digest
-from infer.rows import Selection, detections_of, rounded_boxes
+from infer.rows import Selection, detections_of, rounded_boxes, selected
 from infer.sources import Files, find_inputs
 
 H, W = tiny.CANVAS
@@ -53,14 +54,6 @@ def write_video(path: Path, frames: int = 4, fps: float = 12.0) -> Path:
         writer.write(np.full((H, W, 3), 60 * i, np.uint8))
     writer.release()
     return path
-
-
-def detect(*arguments: object) -> int:
-    return run.main([str(argument) for argument in arguments])
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    return tiny.refusal(run.main, [str(argument) for argument in arguments], capsys)
 
 
 def rows_of(output: Path) -> list[dict[str, object]]:
@@ -256,10 +249,10 @@ def result_of(scores: list[float], labels: list[int]) -> Result:
     ],
 )
 def test_what_is_written_of_a_result(selection: Selection, expected: list[tuple[int, float]]) -> None:
-    rows = detections_of(result_of([0.9, 0.5, 0.123457], [0, 2, 1]), selection)
+    rows = detections_of(selected(result_of([0.9, 0.5, 0.123457], [0, 2, 1]), selection), selection.category_ids)
     assert [(row["category_id"], row["score"]) for row in rows] == [(key, round(score, 5)) for key, score in expected]
     assert all(row["bbox"] == [1, 2, 2, 2] for row in rows)
-    assert detections_of(result_of([], []), selection) == []
+    assert detections_of(selected(result_of([], []), selection), selection.category_ids) == []
 
 
 def test_what_is_drawn_is_what_is_written(exports: Path, pictures: Path, tmp_path: Path) -> None:

@@ -19,12 +19,11 @@ from gfl.data.depth import to_uint8
 from gfl.data.picture_headers import JPEG_START, PNG_START, stated_pixels
 from gfl.data.transforms import Image
 from gfl.errors import InputError
-from gfl.shapes import MOST_PIXELS
+from gfl.shapes import MOST_PIXELS, PIXELS_VARIABLE
 
 # How the names of most picture files end: those are not asked what they hold.
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MOST_BYTES = 2**31 - 1  # of a file: OpenCV takes no more
-PIXELS_VARIABLE = "GFL_MOST_PIXELS"
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9  # the markers before a scan's data and at the end of the file
 # In a scan's data 0xff is followed by 0x00 (a literal 0xff), a restart marker or fill: anything else ends the scan.
 JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")

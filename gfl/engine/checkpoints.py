@@ -18,12 +18,11 @@ from gfl.errors import InputError, first_line
 from gfl.files import atomic_file
 from gfl.model import detector
 from gfl.settings import RunConfig
-from gfl.shapes import Canvas
+from gfl.shapes import MOST_PIXELS, Canvas
 from gfl.tensors.variables import Variables
 from gfl.version import VERSION
 
 SIZE_SETTINGS = ("short_side", "long_side", "eval_short_side", "canvases")  # they decide a run's canvases
-MOST_CANVAS_PX = 180_000_000  # the most pixels of a picture that is read
 RESUME_FIELDS = {"variables", "ema", "optimiser", "loss_scale", "cursor", "config", "best"}  # that --resume reads
 
 
@@ -139,9 +138,9 @@ def _canvases(file: CheckpointFile) -> tuple[Canvas, ...] | None:
         canvases = tuple((int(h), int(w)) for h, w in saved)
     except (TypeError, ValueError, OverflowError) as error:
         raise _other_values(file, "canvases", error) from error
-    if not all(h > 0 and w > 0 and h * w <= MOST_CANVAS_PX for h, w in canvases):
+    if not all(h > 0 and w > 0 and h * w <= MOST_PIXELS for h, w in canvases):
         raise InputError(
-            f"{file.path} names the canvases {canvases}, expected at most {MOST_CANVAS_PX} pixels each; get it again "
+            f"{file.path} names the canvases {canvases}, expected at most {MOST_PIXELS} pixels each; get it again "
             "from where it comes"
         )
     return canvases

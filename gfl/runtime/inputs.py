@@ -19,7 +19,6 @@ from gfl.data.picture_files import decode_picture, read_picture
 from gfl.data.transforms import Image, place_on_canvas
 from gfl.errors import InputError, first_line
 from gfl.shapes import Canvas
-from gfl.words import printable
 
 LAYOUTS = ("HWC", "CHW")
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
@@ -116,9 +115,7 @@ def as_image(picture: object, index: int = 0, reading: Reading = AS_FILES) -> tu
         content = picture.read()
         name = str(getattr(picture, "name", f"file {index}"))
         if not isinstance(content, bytes):
-            raise InputError(
-                f'got {printable(name)} open as text, expected an open picture file; open it with mode "rb"'
-            )
+            raise InputError(f'got {name} open as text, expected an open picture file; open it with mode "rb"')
         return _decode(content, name, reading)
     if picture is None:
         raise InputError(
@@ -135,7 +132,7 @@ def as_image(picture: object, index: int = 0, reading: Reading = AS_FILES) -> tu
 def _read_file(name: str, reading: Reading) -> tuple[Image, str]:
     if URL.match(name):
         raise InputError(
-            f"got the address {printable(name[:80])}, expected the name of a file, for nothing is downloaded; fetch "
+            f"got the address {name[:80]}, expected the name of a file, for nothing is downloaded; fetch "
             "it yourself and give its bytes"
         )
     return read_picture(Path(name), reading.depth), name

@@ -6,7 +6,6 @@ tested with a stand-in for it. Shapes: B pictures of the file's batch; H, W its 
 
 from __future__ import annotations
 
-import importlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from gfl.errors import InputError
 from gfl.files import to_json
+from gfl.packages import import_package
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.providers import ProviderReport
 
@@ -72,13 +72,11 @@ def open_om(path: Path, device_id: int = 0) -> OmModel:
         raise InputError(f"{path}: no such file, expected an .om; make one with `python -m export.om`")
     metadata = read_description(path)
     description = Description.from_metadata(metadata, description_path(path))
-    try:
-        interface = importlib.import_module(PACKAGE)
-    except ImportError as error:
-        raise InputError(
-            f"an .om needs Ascend's package ais_bench, which cannot be imported ({error}); install ais_bench and "
-            "aclruntime from Ascend's tools and source CANN's set_env.sh, or give the .onnx"
-        ) from error
+    interface = import_package(
+        PACKAGE,
+        "an .om needs Ascend's package ais_bench, which",
+        "install ais_bench and aclruntime from Ascend's tools and source CANN's set_env.sh, or give the .onnx",
+    )
     try:
         session: InferSession = interface.InferSession(device_id, str(path))
     except Exception as error:  # the package names no types of its own

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import os
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from gfl.data.picture_files import is_utf8
 from gfl.errors import InputError, first_line
 from gfl.files import make_folder
+from gfl.packages import import_package
 from gfl.runtime.providers import (
     CPU,
     NEEDS,
@@ -211,13 +211,9 @@ def open_session(
 
 def import_runtime() -> ModuleType:
     """The module onnxruntime; InputError where it is missing or broken."""
-    try:
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise InputError(
-            f"an .onnx needs onnxruntime, which cannot be imported ({error}); install it (onnxruntime-cann also needs "
-            "numpy<2)"
-        ) from error
+    return import_package(
+        "onnxruntime", "an .onnx needs onnxruntime, which", "install it (onnxruntime-cann also needs numpy<2)"
+    )
 
 
 def reason_not_started(name: str, error: BaseException) -> str:

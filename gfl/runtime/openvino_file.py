@@ -6,7 +6,6 @@ boxes 52 moved by more than 0.1 px. Here the precision is float32 unless the opt
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.errors import InputError, first_line
+from gfl.packages import import_package
 from gfl.runtime.description import DETECTION_NAMES, INPUT_NAMES, Arrays, Description
 from gfl.runtime.onnx_file import describe_onnx
 from gfl.runtime.providers import NEEDS, ProviderChoice, ProviderReport
@@ -132,13 +132,9 @@ def _output_names(ports: Sequence[Port]) -> tuple[str, ...]:
 
 def import_openvino() -> ModuleType:
     """The module openvino; InputError where it is missing or broken."""
-    try:
-        return importlib.import_module("openvino")
-    except ImportError as error:
-        raise InputError(
-            f"the provider openvino needs {NEEDS['openvino']}, and it cannot be imported ({error}); install it, or "
-            "give the provider cpu"
-        ) from error
+    return import_package(
+        "openvino", f"the provider openvino needs {NEEDS['openvino']}, and it", "install it, or give the provider cpu"
+    )
 
 
 def _reason(error: RuntimeError) -> str:

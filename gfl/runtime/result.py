@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image
 from gfl.errors import InputError
+from gfl.packages import import_package
 from gfl.report.draw import draw
 from gfl.runtime.description import Arrays, Description
 from gfl.words import counted, printable
@@ -145,13 +145,11 @@ class Result:
         if self.image is not None:
             return self.image
         if not Path(self.source).is_file():
-            raise InputError(
-                f"the picture of {printable(self.source)} was not kept; detect with keep_images=True to draw on it"
-            )
+            raise InputError(f"the picture of {self.source} was not kept; detect with keep_images=True to draw on it")
         image = read_picture(Path(self.source))
         if image.shape[:2] != self.size_hw:
             raise InputError(
-                f"{printable(self.source)} is now {image.shape[1]}x{image.shape[0]}, expected the picture of "
+                f"{self.source} is now {image.shape[1]}x{image.shape[0]}, expected the picture of "
                 f"{self.size_hw[1]}x{self.size_hw[0]} that was looked at; detect again"
             )
         return image
@@ -177,13 +175,9 @@ class Result:
 
         Raises InputError where the package is missing.
         """
-        try:
-            supervision = importlib.import_module("supervision")
-        except ImportError as error:
-            raise InputError(
-                f"to_supervision needs the package supervision, which cannot be imported ({error}); pip install "
-                "supervision"
-            ) from error
+        supervision = import_package(
+            "supervision", "to_supervision needs the package supervision, which", "pip install supervision"
+        )
         detections: object = supervision.Detections(
             xyxy=self.boxes_xyxy.astype(np.float32).reshape(-1, 4),
             confidence=self.scores.astype(np.float32),

@@ -67,9 +67,8 @@ def copy_checked(path: Path) -> tuple[IO[bytes], dict[str, str]]:
     KeyError or ValueError for a file that is damaged.
     """
     with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
-        members = {name.partition("/")[2] if _has_folder(archive) else name: name for name in archive.namelist()}
-        extra = next((members[name] for name in EXTRAS if name in members), None)
-        metadata = _read_metadata(archive, extra, stream.seek(0, 2)) if extra else {}
+        members = _members(archive)
+        metadata = _metadata_of(archive, members, stream.seek(0, 2))
         if not metadata:
             return io.BytesIO(), {}
         _check_sizes(archive, path, stream.seek(0, 2))
@@ -83,13 +82,27 @@ def copy_checked(path: Path) -> tuple[IO[bytes], dict[str, str]]:
     return copy, metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """A .pt2's metadata, empty where it has none; errors as of `copy_checked`, which looks at the rest too."""
+    with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+        return _metadata_of(archive, _members(archive), stream.seek(0, 2))
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """The archive's members by their names below its folder."""
+    return {name.partition("/")[2] if _has_folder(archive) else name: name for name in archive.namelist()}
+
+
 def _has_folder(archive: zipfile.ZipFile) -> bool:
     """Whether the archive's members lie in one folder, as torch has written them since 2.8."""
     return "version" not in archive.namelist()
 
 
-def _read_metadata(archive: zipfile.ZipFile, name: str, size: int) -> dict[str, str]:
-    """The metadata in a member, read before it is known whether the archive is ours; size: of the file."""
+def _metadata_of(archive: zipfile.ZipFile, members: Mapping[str, str], size: int) -> dict[str, str]:
+    """The metadata in the archive, read before it is known whether it is ours; size: of the file."""
+    name = next((members[name] for name in EXTRAS if name in members), None)
+    if name is None:
+        return {}
     if archive.getinfo(name).file_size > size:
         raise ValueError("its description is larger than the file")
     metadata: object = json.loads(archive.read(name))
