@@ -6,8 +6,9 @@ With `--onnx best.onnx` instead of --checkpoint, ONNX Runtime runs the exported 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
 from gfl.errors import InputError
-from gfl.files import results_folder, to_json, write_atomic
+from gfl.files import make_folder, to_json, write_atomic
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
@@ -127,19 +128,32 @@ def run(arguments: argparse.Namespace) -> None:
     for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
-    with results_folder(output):
-        with worker_errors():
-            metrics, results, failed = evaluate(
-                opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
-            )
-        write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
-        write_atomic(output / "val_detections.json", to_json(results))
+    with folder_for_results(output), worker_errors():
+        metrics, results, failed = evaluate(
+            opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
+        )
+    write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
+    write_atomic(output / "val_detections.json", to_json(results))
     say(evaluation_report(metrics))
     for note in limit_notes(data.truth, results, limit):
         say(f"note: {note}")
     for reason in failed:
         say(f"without detections: {reason}", error=True)
     say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+
+
+@contextlib.contextmanager
+def folder_for_results(path: Path) -> Iterator[None]:
+    """Make a folder before the block's long work, to know that it can be made; it goes where the block raises."""
+    is_new = not path.exists()
+    make_folder(path)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def shrinkage_notes(shrinkage: Shrinkage, exported: bool) -> tuple[str, ...]:

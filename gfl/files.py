@@ -61,23 +61,6 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def results_folder(folder: Path) -> Iterator[Path]:
-    """The folder, made where it does not exist, as an absolute path; where it is new and stays empty it goes again.
-
-    Raises InputError where it cannot be written.
-    """
-    with write_errors(folder):
-        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        make_folder(folder)
-        yield folder.absolute()  # CANN's cache moves the working directory
-    finally:
-        for path in new_folders:
-            with contextlib.suppress(OSError):  # it is not empty: it holds the results
-                path.rmdir()
-
-
-@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to write into; it becomes `path` when the block ends, and is removed where the block raises.
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from gfl.errors import InputError
-from gfl.files import results_folder, to_json, write_atomic
+from gfl.files import to_json, write_atomic
 from gfl.say import say
 from gfl.signals import exit_code, interrupt_on_sigterm
 from gfl.words import counted
 from infer.formats import read_head, read_results, write_results
 from infer.head import COMMON, RESUMED, Head, ShardOf, differences
 from infer.journal import new_journal
-from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, remove_results, results_in
+from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_results, results_in
 from infer.rows import Row, Tally, encode
 
 
@@ -218,7 +218,7 @@ def merge(folder: Path, output: Path) -> tuple[dict[str, object], list[str]]:
     check_heads(folders, shards, heads)
     head = cast(Head, {**heads[0], "pictures": summary["pictures"], "shard": None, "draw": False})
     check_free(output)
-    with results_folder(output) as whole, new_journal(whole / JOURNAL, head) as journal:
+    with output_folder(output) as whole, new_journal(whole / JOURNAL, head) as journal:
         try:
             for path, shard in zip(folders, shards, strict=True):
                 for row in read_whole_shard(path, shard):

@@ -9,17 +9,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from gfl.errors import InputError
-from gfl.files import write_errors
+from gfl.files import make_folder, write_errors
 
 JOURNAL, DETECTIONS, IMAGES = "results.jsonl", "detections.json", "images.json"
 PARTS = "results-*.parquet"
 DRAWN, SUMMARY = "drawn", "summary.json"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # of file systems without them
 FILES = (DETECTIONS, SUMMARY, JOURNAL, IMAGES)
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[Path]:
+    """The folder, made where it does not exist, as an absolute path; where it is new and stays empty it goes again.
+
+    Raises InputError where it cannot be written.
+    """
+    with write_errors(folder):
+        new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        make_folder(folder)
+        yield folder.absolute()  # CANN's cache moves the working directory
+    finally:
+        for path in new_folders:
+            with contextlib.suppress(OSError):  # it is not empty: it holds the results
+                path.rmdir()
 
 
 def results_in(folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
-from gfl.files import make_folder, results_folder, to_json, write_atomic
+from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.memory import memory_told
 from gfl.runtime.model import Model
@@ -31,7 +31,7 @@ from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
 from infer.journal import Journal, is_leftover
-from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, remove_leftovers
+from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
 from infer.pipeline import Failed, run_pictures
 from infer.progress import Progress
 from infer.recorder import Drawing, Recorder, SourceTimes
@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises InputError for a user's mistake. What is left of a run that fails: `remains`.
     """
     task = read_task(arguments)
-    with results_folder(task.folder) as folder, ThreadPoolExecutor(1) as beside:
+    with output_folder(task.folder) as folder, ThreadPoolExecutor(1) as beside:
         digest = beside.submit(model_digest, arguments.model)  # of a large file it takes as long as its opening
         model = open_model(
             arguments.model,

@@ -18,7 +18,6 @@ from tiny import run_training
 from gfl import evaluate
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.weights import read_checkpoint
-from gfl.files import results_folder
 from gfl.model import detector
 from gfl.model.anchors import make_grid
 from gfl.model.structures import Detections
@@ -293,7 +292,7 @@ def test_plain_weights_take_the_order_of_the_file_on_trust(
 def test_an_evaluation_that_fails_leaves_no_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     for name in ("new", "mine"):
-        with contextlib.suppress(KeyboardInterrupt), results_folder(tmp_path / name):
+        with contextlib.suppress(KeyboardInterrupt), evaluate.folder_for_results(tmp_path / name):
             assert (tmp_path / name).is_dir()
             raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
