@@ -38,6 +38,7 @@ from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.schedule import RunLength, changed_length, fit_schedule, rate_at, run_length
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
 from gfl.errors import InputError
+from gfl.heap import keep_freed_memory
 from gfl.model import detector
 from gfl.record.console import ProgressWriter, validation_line
 from gfl.record.run_end import end_lines
@@ -102,6 +103,8 @@ def start(
     """A run before its next step: at step 0, or where the checkpoint `saved` left it."""
     cfg = parsed.run
     device = ranks.local_device(choose_device(cfg.device))
+    if device.type == "cpu":
+        keep_freed_memory()
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     cfg = cfg.for_classes(len(data.train.names))

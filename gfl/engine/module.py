@@ -15,6 +15,7 @@ from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
 from gfl.model.detector import DetectorConfig
 from gfl.model.structures import Batch
+from gfl.tensors.memory_format import convolution_format
 from gfl.tensors.precision import FP32, Policy
 from gfl.tensors.variables import Variables, flatten, unflatten
 
@@ -41,12 +42,11 @@ class DetectorModule(nn.Module):
     ) -> None:
         super().__init__()
         self.cfg, self.policy, self.reduce, self.recompute = cfg, policy, reduce, recompute
-        # Convolutions on CPU and CUDA run faster with channels last; the NPU keeps a format of its own.
-        self.memory_format = torch.contiguous_format if device.type == "npu" else torch.channels_last
+        memory_format = convolution_format(device, canvases)
         for path, tensor in flatten(variables).items():
             leaf = tensor.detach().to(device, copy=True)
             if leaf.ndim == 4:
-                leaf = leaf.contiguous(memory_format=self.memory_format)
+                leaf = leaf.contiguous(memory_format=memory_format)
             _register(self, path, leaf, frozen=detector.is_frozen(path, cfg))
         self.device = device
         self.grids: dict[tuple[int, int], Grid] = {canvas: make_grid(canvas, device) for canvas in canvases}
