@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
-from benchmarks import canvases, evaluate, infer, loader, loss, train
-from benchmarks.command_line import report_flags, write_reports
+from benchmarks import canvases, evaluate, growth, infer, loader, loss, step, train
+from benchmarks.command_line import report_flags, use_before, write_reports
+from benchmarks.machine_use import Use
 from benchmarks.tables import Findings, Report
 
 
@@ -22,8 +24,10 @@ class Program(Protocol):
 
 
 PROGRAMS: Mapping[str, Program] = {
+    "step": step,
     "train": train,
     "loss": loss,
+    "growth": growth,
     "canvases": canvases,
     "infer": infer,
     "loader": loader,
@@ -34,18 +38,22 @@ SMALL = ("--config", "small", "--size", "320x448", "--batch", "8")
 # The paper's sizes, at which the one square is 1344x1344, with a small model: the R50 would take an hour.
 FULL_SIZE = ("--config", "small", "--short_side", "800", "--long_side", "1333", "--pictures", "16", "--repeats", "2")
 RUNS: Sequence[tuple[str, Sequence[str]]] = (
-    ("train", ()),
-    ("train", SMALL),
-    ("loss", ()),
+    ("step", ("--repeats", "3")),
+    ("train", ("--repeats", "3")),
+    ("train", (*SMALL, "--repeats", "3")),
+    ("loss", ("--repeats", "3")),
+    ("growth", ("--repeats", "3")),
     ("canvases", FULL_SIZE),
     ("infer", ()),
     ("loader", ()),
     ("evaluate", ()),
 )
 QUICK_RUNS = (
+    ("step", ("--quick",)),
     ("train", ("--quick",)),
     ("train", ("--config", "small", "--quick")),
     ("loss", ("--quick",)),
+    ("growth", ("--quick",)),
     ("canvases", ("--config", "small", "--quick")),
     ("infer", ("--quick",)),
     ("loader", ("--quick",)),
@@ -53,18 +61,19 @@ QUICK_RUNS = (
 )
 
 
-def reports(runs: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Report]:
-    """The reports of the runs, (name, flags), in the order of the page."""
+def reports(runs: Sequence[tuple[str, Sequence[str]]], use: Callable[[], Use]) -> Iterator[Report]:
+    """The reports of the runs, (name, flags), in the order of the page; use: looks at the machine before each."""
     for name, flags in runs:
         command = shlex.join(["python", "-m", f"benchmarks.{name}", *flags])
         print(command, flush=True)
-        program = PROGRAMS[name]
-        yield Report(command, program.measure(program.parser().parse_args(flags)))
+        program, before = PROGRAMS[name], use()
+        yield Report(command, program.measure(program.parser().parse_args(flags)), before)
 
 
 def main() -> int:
     arguments = report_flags("benchmarks", __doc__).parse_args()
-    return write_reports(arguments, lambda: list(reports(QUICK_RUNS if arguments.quick else RUNS)))
+    runs = QUICK_RUNS if arguments.quick else RUNS
+    return write_reports(arguments, lambda: list(reports(runs, partial(use_before, arguments))))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.machine_use import WAIT_S, Use, sample, wait_until_idle
 from benchmarks.measure import Gemm, machine
-from benchmarks.tables import Findings, Report, as_json, load_text, page, plain_text
+from benchmarks.tables import Findings, Report, as_json, page, plain_text
 from gfl.errors import InputError
 from gfl.files import write_atomic
 from gfl.shapes import CANVAS_MULTIPLE, Canvas
@@ -27,6 +28,15 @@ def report_flags(program: str, description: str | None) -> argparse.ArgumentPars
     flags.add_argument("--json", type=Path, help="write all figures, the machine and the versions to this file")
     flags.add_argument("--output", type=Path, help="write the tables to this file, as Markdown")
     flags.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it run at all")
+    flags.add_argument(
+        "--wait_idle",
+        type=whole,
+        nargs="?",
+        const=int(WAIT_S),
+        default=0,
+        metavar="SECONDS",
+        help=f"wait until other programs leave the cores alone, at most so long before each benchmark ({WAIT_S:.0f})",
+    )
     return flags
 
 
@@ -99,17 +109,29 @@ def command_line() -> str:
 def run_program(flags: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Findings]) -> int:
     """The main function of one benchmark; returns the exit status."""
     arguments = flags.parse_args()
-    return write_reports(arguments, lambda: [Report(command_line(), measure(arguments))])
+
+    def report() -> list[Report]:
+        use = use_before(arguments)
+        return [Report(command_line(), measure(arguments), use)]
+
+    return write_reports(arguments, report)
+
+
+def use_before(arguments: argparse.Namespace) -> Use:
+    """How busy the machine is, said; with --wait_idle once it is idle, or the time is over."""
+    use = wait_until_idle(arguments.wait_idle) if arguments.wait_idle else sample()
+    print(f"before: {use}", flush=True)
+    return use
 
 
 def write_reports(arguments: argparse.Namespace, measure: Callable[[], Sequence[Report]]) -> int:
     """Measure, print the tables, write the files that were asked for; returns the exit status."""
     facts = machine()
     try:
-        print(f"{facts['cpu']}, {facts['torch_threads']} threads, {load_text(facts)}", flush=True)
+        print(f"{facts['cpu']}, {facts['torch_threads']} threads", flush=True)
         reports = measure()
         for report in reports:
-            print("\n\n".join(["", report.command, *map(plain_text, report.findings.tables)]))
+            print("\n\n".join(["", report.command, f"before: {report.use}", *map(plain_text, report.findings.tables)]))
         if arguments.json is not None:
             write_atomic(arguments.json, as_json(reports, facts))
         if arguments.output is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -146,14 +145,12 @@ class Gemm(NamedTuple):
 
 
 def machine() -> dict[str, object]:
-    """The machine; its load average is that of the last minute, so call this before the first measurement."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    """What computes."""
     return {
         "cpu": _cpu_model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
-        "load_before": None if load is None else round(load, 2),
         "platform": platform.platform(terse=True),
     }
 

@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from benchmarks.machine_use import Use
 from benchmarks.measure import Timing, spread, versions
 from gfl.files import to_json
 from gfl.report.tables import aligned, text_width
 
 TERMINAL_COLUMNS = 100
-IDLE_LOAD = 0.3  # load average above which other programs disturb the figures
 
 
 class Table(NamedTuple):
@@ -32,10 +32,11 @@ class Findings(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The findings of a benchmark, and the command that measures them again."""
+    """The findings of a benchmark, the command that measures them again, and how busy the machine was before."""
 
     command: str
     findings: Findings
+    use: Use
 
 
 def comparison(title: str, rows: Sequence[tuple[str, Timing, Timing]], *, other: str, note: str = "") -> Table:
@@ -74,28 +75,21 @@ def page(reports: Sequence[Report], facts: Mapping[str, object], command: str) -
         f"Written by `{command}` on {time.strftime('%Y-%m-%d')}; the numbers are not edited by hand. A section names "
         "the command that measures its figures again.",
         f"- Machine: {facts['cpu']} ({facts['instructions']}), {facts['cores']} cores, "
-        f"{facts['torch_threads']} threads of torch; {load_text(facts)}\n"
+        f"{facts['torch_threads']} threads of torch\n"
         f"- Software: {software}, commit {made['commit'] or 'not known'}",
         "The forms of a table were run in turn (A B C A B C ...) in one process; a figure is the median of the rounds.",
     ]
     for report in reports:
-        parts += [f"## `{report.command}`", *map(markdown, report.findings.tables)]
+        parts += [f"## `{report.command}`", f"Before it: {report.use}.", *map(markdown, report.findings.tables)]
     return "\n\n".join(parts) + "\n"
-
-
-def load_text(facts: Mapping[str, object]) -> str:
-    """How busy the machine was before the benchmark began."""
-    load = facts["load_before"]
-    if not isinstance(load, float):
-        return "load average not known"
-    return f"load average {load:.2f} before" + (
-        " (the machine was busy: measure again when it is not)" if load > IDLE_LOAD else ""
-    )
 
 
 def as_json(reports: Sequence[Report], facts: Mapping[str, object]) -> str:
     """Everything measured, with the machine and the versions; times in seconds."""
-    benchmarks = [{"command": report.command, "figures": report.findings.figures} for report in reports]
+    benchmarks = [
+        {"command": report.command, "use_before": report.use._asdict(), "figures": report.findings.figures}
+        for report in reports
+    ]
     date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     content = {"date": date, "machine": facts, "versions": versions(), "benchmarks": benchmarks}
     return to_json(content, indent=2) + "\n"

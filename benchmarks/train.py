@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import loss, plain
+from benchmarks.cases import RUN_FILES
 from benchmarks.command_line import benchmark_flags, canvas, gemm_of, positive, rounds_of, run_program
 from benchmarks.counts import Ops, macs_by_part, ops_by_part
 from benchmarks.inputs import random_batch, write_pictures
@@ -50,17 +51,12 @@ from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.tensors.variables import child
 
-RUN_FILES = {"r50": "r50.gin", "small": "scratch_small.gin"}
 SOURCE_SHARE = 0.6  # sides of the JPEGs, as a share of the canvas's: COCO's 480x640 become 800x1067
 
 OPS_CANVAS = (64, 64)  # the number of ops does not depend on it
 OPS_CASES = ((1, 3), (2, 7), (8, 10), (8, 40))  # pictures, boxes
 # (ops, host reads in the loss) of the authors' GFocalV2 with R50, by (pictures, boxes)
 REFERENCE_OPS = {(1, 3): (1691, 26), (2, 7): (2086, 35), (8, 10): (3400, 90), (8, 40): (3880, 90)}
-REFERENCE_SPEED = (
-    "The authors' code on another machine (2 vCPU, AVX2): R50 forward 53.1 GMAC a picture of 512x512 (backbone 21.4, "
-    "neck 4.2, head 27.6) at 70-82% of GEMM speed, a training step at 68% (2x512x512) to 77% (1x800x1344)."
-)
 
 
 class Setting(NamedTuple):
@@ -98,8 +94,7 @@ def step_table(setting: Setting, timings: Mapping[str, Timing], macs: Mapping[st
         "undivided step, without data."
     )
     header = ("part", "ms", "min - max", "of the step", "GMAC", "of GEMM speed")
-    quoted = f" {REFERENCE_SPEED}" if setting.name == "r50" else ""
-    return Table(f"The step: {setting.title()}", header, tuple(rows), note + quoted)
+    return Table(f"The step: {setting.title()}", header, tuple(rows), note)
 
 
 # ---- batch-norm folded and not ----

@@ -192,6 +192,8 @@ SMALL_SIZES = ["--short_side", "64", "--long_side", "96"]
 @pytest.mark.parametrize(
     ("name", "flags", "expected"),
     [
+        pytest.param("step", [], 5, marks=pytest.mark.slow),
+        pytest.param("growth", [], 5, marks=pytest.mark.slow),
         pytest.param("train", ["--config", "small", "--size", "64x64"], 3, marks=pytest.mark.slow),
         pytest.param("loss", ["--size", "64x64", "--boxes", "2", "3"], 2),
         pytest.param("canvases", ["--config", "small", "--pictures", "4", *SMALL_SIZES], 1, marks=pytest.mark.slow),
@@ -222,6 +224,7 @@ def test_a_benchmark_runs_and_writes_its_files(
     page = (tmp_path / "a.md").read_text()
     assert page.count("\n### ") == expected
     assert "--repeats 1" in page  # the command
+    assert "Before it: other programs used" in page
     assert "--repeats 1" in capsys.readouterr().out
 
 
