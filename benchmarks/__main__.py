@@ -44,7 +44,7 @@ RUNS: Sequence[tuple[str, Sequence[str]]] = (
     ("loss", ("--repeats", "3")),
     ("growth", ("--repeats", "3")),
     ("canvases", FULL_SIZE),
-    ("infer", ()),
+    ("infer", ("--repeats", "3")),
     ("loader", ()),
     ("evaluate", ()),
 )

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -100,14 +101,14 @@ def time_layer(layer: Layer, layout: str) -> Sample:
 
 def _seconds(run: Callable[[], object]) -> float:
     run()  # makes the kernel
-    best, started = float("inf"), time.perf_counter()
-    before = started
-    while True:
+    started = before = time.perf_counter()
+    seconds = []
+    while before - started < LEAST_S or not seconds:
         run()
         now = time.perf_counter()
-        best, before = min(best, now - before), now
-        if now - started >= LEAST_S:
-            return best
+        seconds.append(now - before)
+        before = now
+    return median(seconds)
 
 
 def bare_seconds(layers: Counter[Layer], timings: Mapping[str, Timing]) -> float:

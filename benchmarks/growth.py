@@ -26,7 +26,6 @@ BASE = Case("small", 2, 256, 256)
 SIDES, BATCHES, BOXES, CLASSES = (128, 192, 256, 384, 512, 640), (1, 2, 4, 8, 16), (1, 10, 100, 1000), (1, 20, 80, 1200)
 LOSS_CANVAS, QUICK_CANVAS = (800, 1344), (64, 64)
 STEPS = 3
-BLOCKS = " ▏▎▍▌▋▊▉█"
 BAR = 20  # characters
 
 
@@ -55,9 +54,9 @@ def all_series(*, quick: bool) -> list[Series]:
 
 
 def bar(value: float, largest: float) -> str:
-    """A bar of blocks, BAR characters for the largest value."""
-    eighths = round(8 * BAR * value / largest)
-    return BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8].strip()
+    """A bar of blocks in a frame of BAR characters, which the largest value fills."""
+    filled = round(BAR * value / largest)
+    return "█" * filled + "░" * (BAR - filled)
 
 
 def growth(values: Sequence[float], work: Sequence[int]) -> list[float]:
