@@ -109,6 +109,19 @@ def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
     return _build(table)
 
 
+def with_setting(text: str, setting: str, field: str, value: object) -> str:
+    """An `operative_text` in which a field of a setting has another value, under the knob that sets it if one does.
+
+    Raises InputError as `read_run`.
+    """
+    table, files_read = _base()
+    _read_text(text, STORED, Path(), table, files_read)
+    name = f"{_full_class_name(setting, STORED)}.{field}"
+    bound = table[name].value
+    table[bound.name if isinstance(bound, _Macro) else name] = _Binding(value, SETTINGS, 0)
+    return _build(table).operative_text
+
+
 def without_paths(text: str) -> str:
     """A `config_text` that names no file or folder of this machine: those settings are base.gin's again.
 

@@ -121,7 +121,7 @@ class RunConfig:
     settings_from_checkpoint: bool = False  # take model, optimiser and picture sizes from the run of `checkpoint`
     freeze: Literal["backbone"] | None = None  # what of the model is not trained, beside the frozen stages
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
-    precision: Literal["fp32", "o1", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "o1", "bf16"] = "fp32"  # 'auto': gfl/engine/precision_choice.py
     loss_scale: float | Literal["dynamic"] = 128.0  # only 'o1' uses it
     apex: bool = False  # let an installed Apex do 'o1'
     compile: bool = False
@@ -143,7 +143,7 @@ class RunConfig:
             )
         if self.loss_scale != "dynamic" and not 0 < self.loss_scale < math.inf:
             raise ValueError(f"LOSS_SCALE = {self.loss_scale!r}: expected 'dynamic' or a positive number, e.g. 128.0")
-        if self.apex and (self.precision != "o1" or self.compile):
+        if self.apex and (self.precision not in ("o1", "auto") or self.compile):
             raise ValueError(
                 f"APEX=True with PRECISION={self.precision!r} and COMPILE={self.compile}: expected 'o1' and False, for "
                 "Apex patches torch's functions to do O1, which no compiler follows; set them so, or APEX = False"

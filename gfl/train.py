@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from gfl.config import ParsedRun, read_run, read_text
+from gfl.config import ParsedRun, read_run, read_text, with_setting
 from gfl.data.check.outlook import Outlook, look_ahead
 from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
@@ -34,6 +34,7 @@ from gfl.engine.device import choose_device, describe, seed_generators, to_devic
 from gfl.engine.faults import Divergence, Learning, StepNumbers
 from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
+from gfl.engine.precision_choice import PrecisionChoice, agreed_precision, earlier_precision
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.schedule import RunLength, changed_length, fit_schedule, rate_at, run_length
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
@@ -77,8 +78,9 @@ class RunData(NamedTuple):
 class Run:
     """What the phases of a run share."""
 
-    cfg: RunConfig  # of `parsed`, with the data set's number of classes
+    cfg: RunConfig  # of `parsed`, with the data set's number of classes and the precision that is used
     parsed: ParsedRun
+    precision: PrecisionChoice
     folder: RunFolder | None  # None on every rank but the first
     ranks: Ranks
     console: ProgressWriter
@@ -102,6 +104,10 @@ def start(
     """A run before its next step: at step 0, or where the checkpoint `saved` left it."""
     cfg = parsed.run
     device = ranks.local_device(choose_device(cfg.device))
+    precision = agreed_precision(cfg, device, ranks, None if saved is None else earlier_precision(saved))
+    if precision.used != cfg.precision:
+        operative = with_setting(parsed.operative_text, "RunConfig", "precision", precision.used)
+        cfg, parsed = replace(cfg, precision=precision.used), parsed._replace(operative_text=operative)
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     cfg = cfg.for_classes(len(data.train.names))
@@ -115,7 +121,7 @@ def start(
     if data.val is not None and data.val.truth.crowd.all():
         notes += ("validation has no boxes: there is nothing to measure, and best.pt will be the last weights",)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
+    run = Run(cfg, parsed, precision, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
     if saved is not None:
         resume(run, saved)
     return run
@@ -349,6 +355,7 @@ def save(run: Run, name: str) -> None:
         "score_thresholds": None if run.score_thresholds is None else list(run.score_thresholds),
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
+        "precision": run.cfg.precision,  # `config` says what was asked, this what was used
         "names": list(data.train.names),
         "category_ids": list(data.train.category_ids),
         "epoch_settings": data.epoch_settings,
@@ -413,10 +420,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
             run = start(parsed, saved, folder, ranks, stop)
             if folder is not None:
                 folder.write_text("config.gin", parsed.config_text)
-                device = describe(run.state.module.device)
-                folder.write_environment(
-                    command, {"device": device, "precision": run.cfg.precision, "ranks": ranks.world}
-                )
+                folder.write_environment(command, environment_fields(run, parsed))
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
@@ -428,6 +432,14 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
         if folder is not None:
             for text in end_lines(folder.path, what_is_best(run), run.data.train, run.data.val):
                 run.console.line(text)
+
+
+def environment_fields(run: Run, parsed: ParsedRun) -> dict[str, object]:
+    """What env.json says of a run beside the machine."""
+    fields = {"device": describe(run.state.module.device), "precision": run.cfg.precision, "ranks": run.ranks.world}
+    if run.precision.reason:
+        fields |= {"precision_asked": parsed.run.precision, "precision_reason": run.precision.reason}
+    return fields
 
 
 def what_is_best(run: Run) -> str:
@@ -458,7 +470,8 @@ def print_head(run: Run, folder: RunFolder) -> None:
     """What a run says before its first step."""
     data, outlook = run.data, run.outlook
     if outlook is not None:
-        for text in head_lines(run.cfg, run.state.module, data.loader, data.val, run.origin, outlook, run.length):
+        module = run.state.module
+        for text in head_lines(run.cfg, module, data.loader, data.val, run.origin, outlook, run.length, run.precision):
             run.console.line(text)
     for note in run.notes:
         run.console.line(headline("note", note))
