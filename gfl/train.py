@@ -30,7 +30,7 @@ from gfl.data.plan import epoch_settings, fingerprint
 from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
-from gfl.engine.device import choose_device, describe, seed_generators, to_device
+from gfl.engine.device import choose_device, describe, expect_shapes, seed_generators
 from gfl.engine.faults import Divergence, Learning, StepNumbers
 from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
@@ -38,6 +38,7 @@ from gfl.engine.precision_choice import PrecisionChoice, agreed_precision, earli
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.schedule import RunLength, changed_length, fit_schedule, rate_at, run_length
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
+from gfl.engine.transfer import on_device
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.record.console import ProgressWriter, validation_line
@@ -110,6 +111,7 @@ def start(
         cfg, parsed = replace(cfg, precision=precision.used), parsed._replace(operative_text=operative)
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
+    expect_shapes(device, fixed=data.canvases is not None)
     cfg = cfg.for_classes(len(data.train.names))
     outlook = look_ahead(data.train, cfg.data, cfg.seed) if ranks.first else None
     length = run_length(cfg, -(-len(data.loader.plan(0)) // cfg.accumulate))
@@ -139,8 +141,8 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     canvases = canvases_for(train, cfg.data, val=val)
     if cfg.compile and (canvases is None or len(canvases) > MOST_GRAPHS):
         raise InputError(
-            f"got COMPILE = True with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} canvases: "
-            "each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
+            f"got COMPILE = {cfg.compile!r} with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} "
+            "canvases: each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
         )
     batch, rank, world = pictures_a_rank(cfg, ranks.world), ranks.rank, ranks.world
     loader = TrainLoader(
@@ -219,11 +221,11 @@ def train(run: Run) -> None:
     while not ended(run):
         plan = run.data.loader.plan(cursor.epoch)
         log.begin_epoch(-(-len(plan) // cfg.accumulate))
-        for group in grouped(run.data.loader.batches(plan[cursor.batch :]), cfg.accumulate, log):
+        batches = on_device(run.data.loader.batches(plan[cursor.batch :]), state.module.device)
+        for group in grouped(batches, cfg.accumulate, log):
             rate = rate_at(cfg, cursor.step, cursor.epoch, cursor.epoch + cursor.batch / len(plan))
             with memory_errors(group[0].canvas, run.data.loader.batch_size):
-                batches = [to_device(loaded.batch, state.module.device) for loaded in group]
-                metrics = step(state, batches, rate, cfg.optim)
+                metrics = step(state, [loaded.batch for loaded in group], rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
             written = log.add(

@@ -307,6 +307,11 @@ def test_50_steps_in_real_float16_stay_near_those_in_float32() -> None:
     assert_near(course(REAL, REAL_CANVAS, "o1"), course(REAL, REAL_CANVAS, "fp32"))
 
 
+def test_50_steps_in_bfloat16_stay_near_those_in_float32() -> None:
+    """torch emulates it where the CPU has none: the same roundings, slower."""
+    assert_near(course(REAL, REAL_CANVAS, "bf16"), course(REAL, REAL_CANVAS, "fp32"))
+
+
 def test_emulation_of_float16_convolutions_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the rounding of sums: the two add in another order."""
     module = DetectorModule(detector.init(REAL), REAL, [REAL_CANVAS], CPU, policy=O1)

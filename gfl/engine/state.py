@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gfl.engine.apex import start_apex
 from gfl.engine.module import DetectorModule, Loss, compiled
-from gfl.engine.optim import LossScale, Reduce, make_optimiser, restore_optimiser
+from gfl.engine.optim import LossScale, Reduce, make_optimiser, restore_optimiser, set_rate
 from gfl.engine.ranks import without_gradient_sync
 from gfl.errors import InputError
 from gfl.model.detector import identity
 from gfl.model.structures import Batch
-from gfl.settings import OptimConfig, RunConfig
+from gfl.settings import CUDA_GRAPHS, OptimConfig, RunConfig
 
 
 @dataclass
@@ -43,14 +43,17 @@ class TrainState:
 
 def make_state(module: DetectorModule, cfg: RunConfig, reduce_overflow: Reduce = identity) -> TrainState:
     """The state at step 0; reduce_overflow: as in `LossScale`. Raises InputError as `start_apex` does."""
-    optimiser = make_optimiser(cfg.optim, module.parameters())
+    graphs = cfg.compile in CUDA_GRAPHS and module.device.type == "cuda"
+    optimiser = make_optimiser(cfg.optim, module.parameters(), capturable=graphs)
     scale: LossScale | None = None
     if cfg.apex:
         scale = start_apex(module, optimiser, cfg.loss_scale, reduce_overflow)  # before DistributedDataParallel
     elif cfg.precision == "o1":
         scale = LossScale(cfg.loss_scale, module.device, reduce_overflow)
     ema = {path: p.detach().clone() for path, p in module.named_parameters()} if cfg.optim.ema else {}
-    return TrainState(module, compiled(module) if cfg.compile else module, optimiser, scale, ema, Cursor())
+    mode = cfg.compile if isinstance(cfg.compile, str) else None
+    forward = compiled(module, mode=mode) if cfg.compile else module
+    return TrainState(module, forward, optimiser, scale, ema, Cursor())
 
 
 def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimConfig) -> dict[str, Tensor]:
@@ -60,8 +63,7 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
     of steps that the loss scale has skipped so far. Under a loss scale, a step with gradients that are not finite
     changes neither parameters, momentum nor averaged weights.
     """
-    for group in state.optimiser.param_groups:
-        group["lr"] = rate
+    set_rate(state.optimiser, rate)
     totals: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, start=1):
         last = number == len(batches)
