@@ -56,6 +56,7 @@ def _ahead(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
             yield _received(before, module)
         sent[1].synchronize()  # a step was queued since: the host waits only where the copy is not over yet
         before = sent
+        del item  # the loader may use its memory again
     if before is not None:
         yield _received(before, module)
 

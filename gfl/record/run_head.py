@@ -89,8 +89,9 @@ def summary_line(cfg: RunConfig, device: torch.device, why: str = "") -> str:
 def slow_precision_line(cfg: RunConfig, device: torch.device) -> Iterator[str]:
     """A note where 16 bits are slower than fp32, because the device only emulates them."""
     if is_slow(cfg.precision, device):
-        here = "a CPU" if cfg.precision == "o1" else f"this {device.type.upper()}"
-        yield headline("note", f"PRECISION = {cfg.precision!r} is slow on {here}, to try it out; 'fp32' is faster here")
+        here = {"cpu": "CPU", "cuda": "GPU"}[device.type]
+        text = f"PRECISION = {cfg.precision!r} is slow on this {here}, to try it out; 'fp32' is faster here"
+        yield headline("note", text)
 
 
 def shapes_text(loader: TrainLoader, canvases: Sequence[Canvas] | None) -> str:
