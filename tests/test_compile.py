@@ -114,9 +114,8 @@ def test_compiled_losses_are_those_of_the_module(trained: Trained) -> None:
 def test_mode_that_compile_names_is_torchs(knob: bool | str, mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(torch, "compile", lambda module, **options: (asked.append(options), module)[1])
-    state = tiny.make(replace(FLOAT32, compile=knob))
+    tiny.make(replace(FLOAT32, compile=knob))
     assert asked == [{"backend": "inductor", "mode": mode, "fullgraph": True, "dynamic": False}]
-    assert not isinstance(state.optimiser.param_groups[0]["lr"], Tensor)  # no graph is recorded on a CPU
 
 
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from copy import deepcopy
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gfl.engine.optim import LossScale, learning_rate, make_optimiser, restore_optimiser, set_rate
+from gfl.engine.optim import LossScale, learning_rate, make_optimiser, restore_optimiser
 from gfl.errors import InputError
 from gfl.settings import OptimConfig, RunConfig
 
@@ -88,45 +87,6 @@ def test_optimisers_are_torchs_fused_ones(optimizer: str, kind: type) -> None:
     optimiser = make_optimiser(OptimConfig(optimizer), parameters())
     assert type(optimiser) is kind
     assert all(group["fused"] for group in optimiser.param_groups)
-
-
-def steps(optimiser: torch.optim.Optimizer, own: list[Tensor], rates: list[float]) -> None:
-    for rate in rates:
-        for number, parameter in enumerate(own, start=1):
-            parameter.grad = torch.full_like(parameter, rate * number)
-        set_rate(optimiser, rate)
-        optimiser.step()
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_optimiser_that_a_graph_may_record_takes_the_same_steps_and_keeps_its_rate_in_place(optimizer: str) -> None:
-    plain, capturable = parameters(), parameters()
-    optimisers = [make_optimiser(OptimConfig(optimizer), plain)]
-    optimisers.append(make_optimiser(OptimConfig(optimizer), capturable, capturable=True))
-    rate = optimisers[1].param_groups[0]["lr"]
-    for optimiser, own in zip(optimisers, (plain, capturable), strict=True):
-        steps(optimiser, own, [0.1, 0.02])
-    torch.testing.assert_close(capturable, plain)
-    assert all(group["lr"] is rate for group in optimisers[1].param_groups)  # a graph holds its address
-    assert rate == pytest.approx(0.02)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("first", [False, True], ids=["plain first", "capturable first"])
-def test_state_goes_from_an_optimiser_of_one_kind_to_one_of_the_other(optimizer: str, first: bool) -> None:
-    """A run with CUDA graphs may go on without them."""
-    cfg, own, others = OptimConfig(optimizer), parameters(), parameters()
-    one, other = make_optimiser(cfg, own, capturable=first), make_optimiser(cfg, others, capturable=not first)
-    steps(one, own, [0.1])
-    with torch.no_grad():
-        for mine, parameter in zip(others, own, strict=True):
-            mine.copy_(parameter)
-    rate = other.param_groups[0]["lr"]
-    restore_optimiser(other, deepcopy(one.state_dict()))  # as from a file
-    assert other.param_groups[0]["lr"] is rate
-    for optimiser, each in ((one, own), (other, others)):
-        steps(optimiser, each, [0.05, 0.02])
-    torch.testing.assert_close(others, own)
 
 
 def test_parameters_of_one_kind_alone_are_no_trouble() -> None:

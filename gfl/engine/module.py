@@ -76,7 +76,9 @@ class DetectorModule(nn.Module):
 def compiled(module: DetectorModule, backend: str = "inductor", mode: str | None = None) -> Loss:
     """The module's forward, compiled into one graph for each canvas; what would break the graph is an error.
 
-    mode: of torch.compile's own backend; None for its default.
+    mode: of torch.compile's own backend; None for its default. CUDA graphs of a mode hold the forward and the backward
+    pass; the optimiser's few fused kernels run outside, so that they need neither capturable=True nor a rate on the
+    device.
     """
     # By default dynamo splits the graph at DDP's buckets, to exchange gradients during the backward pass. Here all
     # parameters enter at the start, in `prepare`, so a split would gain nothing.

@@ -20,35 +20,21 @@ from gfl.settings import OptimConfig
 Reduce: TypeAlias = Callable[[Tensor], Tensor]  # a scalar of this rank -> the scalar over all ranks
 
 
-def make_optimiser(
-    cfg: OptimConfig, parameters: Iterable[Tensor], *, capturable: bool = False
-) -> torch.optim.Optimizer:
-    """torch's fused SGD or AdamW, with weight decay as `cfg` says; `set_rate` sets the learning rate anew each step.
+def make_optimiser(cfg: OptimConfig, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    """torch's fused SGD or AdamW, with weight decay as `cfg` says; the learning rate is set anew each step.
 
-    capturable: whether a CUDA graph may record its step: the learning rate is then a tensor on the device, which the
-    kernels read, where a number would be recorded as it was.
     SGD's momentum is made as zeros before step 1: a fused kernel that skips the first step would leave it unset.
     """
     parameters = list(parameters)
     matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     decays = ((matrices, cfg.weight_decay), (vectors, cfg.weight_decay if cfg.decay_vectors else 0.0))
     groups = [{"params": members, "weight_decay": decay} for members, decay in decays if members]
-    rate = torch.zeros((), device=parameters[0].device) if capturable else 0.0
     if cfg.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=capturable)
-    sgd = torch.optim.SGD(groups, lr=rate, momentum=cfg.momentum, fused=True)
+        return torch.optim.AdamW(groups, lr=0.0, fused=True)
+    sgd = torch.optim.SGD(groups, lr=0.0, momentum=cfg.momentum, fused=True)
     for parameter in parameters:
         sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of the next step, in place where it is a tensor on the device."""
-    for group in optimiser.param_groups:
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, saved: dict[str, object]) -> None:

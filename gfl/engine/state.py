@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gfl.engine.apex import start_apex
 from gfl.engine.module import DetectorModule, Loss, compiled
-from gfl.engine.optim import LossScale, Reduce, make_optimiser, restore_optimiser, set_rate
+from gfl.engine.optim import LossScale, Reduce, make_optimiser, restore_optimiser
 from gfl.engine.ranks import without_gradient_sync
 from gfl.errors import InputError
 from gfl.model.detector import identity
 from gfl.model.structures import Batch
-from gfl.settings import CUDA_GRAPHS, OptimConfig, RunConfig
+from gfl.settings import OptimConfig, RunConfig
 
 
 @dataclass
@@ -43,8 +43,7 @@ class TrainState:
 
 def make_state(module: DetectorModule, cfg: RunConfig, reduce_overflow: Reduce = identity) -> TrainState:
     """The state at step 0; reduce_overflow: as in `LossScale`. Raises InputError as `start_apex` does."""
-    graphs = cfg.compile in CUDA_GRAPHS and module.device.type == "cuda"
-    optimiser = make_optimiser(cfg.optim, module.parameters(), capturable=graphs)
+    optimiser = make_optimiser(cfg.optim, module.parameters())
     scale: LossScale | None = None
     if cfg.apex:
         scale = start_apex(module, optimiser, cfg.loss_scale, reduce_overflow)  # before DistributedDataParallel
@@ -63,7 +62,8 @@ def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimCon
     of steps that the loss scale has skipped so far. Under a loss scale, a step with gradients that are not finite
     changes neither parameters, momentum nor averaged weights.
     """
-    set_rate(state.optimiser, rate)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
     totals: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, start=1):
         last = number == len(batches)
