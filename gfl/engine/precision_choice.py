@@ -81,7 +81,7 @@ def auto_precision(device: torch.device) -> PrecisionChoice:
     instructions = native_bfloat16() if device.type == "cpu" else ""
     if instructions:
         return PrecisionChoice("bf16", f"this CPU has {instructions}")
-    return PrecisionChoice("fp32", "this CPU has no instructions for bfloat16")
+    return PrecisionChoice("fp32", "this CPU has no bfloat16 instructions that torch uses")
 
 
 def is_slow(precision: str, device: torch.device) -> bool:
