@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from gfl.config import ParsedRun, read_run, read_text
+from gfl.config import ParsedRun, read_run, read_text, with_setting
 from gfl.data.check.outlook import Outlook, look_ahead
 from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
@@ -30,13 +30,15 @@ from gfl.data.plan import epoch_settings, fingerprint
 from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
-from gfl.engine.device import choose_device, describe, seed_generators, to_device
+from gfl.engine.device import choose_device, describe, expect_shapes, seed_generators
 from gfl.engine.faults import Divergence, Learning, StepNumbers
 from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
+from gfl.engine.precision_choice import PrecisionChoice, agreed_precision, earlier_precision
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.schedule import RunLength, changed_length, fit_schedule, rate_at, run_length
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
+from gfl.engine.transfer import on_device
 from gfl.errors import InputError
 from gfl.heap import keep_freed_memory
 from gfl.model import detector
@@ -78,8 +80,9 @@ class RunData(NamedTuple):
 class Run:
     """What the phases of a run share."""
 
-    cfg: RunConfig  # of `parsed`, with the data set's number of classes
+    cfg: RunConfig  # of `parsed`, with the data set's number of classes and the precision that is used
     parsed: ParsedRun
+    precision: PrecisionChoice
     folder: RunFolder | None  # None on every rank but the first
     ranks: Ranks
     console: ProgressWriter
@@ -105,8 +108,13 @@ def start(
     device = ranks.local_device(choose_device(cfg.device))
     if device.type == "cpu":
         keep_freed_memory()
+    precision = agreed_precision(cfg, device, ranks, None if saved is None else earlier_precision(saved))
+    if precision.used != cfg.precision:
+        operative = with_setting(parsed.operative_text, "RunConfig", "precision", precision.used)
+        cfg, parsed = replace(cfg, precision=precision.used), parsed._replace(operative_text=operative)
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
+    expect_shapes(device, fixed=data.canvases is not None)
     cfg = cfg.for_classes(len(data.train.names))
     outlook = look_ahead(data.train, cfg.data, cfg.seed) if ranks.first else None
     length = run_length(cfg, -(-len(data.loader.plan(0)) // cfg.accumulate))
@@ -118,7 +126,7 @@ def start(
     if data.val is not None and data.val.truth.crowd.all():
         notes += ("validation has no boxes: there is nothing to measure, and best.pt will be the last weights",)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
+    run = Run(cfg, parsed, precision, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
     if saved is not None:
         resume(run, saved)
     return run
@@ -136,8 +144,8 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     canvases = canvases_for(train, cfg.data, val=val)
     if cfg.compile and (canvases is None or len(canvases) > MOST_GRAPHS):
         raise InputError(
-            f"got COMPILE = True with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} canvases: "
-            "each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
+            f"got COMPILE = {cfg.compile!r} with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} "
+            "canvases: each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
         )
     batch, rank, world = pictures_a_rank(cfg, ranks.world), ranks.rank, ranks.world
     loader = TrainLoader(
@@ -216,11 +224,11 @@ def train(run: Run) -> None:
     while not ended(run):
         plan = run.data.loader.plan(cursor.epoch)
         log.begin_epoch(-(-len(plan) // cfg.accumulate))
-        for group in grouped(run.data.loader.batches(plan[cursor.batch :]), cfg.accumulate, log):
+        batches = on_device(run.data.loader.batches(plan[cursor.batch :]), state.module.device)
+        for group in grouped(batches, cfg.accumulate, log):
             rate = rate_at(cfg, cursor.step, cursor.epoch, cursor.epoch + cursor.batch / len(plan))
             with memory_errors(group[0].canvas, run.data.loader.batch_size):
-                batches = [to_device(loaded.batch, state.module.device) for loaded in group]
-                metrics = step(state, batches, rate, cfg.optim)
+                metrics = step(state, [loaded.batch for loaded in group], rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
             written = log.add(
@@ -352,6 +360,7 @@ def save(run: Run, name: str) -> None:
         "score_thresholds": None if run.score_thresholds is None else list(run.score_thresholds),
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
+        "precision": run.cfg.precision,  # `config` says what was asked, this what was used
         "names": list(data.train.names),
         "category_ids": list(data.train.category_ids),
         "epoch_settings": data.epoch_settings,
@@ -416,10 +425,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
             run = start(parsed, saved, folder, ranks, stop)
             if folder is not None:
                 folder.write_text("config.gin", parsed.config_text)
-                device = describe(run.state.module.device)
-                folder.write_environment(
-                    command, {"device": device, "precision": run.cfg.precision, "ranks": ranks.world}
-                )
+                folder.write_environment(command, environment_fields(run, parsed))
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
@@ -431,6 +437,14 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
         if folder is not None:
             for text in end_lines(folder.path, what_is_best(run), run.data.train, run.data.val):
                 run.console.line(text)
+
+
+def environment_fields(run: Run, parsed: ParsedRun) -> dict[str, object]:
+    """What env.json says of a run beside the machine."""
+    fields = {"device": describe(run.state.module.device), "precision": run.cfg.precision, "ranks": run.ranks.world}
+    if run.precision.reason:
+        fields |= {"precision_asked": parsed.run.precision, "precision_reason": run.precision.reason}
+    return fields
 
 
 def what_is_best(run: Run) -> str:
@@ -461,7 +475,8 @@ def print_head(run: Run, folder: RunFolder) -> None:
     """What a run says before its first step."""
     data, outlook = run.data, run.outlook
     if outlook is not None:
-        for text in head_lines(run.cfg, run.state.module, data.loader, data.val, run.origin, outlook, run.length):
+        module = run.state.module
+        for text in head_lines(run.cfg, module, data.loader, data.val, run.origin, outlook, run.length, run.precision):
             run.console.line(text)
     for note in run.notes:
         run.console.line(headline("note", note))
