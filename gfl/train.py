@@ -23,7 +23,7 @@ from gfl.config import ParsedRun, read_run, read_text
 from gfl.data.check.outlook import Outlook, look_ahead
 from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
-from gfl.data.coco_json import CocoDetection
+from gfl.data.coco_columns import DetectionColumns, join_columns, sorted_by_image
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
@@ -47,7 +47,7 @@ from gfl.record.step_log import StepLog, StepNote
 from gfl.report.best_f1 import thresholds_by_label
 from gfl.report.coco_eval import COCO_LIMIT, evaluate_detections, limit_notes
 from gfl.report.tables import evaluation_report
-from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
+from gfl.runtime.on_torch.dataset import detect_all
 from gfl.runtime.on_torch.pt_file import predictor
 from gfl.say import say
 from gfl.settings import RunConfig
@@ -302,10 +302,10 @@ def validate(run: Run) -> None:
 
 
 def record_evaluation(
-    run: Run, folder: RunFolder, val: CocoData, shares: Sequence[tuple[list[CocoDetection], tuple[str, ...]]]
+    run: Run, folder: RunFolder, val: CocoData, shares: Sequence[tuple[DetectionColumns, tuple[str, ...]]]
 ) -> None:
     """Count the detections of all ranks and write what follows. Of weights of equal AP, the later are best."""
-    results = sorted_by_image(chain.from_iterable(results for results, _ in shares))
+    results = sorted_by_image(join_columns(results for results, _ in shares))
     for reason in chain.from_iterable(failed for _, failed in shares):
         run.console.line(f"without detections: {reason}")
     limit = max(COCO_LIMIT, run.cfg.detector.predict.max_detections)
@@ -317,7 +317,7 @@ def record_evaluation(
     folder.append([row])
     folder.append_result(row)
     folder.write_json("metrics.json", metrics.as_dict())
-    folder.write_json("val_detections.json", results)
+    folder.write_json("val_detections.json", results.rows())
     is_best, gained = run.best <= metrics.AP, run.best < metrics.AP
     run.stale = 0 if gained or metrics.AP < 0 else run.stale + 1
     if is_best:
