@@ -207,6 +207,13 @@ def test_auto_takes_pycocotools_where_hotcoco_is_missing(tmp_path: Path, monkeyp
         evaluate_detections(path, some(), backend="hotcoco")
 
 
+def test_a_broken_hotcoco_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gfl.report.coco_matching.find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "hotcoco", None)  # an import of it fails
+    with pytest.raises(InputError, match="hotcoco is installed and cannot be imported .*pip uninstall hotcoco"):
+        evaluate_detections(write(tmp_path / "a.json"), some())
+
+
 def crowd_of_boxes(path: Path, count: int) -> tuple[Path, list[CocoDetection]]:
     """A picture with so many boxes, apart from each other, and a perfect detection of each."""
     boxes = [[12.0 * (i % 20), 12.0 * (i // 20), 10.0, 10.0] for i in range(count)]

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from gfl.data.coco_json import Floats, Ints, Mask
-from gfl.errors import InputError
+from gfl.errors import InputError, first_line
 
 BACKENDS = ("auto", "hotcoco", "pycocotools")
 
@@ -75,7 +75,13 @@ def curves(matching: Matching, backend: str) -> Curves:
 
 def _by_hotcoco(matching: Matching) -> dict[str, object]:
     """It takes arrays, and leaves the interpreter to other threads while it matches."""
-    from hotcoco import COCO, COCOeval
+    try:
+        from hotcoco import COCO, COCOeval
+    except ImportError as error:
+        raise InputError(
+            f"hotcoco is installed and cannot be imported ({first_line(error)}); install it anew, or remove it (pip "
+            "uninstall hotcoco), and pycocotools counts"
+        ) from error
 
     pictures, classes = _numbered(matching)
     truth = COCO.from_arrays(
