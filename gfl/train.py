@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -89,8 +89,11 @@ class Run:
     length: RunLength
     outlook: Outlook | None  # None on every rank but the first
     notes: list[str]  # what a user should know of the schedule
-    evaluations: Evaluations  # what they have said, and one that may be being counted beside the steps
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
+    evaluations: Evaluations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(self.console, self.length.epochs)
 
 
 def start(
@@ -112,8 +115,7 @@ def start(
     if data.val is not None and data.val.truth.crowd.all():
         notes += ("validation has no boxes: there is nothing to measure, and best.pt will be the last weights",)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    evaluations = Evaluations(console, length.epochs)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes), evaluations)
+    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
     if saved is not None:
         resume(run, saved)
     return run
