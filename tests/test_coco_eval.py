@@ -210,7 +210,7 @@ def test_auto_takes_pycocotools_where_hotcoco_is_missing(tmp_path: Path, monkeyp
 def test_a_broken_hotcoco_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gfl.report.coco_matching.find_spec", lambda name: object())
     monkeypatch.setitem(sys.modules, "hotcoco", None)  # an import of it fails
-    with pytest.raises(InputError, match="hotcoco is installed and cannot be imported .*pip uninstall hotcoco"):
+    with pytest.raises(InputError, match=r"hotcoco is installed and cannot be imported .*pip uninstall hotcoco"):
         evaluate_detections(write(tmp_path / "a.json"), some())
 
 
