@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
         )
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
-    write_atomic(output / "val_detections.json", to_json(results))
+    write_atomic(output / "val_detections.json", to_json(results.rows()))
     say(evaluation_report(metrics))
     for note in limit_notes(data.truth, results, limit):
         say(f"note: {note}")

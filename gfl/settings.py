@@ -129,6 +129,7 @@ class RunConfig:
     compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False
     recompute: bool = False  # keep few activations for the backward pass and compute the others again
     eval_every: int = 1  # epochs; 0 = never
+    eval_in_background: bool | Literal["auto"] = "auto"  # count beside the next steps; 'auto': not on a CPU
     patience: int = 0  # evaluations without a gain in AP after which the run ends; 0 = off
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
@@ -139,6 +140,11 @@ class RunConfig:
         require(self, batch_size=(1, MOST_PICTURES))
         if self.patience and not self.eval_every:
             raise ValueError(f"PATIENCE={self.patience} with EVAL_EVERY=0: expected an evaluation to judge by; set one")
+        if self.patience and self.eval_in_background is True:
+            raise ValueError(
+                f"EVAL_IN_BACKGROUND=True with PATIENCE={self.patience}: expected one of them, for PATIENCE needs an "
+                "evaluation's AP before it lets the run go on; set EVAL_IN_BACKGROUND='auto' or PATIENCE=0"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"

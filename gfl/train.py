@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from gfl.config import ParsedRun, read_run, read_text, with_setting
 from gfl.data.check.outlook import Outlook, look_ahead
 from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
-from gfl.data.coco_json import CocoDetection
+from gfl.data.coco_columns import DetectionColumns, join_columns, sorted_by_image
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
@@ -42,15 +42,15 @@ from gfl.engine.transfer import on_device
 from gfl.errors import InputError
 from gfl.heap import keep_freed_memory
 from gfl.model import detector
-from gfl.record.console import ProgressWriter, validation_line
+from gfl.record.console import ProgressWriter
+from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, copied, may_count_beside_steps
 from gfl.record.run_end import end_lines
 from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
-from gfl.report.best_f1 import thresholds_by_label
-from gfl.report.coco_eval import COCO_LIMIT, evaluate_detections, limit_notes
+from gfl.report.coco_eval import COCO_LIMIT
 from gfl.report.tables import evaluation_report
-from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
+from gfl.runtime.on_torch.dataset import detect_all
 from gfl.runtime.on_torch.pt_file import predictor
 from gfl.say import say
 from gfl.settings import RunConfig
@@ -93,11 +93,11 @@ class Run:
     length: RunLength
     outlook: Outlook | None  # None on every rank but the first
     notes: list[str]  # what a user should know of the schedule
-    best: float = -1.0  # the highest AP so far; -1 where nothing could be measured
-    best_step: int = 0  # after which the weights in best.pt were
-    stale: int = 0  # evaluations since the AP last rose
-    score_thresholds: tuple[float, ...] | None = None  # best-F1 score of each class in the last evaluation
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
+    evaluations: Evaluations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(self.console, self.length.epochs)
 
 
 def start(
@@ -186,10 +186,14 @@ def initial_state(
 def resume(run: Run, saved: Mapping[str, object]) -> None:
     """Put a checkpoint's state back. InputError where the epoch that it stopped in would go on with other batches."""
     restore(run.state, saved)
-    run.best, run.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
-    run.best_step, run.stale = int(str(saved.get("best_step", 0))), int(str(saved.get("stale", 0)))
     thresholds = saved.get("score_thresholds")
-    run.score_thresholds = tuple(thresholds) if isinstance(thresholds, list) else None
+    run.evaluations.judged = Judged(
+        best=float(str(saved["best"])),
+        best_step=int(str(saved.get("best_step", 0))),
+        stale=int(str(saved.get("stale", 0))),
+        score_thresholds=tuple(thresholds) if isinstance(thresholds, list) else None,
+    )
+    run.evaluation_due = bool(saved.get("evaluation_due"))
     run.origin = Origin(f"resumed at step {run.state.cursor.step:,}")
     earlier, at = read_text(str(saved["config"])).run, run.state.cursor
     done = at.epoch + at.batch / len(run.data.loader.plan(at.epoch))
@@ -210,7 +214,7 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
 def train(run: Run) -> None:
     """The whole run: epochs of steps, a log line a step, an evaluation and a checkpoint an epoch."""
     cfg, state, cursor = run.cfg, run.state, run.state.cursor
-    log = StepLog(cfg, state, run.folder, run.console, run.ranks, run.length.epochs)
+    log = StepLog(cfg, state, run.folder, run.console, run.ranks, run.length.epochs, run.evaluations.settle)
     divergence, learning = Divergence(loss_scale=state.loss_scale is not None), Learning()
 
     def judge(steps: list[StepNumbers], *, epoch_ended: bool = False) -> None:
@@ -220,6 +224,7 @@ def train(run: Run) -> None:
 
     if run.evaluation_due:  # the run was stopped before it was done
         validate(run)
+        run.evaluations.settle()  # the loader is about to start its workers, which a thread must not disturb
     operative_written = False
     while not ended(run):
         plan = run.data.loader.plan(cursor.epoch)
@@ -261,7 +266,7 @@ def train(run: Run) -> None:
         if run.evaluation_due:
             validate(run)
     if run.data.val is None:
-        run.best_step = cursor.step
+        run.evaluations.judged = run.evaluations.judged._replace(best_step=cursor.step)
         save(run, BEST)
 
 
@@ -272,7 +277,7 @@ def enough_steps(run: Run) -> bool:
 
 def ended(run: Run) -> bool:
     """Whether there is no step left to do: the run has its length, or PATIENCE is over."""
-    if 0 < run.cfg.patience <= run.stale:
+    if 0 < run.cfg.patience <= run.evaluations.judged.stale:
         return True
     return enough_steps(run) if run.cfg.max_steps else run.state.cursor.epoch >= run.cfg.epochs
 
@@ -308,56 +313,50 @@ def validate(run: Run) -> None:
     shares = run.ranks.gather_at_first(share)
     run.evaluation_due = False
     if run.folder is not None:
-        record_evaluation(run, run.folder, val, shares)
-    run.best, run.stale = run.ranks.broadcast_from_first((run.best, run.stale) if run.ranks.first else None)
+        for reason in chain.from_iterable(failed for _, failed in shares):
+            run.console.line(f"without detections: {reason}")
+        results = sorted_by_image(join_columns(results for results, _ in shares))
+        count_and_record(run, run.folder, val, results)
+    if run.cfg.patience:  # without it, what the evaluations said is the first rank's alone
+        judged = run.evaluations.judged
+        run.evaluations.judged = run.ranks.broadcast_from_first(judged if run.ranks.first else None)
 
 
-def record_evaluation(
-    run: Run, folder: RunFolder, val: CocoData, shares: Sequence[tuple[list[CocoDetection], tuple[str, ...]]]
-) -> None:
-    """Count the detections of all ranks and write what follows. Of weights of equal AP, the later are best."""
-    results = sorted_by_image(chain.from_iterable(results for results, _ in shares))
-    for reason in chain.from_iterable(failed for _, failed in shares):
-        run.console.line(f"without detections: {reason}")
+def count_and_record(run: Run, folder: RunFolder, val: CocoData, results: DetectionColumns) -> None:
+    """Count the detections of all ranks and write what follows: at once, or beside the next steps."""
     limit = max(COCO_LIMIT, run.cfg.detector.predict.max_detections)
-    metrics = evaluate_detections(val.truth, results, max_detections=limit)
-    best_f1 = list(metrics.best_f1.values())
-    run.score_thresholds = thresholds_by_label(best_f1, val.truth.class_names, run.data.val_category_ids)
-    cursor = run.state.cursor
-    row = {"step": cursor.step, "epoch": cursor.epoch, **metrics.summary()}
-    folder.append([row])
-    folder.append_result(row)
-    folder.write_json("metrics.json", metrics.as_dict())
-    folder.write_json("val_detections.json", results)
-    is_best, gained = run.best <= metrics.AP, run.best < metrics.AP
-    run.stale = 0 if gained or metrics.AP < 0 else run.stale + 1
-    if is_best:
-        run.best, run.best_step = metrics.AP, cursor.step
-        save(run, BEST)
-    save(run, LAST)
-    epoch = max(cursor.epoch, 1)
-    run.console.line(validation_line(epoch, run.length.epochs, metrics.summary(), BEST if is_best else None))
-    for note in limit_notes(val.truth, results, limit):
-        run.console.line(f"note: {note}")
-    if 0 < run.cfg.patience <= run.stale:
-        run.console.line(f"ended early: {run.stale} evaluations without a higher AP (PATIENCE = {run.cfg.patience})")
+    counting = Counting(folder, val.truth, run.data.val_category_ids, limit)
+    beside_steps = not ended(run) and may_count_beside_steps(run.cfg, run.state.module.device)
+    tree = copied(checkpoint_tree(run)) if beside_steps else checkpoint_tree(run)
+
+    def save_evaluated(name: str, judged: Judged) -> None:
+        write(folder, name, tree, judged, False)
+
+    evaluated = Evaluated(run.state.cursor.step, run.state.cursor.epoch, results, save_evaluated)
+    if beside_steps:
+        run.evaluations.begin(evaluated, counting)
+        return
+    outcome = run.evaluations.record(evaluated, counting)
+    stale, patience = outcome.judged.stale, run.cfg.patience
+    if 0 < patience <= stale:
+        run.console.line(f"ended early: {stale} evaluations without a higher AP (PATIENCE = {patience})")
     if ended(run):
         run.console.line("")
-        run.console.line(evaluation_report(metrics))
+        run.console.line(evaluation_report(outcome.metrics))
 
 
 def save(run: Run, name: str) -> None:
-    """Write the state and what rebuilds the model from the file alone; every rank has the same, the first writes."""
-    if run.folder is None:
-        return
+    """Write a checkpoint; every rank has the same state, the first writes."""
+    run.evaluations.settle()
+    if run.folder is not None:
+        write(run.folder, name, checkpoint_tree(run), run.evaluations.judged, run.evaluation_due)
+
+
+def checkpoint_tree(run: Run) -> dict[str, object]:
+    """The state, and what rebuilds the model from the file alone."""
     data = run.data
-    tree = {
+    return {
         **state_tree(run.state),
-        "best": run.best,
-        "best_step": run.best_step,
-        "stale": run.stale,
-        "evaluation_due": run.evaluation_due,
-        "score_thresholds": None if run.score_thresholds is None else list(run.score_thresholds),
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
         "precision": run.cfg.precision,  # `config` says what was asked, this what was used
@@ -366,7 +365,13 @@ def save(run: Run, name: str) -> None:
         "epoch_settings": data.epoch_settings,
         "canvases": None if data.canvases is None else [list(canvas) for canvas in data.canvases],
     }
-    write_checkpoint(run.folder.path / name, tree)
+
+
+def write(folder: RunFolder, name: str, tree: Mapping[str, object], judged: Judged, evaluation_due: bool) -> None:
+    """Write a `checkpoint_tree` with what the evaluations have said."""
+    thresholds = judged.score_thresholds
+    said = {**judged._asdict(), "score_thresholds": None if thresholds is None else list(thresholds)}
+    write_checkpoint(folder.path / name, {**tree, **said, "evaluation_due": evaluation_due})
 
 
 def grouped(loader: Iterator[LoadedBatch], size: int, log: StepLog) -> Iterator[list[LoadedBatch]]:
@@ -429,7 +434,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
-            with closing(run.console), worker_errors():
+            with closing(run.console), worker_errors(), run.evaluations:
                 train(run)
         except KeyboardInterrupt as stopped:
             stopped.args = (how_to_go_on(folder, arguments.workdir),)
@@ -450,10 +455,11 @@ def environment_fields(run: Run, parsed: ParsedRun) -> dict[str, object]:
 def what_is_best(run: Run) -> str:
     """What best.pt holds, in words."""
     if run.data.val is None:
-        return f"the last weights ({run.best_step:,} steps): nothing was evaluated"
-    if run.best < 0:
-        return f"the last weights ({run.best_step:,} steps): validation has no boxes, so there is nothing to measure"
-    return f"the weights after {counted(run.best_step, 'step')}, AP {100 * run.best:.1f}"
+        return f"the last weights ({run.evaluations.judged.best_step:,} steps): nothing was evaluated"
+    best, best_step = run.evaluations.judged.best, run.evaluations.judged.best_step
+    if best < 0:
+        return f"the last weights ({best_step:,} steps): validation has no boxes, so there is nothing to measure"
+    return f"the weights after {counted(best_step, 'step')}, AP {100 * best:.1f}"
 
 
 def print_config(parsed: ParsedRun) -> None:

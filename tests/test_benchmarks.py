@@ -129,10 +129,11 @@ def test_forms_of_evaluation_give_the_same_numbers(tmp_path: Path) -> None:
     annotations = tmp_path / "instances.json"
     evaluate.write_annotations(annotations, 5)
     detections = evaluate.make_detections(annotations)
-    expected = evaluate.pycocotools_example(annotations, detections)
+    expected = evaluate.pycocotools_example(annotations, detections.rows())
     assert 0.1 < expected[0] < 0.9
     for backend in evaluate.BACKENDS:
-        assert evaluate.ours(annotations, detections, backend) == pytest.approx(expected, abs=1e-9)
+        for given in (detections, detections.rows()):
+            assert evaluate.ours(annotations, given, backend) == expected
 
 
 # ---- parts, counts and times ----
