@@ -27,6 +27,7 @@ from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
 from gfl.errors import InputError
+from gfl.heap import keep_freed_memory
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
@@ -79,7 +80,10 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> Opened:
     if canvases is None or arguments.gin_file:
         canvases = canvases_for(None, model.run.data, val=data)
     loader = EvalLoader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
-    return Opened(predictor(model.variables, detector, choose_device(arguments.device)), loader, classes)
+    device = choose_device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return Opened(predictor(model.variables, detector, device), loader, classes)
 
 
 def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> Opened:
