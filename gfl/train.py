@@ -27,7 +27,6 @@ from gfl.data.coco_json import CocoDetection
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
-from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
 from gfl.engine.device import choose_device, describe, seed_generators, to_device
@@ -420,7 +419,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
-            with closing(run.console), worker_errors():
+            with closing(run.console):
                 train(run)
         except KeyboardInterrupt as stopped:
             stopped.args = (how_to_go_on(folder, arguments.workdir),)
