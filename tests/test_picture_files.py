@@ -175,6 +175,9 @@ def test_a_jpeg_decoded_as_rgb_has_the_bytes_of_one_turned_afterwards(
     path = tmp_path / "a.jpg"
     Pillow.fromarray(picture(49, 67)).convert(mode).save(path, quality=90)
     if not at_once:  # as before OpenCV 4.11
-        monkeypatch.setattr(picture_files, "RGB_AT_ONCE", 0)
+        monkeypatch.setattr(picture_files, "RGB_AT_ONCE", cv2.IMREAD_COLOR)
     expected = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    decoded, imdecode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(imdecode(*given)) or decoded[-1])
     np.testing.assert_array_equal(read_picture(path), expected)
+    assert len(decoded) == 1

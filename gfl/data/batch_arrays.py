@@ -6,6 +6,7 @@ Letters: B pictures, G box slots, I slots of ignored boxes. NumPy only.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -41,17 +42,13 @@ class BatchArrays(NamedTuple):
 
 def batch_bytes(shape: BatchShape) -> int:
     """Bytes of the memory that holds a batch, each array at an aligned place."""
-    return sum(map(_aligned, _sizes(shape)))
+    return max(part.start + _aligned(part.size) for part in _parts(shape))
 
 
 def arrays_in(memory: NDArray[np.uint8], shape: BatchShape) -> BatchArrays:
     """The arrays of a batch in at least `batch_bytes` of memory; they hold what the memory does."""
-    starts = np.cumsum([0, *map(_aligned, _sizes(shape))]).tolist()
     return BatchArrays(
-        *(
-            memory[start : start + size].view(dtype).reshape(dims)
-            for start, size, (dtype, dims) in zip(starts, _sizes(shape), _forms(shape), strict=False)
-        )
+        *(memory[start : start + size].view(dtype).reshape(dims) for start, size, dtype, dims in _parts(shape))
     )
 
 
@@ -60,11 +57,20 @@ def new_arrays(shape: BatchShape) -> BatchArrays:
     return arrays_in(np.empty(batch_bytes(shape), np.uint8), shape)
 
 
-def _forms(shape: BatchShape) -> tuple[tuple[np.dtype[np.generic], tuple[int, ...]], ...]:
-    """Type and dimensions of each array."""
+class _Part(NamedTuple):
+    """Where an array lies in the memory of a batch, and how it is to be read."""
+
+    start: int
+    size: int
+    dtype: np.dtype[np.generic]
+    dims: tuple[int, ...]
+
+
+@lru_cache(maxsize=256)  # of every canvas, once
+def _parts(shape: BatchShape) -> tuple[_Part, ...]:
     count, (height, width), boxes, ignored = shape
     uint8, int32, float32, boolean = map(np.dtype, (np.uint8, np.int32, np.float32, np.bool_))
-    return (
+    forms = (
         (uint8, (count, 3, height, width)),
         (int32, (count, 2)),
         (float32, (count, boxes, 4)),
@@ -75,11 +81,11 @@ def _forms(shape: BatchShape) -> tuple[tuple[np.dtype[np.generic], tuple[int, ..
         (float32, (count,)),
         (float32, (count, 2)),
     )
-
-
-def _sizes(shape: BatchShape) -> tuple[int, ...]:
-    """Bytes of each array."""
-    return tuple(dtype.itemsize * math.prod(dims) for dtype, dims in _forms(shape))
+    parts, start = [], 0
+    for dtype, dims in forms:
+        parts.append(_Part(start, dtype.itemsize * math.prod(dims), dtype, dims))
+        start += _aligned(parts[-1].size)
+    return tuple(parts)
 
 
 def _aligned(size: int) -> int:

@@ -91,7 +91,9 @@ def change_onto(
 
 def resize_colours(image: Image, size_hw: tuple[int, int], planes: Image) -> None:
     """Resize a picture's colours one by one, each into the top left corner of its plane, zeros beside and below it."""
-    for colour, part in zip(cv2.split(image), _corner(planes, size_hw), strict=True):
+    colours = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(colours))
+    for colour, part in zip(colours, _corner(planes, size_hw), strict=True):
         cv2.resize(colour, (size_hw[1], size_hw[0]), dst=part, interpolation=cv2.INTER_LINEAR)
 
 
