@@ -22,13 +22,12 @@ from gfl.data.canvas import Shrinkage
 from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
-from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
 from gfl.errors import InputError
-from gfl.heap import keep_freed_memory
 from gfl.files import make_folder, to_json, write_atomic
+from gfl.heap import keep_freed_memory
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
@@ -132,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
     for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
-    with folder_for_results(output), worker_errors():
+    with folder_for_results(output):
         metrics, results, failed = evaluate(
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
         )

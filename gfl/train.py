@@ -27,7 +27,6 @@ from gfl.data.coco_columns import DetectionColumns, join_columns, sorted_by_imag
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
-from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
 from gfl.engine.device import choose_device, describe, expect_shapes, seed_generators
@@ -434,7 +433,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
-            with closing(run.console), worker_errors(), run.evaluations:
+            with closing(run.console), run.evaluations:
                 train(run)
         except KeyboardInterrupt as stopped:
             stopped.args = (how_to_go_on(folder, arguments.workdir),)

@@ -59,6 +59,7 @@ def head_lines(
     notes = [*data.notes, *(val.notes if val else ()), *(found.text for found in outlook.findings)]
     yield from (headline("note", note) for note in dict.fromkeys(notes))
     yield headline("shapes", shapes_text(loader, loader.canvases), f"boxes padded to {loader.box_slots}")
+    yield headline("loader", loader.memory_line())
     parameters = sum(leaf.numel() for leaf in module.leaves().values() if leaf.is_floating_point())
     depth = cfg.detector.backbone.depth
     trained = sum(leaf.numel() for leaf in module.parameters())
