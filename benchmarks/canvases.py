@@ -36,7 +36,8 @@ from benchmarks.tables import Findings, Table
 from gfl.config import read_run
 from gfl.data.canvas import own_canvas, round_up
 from gfl.data.coco import CocoData, Picture, read_coco
-from gfl.data.loader import Work, build_batch
+from gfl.data.fill import Work
+from gfl.data.loader import load_batch
 from gfl.data.plan import BLANK, BatchPlan, draw_changes, train_plan
 from gfl.data.sizes import box_slots, canvases_for, ignored_slots
 from gfl.data.synthetic import write_synthetic
@@ -149,7 +150,7 @@ def read_batches(setting: Setting, plans: Sequence[BatchPlan]) -> list[Batch]:
     batches = []
     for plan in plans:
         chosen = (None if each.picture == BLANK else data.pictures[each.picture] for each in plan.pictures)
-        loaded = build_batch(Work(plan, tuple(chosen)), *slots)
+        loaded = load_batch(Work(plan, tuple(chosen)), *slots)
         if loaded.failed:
             raise InputError(f"{loaded.failed[0]}; the benchmark needs every picture, mend or remove this one")
         batches.append(loaded.batch)

@@ -31,6 +31,7 @@ KNOB_OWNERS = (RunConfig, DataConfig, OptimConfig)  # each of their plain fields
 COMMAND_LINE = "--gin_bindings"
 SETTINGS = "gfl.settings"  # the source of what is bound before any file is read
 LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
+LIKELY_MEANT = 0.75  # the same of a value that is nearly one of those a setting takes; 'tpu' is no 'cpu'
 CLASSES = "detector.DetectorConfig.num_classes"  # no setting of a run: the annotation file says it
 STORED = "stored config"  # the source of a text that travelled in a checkpoint
 MOST_VALUES = 10_000  # that a name may stand for: a few macros in each other are as many as there are bytes of memory
@@ -107,6 +108,19 @@ def read_text(text: str, bindings: Sequence[str] = ()) -> ParsedRun:
     _read_text(text, STORED, Path(), table, files_read)
     _read_bindings(bindings, table, files_read)
     return _build(table)
+
+
+def with_setting(text: str, setting: str, field: str, value: object) -> str:
+    """An `operative_text` in which a field of a setting has another value, under the knob that sets it if one does.
+
+    Raises InputError as `read_run`.
+    """
+    table, files_read = _base()
+    _read_text(text, STORED, Path(), table, files_read)
+    name = f"{_full_class_name(setting, STORED)}.{field}"
+    bound = table[name].value
+    table[bound.name if isinstance(bound, _Macro) else name] = _Binding(value, SETTINGS, 0)
+    return _build(table).operative_text
 
 
 def without_paths(text: str) -> str:
@@ -418,6 +432,8 @@ def _check_type(name: str, value: object, bindings: _Bindings) -> None:
         knob = bound.name if isinstance(bound, _Macro) else name
         given = bindings[knob].location
         wanted = "finite numbers" if fits else _spell(expected)
+        near = _near(value, list(_words(expected)), LIKELY_MEANT) if isinstance(value, str) else None
+        wanted += f", did you mean {near!r}?" if near else ""
         raise InputError(f"{knob.partition('.')[2] or knob} = {_shown(value)}: expected {wanted} ({given})")
 
 
@@ -474,6 +490,15 @@ def _fits(value: object, expected: object) -> bool:
     if isinstance(value, bool):
         return expected is bool
     return isinstance(value, (int, float) if expected is float else typing.cast(type, expected))
+
+
+def _words(expected: object) -> Iterator[str]:
+    """The texts among the values that an annotation names."""
+    for arg in typing.get_args(expected):
+        if isinstance(arg, str):
+            yield arg
+        else:
+            yield from _words(arg)
 
 
 def _spell(expected: object) -> str:

@@ -22,12 +22,12 @@ from gfl.data.canvas import Shrinkage
 from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import EvalLoader
-from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
+from gfl.heap import keep_freed_memory
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
@@ -79,7 +79,10 @@ def open_trained(arguments: argparse.Namespace, data: CocoData) -> Opened:
     if canvases is None or arguments.gin_file:
         canvases = canvases_for(None, model.run.data, val=data)
     loader = EvalLoader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
-    return Opened(predictor(model.variables, detector, choose_device(arguments.device)), loader, classes)
+    device = choose_device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return Opened(predictor(model.variables, detector, device), loader, classes)
 
 
 def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> Opened:
@@ -128,12 +131,12 @@ def run(arguments: argparse.Namespace) -> None:
     for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
     output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
-    with folder_for_results(output), worker_errors():
+    with folder_for_results(output):
         metrics, results, failed = evaluate(
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
         )
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
-    write_atomic(output / "val_detections.json", to_json(results))
+    write_atomic(output / "val_detections.json", to_json(results.rows()))
     say(evaluation_report(metrics))
     for note in limit_notes(data.truth, results, limit):
         say(f"note: {note}")

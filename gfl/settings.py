@@ -26,6 +26,7 @@ PASSED_ON = (
     *("optimizer", "lr", "momentum", "weight_decay", "decay_vectors", "clip", "ema"),
     *("short_side", "long_side", "eval_short_side", "flip", "flip_vertical", "brightness", "contrast"),
 )
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # values of `RunConfig.compile`
 # A field that means little without another is not passed on where that other one is set to something else by hand.
 FOLLOWS = {"eval_short_side": "short_side"} | dict.fromkeys(("lr", "momentum", "weight_decay"), "optimizer")
 
@@ -121,12 +122,14 @@ class RunConfig:
     settings_from_checkpoint: bool = False  # take model, optimiser and picture sizes from the run of `checkpoint`
     freeze: Literal["backbone"] | None = None  # what of the model is not trained, beside the frozen stages
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
-    precision: Literal["fp32", "o1", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "o1", "bf16"] = "fp32"  # 'auto': gfl/engine/precision_choice.py
     loss_scale: float | Literal["dynamic"] = 128.0  # only 'o1' uses it
     apex: bool = False  # let an installed Apex do 'o1'
-    compile: bool = False
+    # False, True, or a mode of torch.compile; those of CUDA_GRAPHS replay recorded kernels on a GPU
+    compile: bool | Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False
     recompute: bool = False  # keep few activations for the backward pass and compute the others again
     eval_every: int = 1  # epochs; 0 = never
+    eval_in_background: bool | Literal["auto"] = "auto"  # count beside the next steps; 'auto': not on a CPU
     patience: int = 0  # evaluations without a gain in AP after which the run ends; 0 = off
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
@@ -137,16 +140,27 @@ class RunConfig:
         require(self, batch_size=(1, MOST_PICTURES))
         if self.patience and not self.eval_every:
             raise ValueError(f"PATIENCE={self.patience} with EVAL_EVERY=0: expected an evaluation to judge by; set one")
+        if self.patience and self.eval_in_background is True:
+            raise ValueError(
+                f"EVAL_IN_BACKGROUND=True with PATIENCE={self.patience}: expected one of them, for PATIENCE needs an "
+                "evaluation's AP before it lets the run go on; set EVAL_IN_BACKGROUND='auto' or PATIENCE=0"
+            )
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"
             )
         if self.loss_scale != "dynamic" and not 0 < self.loss_scale < math.inf:
             raise ValueError(f"LOSS_SCALE = {self.loss_scale!r}: expected 'dynamic' or a positive number, e.g. 128.0")
-        if self.apex and (self.precision != "o1" or self.compile):
+        if self.apex and (self.precision not in ("o1", "auto") or self.compile):
             raise ValueError(
-                f"APEX=True with PRECISION={self.precision!r} and COMPILE={self.compile}: expected 'o1' and False, for "
-                "Apex patches torch's functions to do O1, which no compiler follows; set them so, or APEX = False"
+                f"APEX=True with PRECISION={self.precision!r} and COMPILE={self.compile!r}: expected 'o1' and False, "
+                "for Apex patches torch's functions to do O1, which no compiler follows; set them so, or APEX = False"
+            )
+        if self.compile in CUDA_GRAPHS and self.accumulate > 1:
+            raise ValueError(
+                f"COMPILE={self.compile!r} with ACCUMULATE={self.accumulate}: expected 1, for a CUDA graph writes the "
+                "gradients of one part over those of the part before; set ACCUMULATE = 1 or "
+                "COMPILE = 'max-autotune-no-cudagraphs'"
             )
         if self.apex and self.recompute:
             raise ValueError(

@@ -12,43 +12,44 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from gfl.config import ParsedRun, read_run, read_text
+from gfl.config import ParsedRun, read_run, read_text, with_setting
 from gfl.data.check.outlook import Outlook, look_ahead
 from gfl.data.classes import category_ids_in, require_same_classes
 from gfl.data.coco import CocoData, read_coco
-from gfl.data.coco_json import CocoDetection
+from gfl.data.coco_columns import DetectionColumns, join_columns, sorted_by_image
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
 from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
-from gfl.data.shared_memory import worker_errors
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
-from gfl.engine.device import choose_device, describe, seed_generators, to_device
+from gfl.engine.device import choose_device, describe, expect_shapes, seed_generators
 from gfl.engine.faults import Divergence, Learning, StepNumbers
 from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
+from gfl.engine.precision_choice import PrecisionChoice, agreed_precision, earlier_precision
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.schedule import RunLength, changed_length, fit_schedule, rate_at, run_length
 from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
+from gfl.engine.transfer import on_device
 from gfl.errors import InputError
 from gfl.heap import keep_freed_memory
 from gfl.model import detector
-from gfl.record.console import ProgressWriter, validation_line
+from gfl.record.console import ProgressWriter
+from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, copied, may_count_beside_steps
 from gfl.record.run_end import end_lines
 from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.step_log import StepLog, StepNote
-from gfl.report.best_f1 import thresholds_by_label
-from gfl.report.coco_eval import COCO_LIMIT, evaluate_detections, limit_notes
+from gfl.report.coco_eval import COCO_LIMIT
 from gfl.report.tables import evaluation_report
-from gfl.runtime.on_torch.dataset import detect_all, sorted_by_image
+from gfl.runtime.on_torch.dataset import detect_all
 from gfl.runtime.on_torch.pt_file import predictor
 from gfl.say import say
 from gfl.settings import RunConfig
@@ -78,8 +79,9 @@ class RunData(NamedTuple):
 class Run:
     """What the phases of a run share."""
 
-    cfg: RunConfig  # of `parsed`, with the data set's number of classes
+    cfg: RunConfig  # of `parsed`, with the data set's number of classes and the precision that is used
     parsed: ParsedRun
+    precision: PrecisionChoice
     folder: RunFolder | None  # None on every rank but the first
     ranks: Ranks
     console: ProgressWriter
@@ -90,11 +92,11 @@ class Run:
     length: RunLength
     outlook: Outlook | None  # None on every rank but the first
     notes: list[str]  # what a user should know of the schedule
-    best: float = -1.0  # the highest AP so far; -1 where nothing could be measured
-    best_step: int = 0  # after which the weights in best.pt were
-    stale: int = 0  # evaluations since the AP last rose
-    score_thresholds: tuple[float, ...] | None = None  # best-F1 score of each class in the last evaluation
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
+    evaluations: Evaluations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evaluations = Evaluations(self.console, self.length.epochs)
 
 
 def start(
@@ -105,8 +107,13 @@ def start(
     device = ranks.local_device(choose_device(cfg.device))
     if device.type == "cpu":
         keep_freed_memory()
+    precision = agreed_precision(cfg, device, ranks, None if saved is None else earlier_precision(saved))
+    if precision.used != cfg.precision:
+        operative = with_setting(parsed.operative_text, "RunConfig", "precision", precision.used)
+        cfg, parsed = replace(cfg, precision=precision.used), parsed._replace(operative_text=operative)
     seed_generators(cfg.seed)
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
+    expect_shapes(device, fixed=data.canvases is not None)
     cfg = cfg.for_classes(len(data.train.names))
     outlook = look_ahead(data.train, cfg.data, cfg.seed) if ranks.first else None
     length = run_length(cfg, -(-len(data.loader.plan(0)) // cfg.accumulate))
@@ -118,7 +125,7 @@ def start(
     if data.val is not None and data.val.truth.crowd.all():
         notes += ("validation has no boxes: there is nothing to measure, and best.pt will be the last weights",)
     console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
+    run = Run(cfg, parsed, precision, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
     if saved is not None:
         resume(run, saved)
     return run
@@ -136,8 +143,8 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     canvases = canvases_for(train, cfg.data, val=val)
     if cfg.compile and (canvases is None or len(canvases) > MOST_GRAPHS):
         raise InputError(
-            f"got COMPILE = True with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} canvases: "
-            "each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
+            f"got COMPILE = {cfg.compile!r} with CANVASES = {cfg.data.canvases!r}, expected at most {MOST_GRAPHS} "
+            "canvases: each is compiled anew; set CANVASES = 'auto' or COMPILE = False"
         )
     batch, rank, world = pictures_a_rank(cfg, ranks.world), ranks.rank, ranks.world
     loader = TrainLoader(
@@ -178,10 +185,14 @@ def initial_state(
 def resume(run: Run, saved: Mapping[str, object]) -> None:
     """Put a checkpoint's state back. InputError where the epoch that it stopped in would go on with other batches."""
     restore(run.state, saved)
-    run.best, run.evaluation_due = float(str(saved["best"])), bool(saved.get("evaluation_due"))
-    run.best_step, run.stale = int(str(saved.get("best_step", 0))), int(str(saved.get("stale", 0)))
     thresholds = saved.get("score_thresholds")
-    run.score_thresholds = tuple(thresholds) if isinstance(thresholds, list) else None
+    run.evaluations.judged = Judged(
+        best=float(str(saved["best"])),
+        best_step=int(str(saved.get("best_step", 0))),
+        stale=int(str(saved.get("stale", 0))),
+        score_thresholds=tuple(thresholds) if isinstance(thresholds, list) else None,
+    )
+    run.evaluation_due = bool(saved.get("evaluation_due"))
     run.origin = Origin(f"resumed at step {run.state.cursor.step:,}")
     earlier, at = read_text(str(saved["config"])).run, run.state.cursor
     done = at.epoch + at.batch / len(run.data.loader.plan(at.epoch))
@@ -202,7 +213,7 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
 def train(run: Run) -> None:
     """The whole run: epochs of steps, a log line a step, an evaluation and a checkpoint an epoch."""
     cfg, state, cursor = run.cfg, run.state, run.state.cursor
-    log = StepLog(cfg, state, run.folder, run.console, run.ranks, run.length.epochs)
+    log = StepLog(cfg, state, run.folder, run.console, run.ranks, run.length.epochs, run.evaluations.settle)
     divergence, learning = Divergence(loss_scale=state.loss_scale is not None), Learning()
 
     def judge(steps: list[StepNumbers], *, epoch_ended: bool = False) -> None:
@@ -212,15 +223,16 @@ def train(run: Run) -> None:
 
     if run.evaluation_due:  # the run was stopped before it was done
         validate(run)
+        run.evaluations.settle()  # the loader is about to start its workers, which a thread must not disturb
     operative_written = False
     while not ended(run):
         plan = run.data.loader.plan(cursor.epoch)
         log.begin_epoch(-(-len(plan) // cfg.accumulate))
-        for group in grouped(run.data.loader.batches(plan[cursor.batch :]), cfg.accumulate, log):
+        batches = on_device(run.data.loader.batches(plan[cursor.batch :]), state.module.device)
+        for group in grouped(batches, cfg.accumulate, log):
             rate = rate_at(cfg, cursor.step, cursor.epoch, cursor.epoch + cursor.batch / len(plan))
             with memory_errors(group[0].canvas, run.data.loader.batch_size):
-                batches = [to_device(loaded.batch, state.module.device) for loaded in group]
-                metrics = step(state, batches, rate, cfg.optim)
+                metrics = step(state, [loaded.batch for loaded in group], rate, cfg.optim)
             cursor.batch += len(group)
             height, width = group[0].canvas
             written = log.add(
@@ -253,7 +265,7 @@ def train(run: Run) -> None:
         if run.evaluation_due:
             validate(run)
     if run.data.val is None:
-        run.best_step = cursor.step
+        run.evaluations.judged = run.evaluations.judged._replace(best_step=cursor.step)
         save(run, BEST)
 
 
@@ -264,7 +276,7 @@ def enough_steps(run: Run) -> bool:
 
 def ended(run: Run) -> bool:
     """Whether there is no step left to do: the run has its length, or PATIENCE is over."""
-    if 0 < run.cfg.patience <= run.stale:
+    if 0 < run.cfg.patience <= run.evaluations.judged.stale:
         return True
     return enough_steps(run) if run.cfg.max_steps else run.state.cursor.epoch >= run.cfg.epochs
 
@@ -300,64 +312,65 @@ def validate(run: Run) -> None:
     shares = run.ranks.gather_at_first(share)
     run.evaluation_due = False
     if run.folder is not None:
-        record_evaluation(run, run.folder, val, shares)
-    run.best, run.stale = run.ranks.broadcast_from_first((run.best, run.stale) if run.ranks.first else None)
+        for reason in chain.from_iterable(failed for _, failed in shares):
+            run.console.line(f"without detections: {reason}")
+        results = sorted_by_image(join_columns(results for results, _ in shares))
+        count_and_record(run, run.folder, val, results)
+    if run.cfg.patience:  # without it, what the evaluations said is the first rank's alone
+        judged = run.evaluations.judged
+        run.evaluations.judged = run.ranks.broadcast_from_first(judged if run.ranks.first else None)
 
 
-def record_evaluation(
-    run: Run, folder: RunFolder, val: CocoData, shares: Sequence[tuple[list[CocoDetection], tuple[str, ...]]]
-) -> None:
-    """Count the detections of all ranks and write what follows. Of weights of equal AP, the later are best."""
-    results = sorted_by_image(chain.from_iterable(results for results, _ in shares))
-    for reason in chain.from_iterable(failed for _, failed in shares):
-        run.console.line(f"without detections: {reason}")
+def count_and_record(run: Run, folder: RunFolder, val: CocoData, results: DetectionColumns) -> None:
+    """Count the detections of all ranks and write what follows: at once, or beside the next steps."""
     limit = max(COCO_LIMIT, run.cfg.detector.predict.max_detections)
-    metrics = evaluate_detections(val.truth, results, max_detections=limit)
-    best_f1 = list(metrics.best_f1.values())
-    run.score_thresholds = thresholds_by_label(best_f1, val.truth.class_names, run.data.val_category_ids)
-    cursor = run.state.cursor
-    row = {"step": cursor.step, "epoch": cursor.epoch, **metrics.summary()}
-    folder.append([row])
-    folder.append_result(row)
-    folder.write_json("metrics.json", metrics.as_dict())
-    folder.write_json("val_detections.json", results)
-    is_best, gained = run.best <= metrics.AP, run.best < metrics.AP
-    run.stale = 0 if gained or metrics.AP < 0 else run.stale + 1
-    if is_best:
-        run.best, run.best_step = metrics.AP, cursor.step
-        save(run, BEST)
-    save(run, LAST)
-    epoch = max(cursor.epoch, 1)
-    run.console.line(validation_line(epoch, run.length.epochs, metrics.summary(), BEST if is_best else None))
-    for note in limit_notes(val.truth, results, limit):
-        run.console.line(f"note: {note}")
-    if 0 < run.cfg.patience <= run.stale:
-        run.console.line(f"ended early: {run.stale} evaluations without a higher AP (PATIENCE = {run.cfg.patience})")
+    counting = Counting(folder, val.truth, run.data.val_category_ids, limit)
+    beside_steps = not ended(run) and may_count_beside_steps(run.cfg, run.state.module.device)
+    tree = copied(checkpoint_tree(run)) if beside_steps else checkpoint_tree(run)
+
+    def save_evaluated(name: str, judged: Judged) -> None:
+        write(folder, name, tree, judged, False)
+
+    evaluated = Evaluated(run.state.cursor.step, run.state.cursor.epoch, results, save_evaluated)
+    if beside_steps:
+        run.evaluations.begin(evaluated, counting)
+        return
+    outcome = run.evaluations.record(evaluated, counting)
+    stale, patience = outcome.judged.stale, run.cfg.patience
+    if 0 < patience <= stale:
+        run.console.line(f"ended early: {stale} evaluations without a higher AP (PATIENCE = {patience})")
     if ended(run):
         run.console.line("")
-        run.console.line(evaluation_report(metrics))
+        run.console.line(evaluation_report(outcome.metrics))
 
 
 def save(run: Run, name: str) -> None:
-    """Write the state and what rebuilds the model from the file alone; every rank has the same, the first writes."""
-    if run.folder is None:
-        return
+    """Write a checkpoint; every rank has the same state, the first writes."""
+    run.evaluations.settle()
+    if run.folder is not None:
+        write(run.folder, name, checkpoint_tree(run), run.evaluations.judged, run.evaluation_due)
+
+
+def checkpoint_tree(run: Run) -> dict[str, object]:
+    """The state, and what rebuilds the model from the file alone."""
     data = run.data
-    tree = {
+    return {
         **state_tree(run.state),
-        "best": run.best,
-        "best_step": run.best_step,
-        "stale": run.stale,
-        "evaluation_due": run.evaluation_due,
-        "score_thresholds": None if run.score_thresholds is None else list(run.score_thresholds),
         "config": run.parsed.config_text,
         "operative": run.parsed.operative_text,
+        "precision": run.cfg.precision,  # `config` says what was asked, this what was used
         "names": list(data.train.names),
         "category_ids": list(data.train.category_ids),
         "epoch_settings": data.epoch_settings,
         "canvases": None if data.canvases is None else [list(canvas) for canvas in data.canvases],
     }
-    write_checkpoint(run.folder.path / name, tree)
+
+
+def write(folder: RunFolder, name: str, tree: Mapping[str, object], judged: Judged, evaluation_due: bool) -> None:
+    """Write a `checkpoint_tree` with what the evaluations have said."""
+    thresholds = judged.score_thresholds
+    said = {**judged._asdict(), "score_thresholds": None if thresholds is None else list(thresholds)}
+    write_checkpoint(folder.path / name, {**tree, **said, "evaluation_due": evaluation_due})
 
 
 def grouped(loader: Iterator[LoadedBatch], size: int, log: StepLog) -> Iterator[list[LoadedBatch]]:
@@ -416,14 +429,11 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
             run = start(parsed, saved, folder, ranks, stop)
             if folder is not None:
                 folder.write_text("config.gin", parsed.config_text)
-                device = describe(run.state.module.device)
-                folder.write_environment(
-                    command, {"device": device, "precision": run.cfg.precision, "ranks": ranks.world}
-                )
+                folder.write_environment(command, environment_fields(run, parsed))
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
-            with closing(run.console), worker_errors():
+            with closing(run.console), run.evaluations:
                 train(run)
         except KeyboardInterrupt as stopped:
             stopped.args = (how_to_go_on(folder, arguments.workdir),)
@@ -433,13 +443,22 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 run.console.line(text)
 
 
+def environment_fields(run: Run, parsed: ParsedRun) -> dict[str, object]:
+    """What env.json says of a run beside the machine."""
+    fields = {"device": describe(run.state.module.device), "precision": run.cfg.precision, "ranks": run.ranks.world}
+    if run.precision.reason:
+        fields |= {"precision_asked": parsed.run.precision, "precision_reason": run.precision.reason}
+    return fields
+
+
 def what_is_best(run: Run) -> str:
     """What best.pt holds, in words."""
     if run.data.val is None:
-        return f"the last weights ({run.best_step:,} steps): nothing was evaluated"
-    if run.best < 0:
-        return f"the last weights ({run.best_step:,} steps): validation has no boxes, so there is nothing to measure"
-    return f"the weights after {counted(run.best_step, 'step')}, AP {100 * run.best:.1f}"
+        return f"the last weights ({run.evaluations.judged.best_step:,} steps): nothing was evaluated"
+    best, best_step = run.evaluations.judged.best, run.evaluations.judged.best_step
+    if best < 0:
+        return f"the last weights ({best_step:,} steps): validation has no boxes, so there is nothing to measure"
+    return f"the weights after {counted(best_step, 'step')}, AP {100 * best:.1f}"
 
 
 def print_config(parsed: ParsedRun) -> None:
@@ -461,7 +480,8 @@ def print_head(run: Run, folder: RunFolder) -> None:
     """What a run says before its first step."""
     data, outlook = run.data, run.outlook
     if outlook is not None:
-        for text in head_lines(run.cfg, run.state.module, data.loader, data.val, run.origin, outlook, run.length):
+        module = run.state.module
+        for text in head_lines(run.cfg, module, data.loader, data.val, run.origin, outlook, run.length, run.precision):
             run.console.line(text)
     for note in run.notes:
         run.console.line(headline("note", note))

@@ -7,12 +7,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import __main__ as everything
-from benchmarks import command_line, evaluate, graphs, loader, loss, measure, parts, pipeline, plain, plain_onnx, tables
+from benchmarks import (
+    accelerator,
+    bare,
+    command_line,
+    evaluate,
+    graphs,
+    loader,
+    loss,
+    measure,
+    parts,
+    pipeline,
+    plain,
+    plain_onnx,
+    tables,
+)
 from benchmarks.counts import Ops, macs_by_part, ops_by_part
 from benchmarks.inputs import random_batch, with_lively_norms
 from gfl.engine.state import step
@@ -22,6 +37,7 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.fpn import FPNConfig
 from gfl.model.head import HeadConfig
 from gfl.model.losses import loss_terms
+from gfl.operators.trace import OpTrace
 from gfl.settings import OptimConfig, RunConfig
 from gfl.tensors.variables import child, flatten, map_leaves
 
@@ -113,10 +129,11 @@ def test_forms_of_evaluation_give_the_same_numbers(tmp_path: Path) -> None:
     annotations = tmp_path / "instances.json"
     evaluate.write_annotations(annotations, 5)
     detections = evaluate.make_detections(annotations)
-    expected = evaluate.pycocotools_example(annotations, detections)
+    expected = evaluate.pycocotools_example(annotations, detections.rows())
     assert 0.1 < expected[0] < 0.9
     for backend in evaluate.BACKENDS:
-        assert evaluate.ours(annotations, detections, backend) == pytest.approx(expected, abs=1e-9)
+        for given in (detections, detections.rows()):
+            assert evaluate.ours(annotations, given, backend) == expected
 
 
 # ---- parts, counts and times ----
@@ -226,6 +243,54 @@ def test_a_benchmark_runs_and_writes_its_files(
     assert "--repeats 1" in page  # the command
     assert "Before it: other programs used" in page
     assert "--repeats 1" in capsys.readouterr().out
+
+
+def test_accelerator_without_one_ends_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["accelerator"])
+    assert command_line.run_program(accelerator.parser(), accelerator.measure) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: got a machine without a GPU or an NPU, expected one, ")
+    assert said.count("\n") == 1
+
+
+def test_accelerator_measures_precisions_at_a_tiny_size_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "PRECISIONS", ("fp32", "bf16"))  # a CPU takes its time for float16
+    for module in (measure, bare):
+        monkeypatch.setattr(module, "LEAST_S", 0.0)
+    monkeypatch.setattr(accelerator, "read_run", lambda files: SimpleNamespace(run=RUN))
+    flags = ["--device", "cpu", "--quick", "--repeats", "1", "--size", "32x32", "--batch", "1"]
+    findings = accelerator.measure(accelerator.parser().parse_args(flags))
+    step_table, bare_table = findings.tables
+    assert [row[0] for row in step_table.rows] == [row[0] for row in bare_table.rows] == ["fp32", "bf16"]
+    assert all(float(row[5]) > 0 for row in step_table.rows)  # x its convolutions
+    assert findings.figures["fp32"]["peak_bytes"] is None  # type: ignore[index]
+
+
+def test_form_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(setting: object, run: RunConfig) -> accelerator.Measured:
+        if run.compile == "reduce-overhead":
+            raise RuntimeError("no compiler\nat all")
+        return accelerator.Measured(measure.Timing((0.5,)), 2.0, 3 * 2**20)
+
+    monkeypatch.setattr(accelerator, "measure_step", fail)
+    setting = accelerator.Setting("r50", RUN, (64, 64), 2, 1, torch.device("cpu"))
+    measured = accelerator.measure_all(setting, ["", "reduce-overhead"])
+    table = accelerator.step_table(setting, measured, dict.fromkeys(("fp32", "o1", "bf16"), bare.Bare({}, 0.25, 9)))
+    assert table.rows[0] == ("fp32", "500", "500 - 500", "4.0", "3", "2.00", "2.0")
+    assert table.rows[1] == ("fp32 reduce-overhead", "RuntimeError: no compiler", "", "", "", "", "")
+
+
+def test_bare_convolutions_are_those_of_the_step() -> None:
+    state = parts.make_training(RUN, ((64, 64),))
+    with OpTrace() as trace:
+        step(state, [random_batch(2, 4, (64, 64), NARROW.num_classes)], parts.RATE, RUN.optim)
+    real = [op for op in trace.ops if op.func.overloadpacket.__name__ in bare.CONVOLUTIONS]
+    fake = bare.convolutions(RUN, (64, 64), 2, 4)
+    assert [str(op.arguments) for op in fake] == [str(op.arguments) for op in real]
+    assert len({op.name for op in fake}) == 2
 
 
 @pytest.mark.parametrize(("name", "flags"), [*everything.RUNS, *everything.QUICK_RUNS])

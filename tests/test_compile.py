@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -105,6 +106,24 @@ def test_graphs_hold_no_symbolic_number(trained: Trained) -> None:
 def test_compiled_losses_are_those_of_the_module(trained: Trained) -> None:
     torch.testing.assert_close(trained.compiled, trained.eager)
     assert len({loss["loss"].item() for loss in trained.compiled}) == len(trained.compiled)
+
+
+@pytest.mark.parametrize(
+    ("knob", "mode"), [(True, None), ("reduce-overhead", "reduce-overhead"), ("max-autotune-no-cudagraphs",) * 2]
+)
+def test_mode_that_compile_names_is_torchs(knob: bool | str, mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(torch, "compile", lambda module, **options: (asked.append(options), module)[1])
+    tiny.make(replace(FLOAT32, compile=knob))
+    assert asked == [{"backend": "inductor", "mode": mode, "fullgraph": True, "dynamic": False}]
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_gradients_of_several_parts_are_not_added_up_in_a_cuda_graph(mode: str) -> None:
+    """pytorch/pytorch issue 169545: later parts write over the gradients of the first."""
+    with pytest.raises(ValueError, match=f"COMPILE='{mode}' with ACCUMULATE=2: expected 1, .* set ACCUMULATE = 1 or"):
+        RunConfig(compile=mode, accumulate=2)  # type: ignore[arg-type]
+    assert RunConfig(compile="max-autotune-no-cudagraphs", accumulate=2).accumulate == 2
 
 
 @pytest.mark.slow  # minutes of C++ compilation

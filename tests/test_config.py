@@ -24,6 +24,8 @@ ROOT = Path(config.__file__).resolve().parents[1]
 # What finetune.gin asks the user for.
 NEEDED = {"finetune.gin": ("DATA_ROOT = 'mine'", "CHECKPOINT = 'coco.pth'")}
 
+COMPILE = "expected bool | 'reduce-overhead' | 'max-autotune' | 'max-autotune-no-cudagraphs'"
+
 # A value for every public knob, none of them any run file's.
 BINDINGS = """
 DATA_ROOT = 'mine'; TRAIN_JSON = 'a.json'; TRAIN_IMAGES = 'a'; VAL_JSON = 'b.json'; VAL_IMAGES = 'b';
@@ -33,7 +35,8 @@ OPTIMIZER = 'adamw'; LR = 0.123; MOMENTUM = 0.5; WEIGHT_DECAY = 0.77; DECAY_VECT
 DECAY_EPOCHS = (3, 5); FINAL_LR = 0.33; WARMUP_STEPS = 33; WARMUP_START = 0.44; CLIP = 1.5; EMA = 0.999;
 BATCH_SIZE = 6; ACCUMULATE = 2; EPOCHS = 31; MAX_STEPS = 17; SEED = 5; CHECKPOINT = 'w.pt'; DEVICE = 'cpu';
 PRECISION = 'o1'; LOSS_SCALE = 'dynamic'; APEX = True; COMPILE = False; EVAL_EVERY = 13; SAVE_EVERY = 14;
-LOG_EVERY = 15; PATIENCE = 16; FREEZE = 'backbone'; RECOMPUTE = False; SETTINGS_FROM_CHECKPOINT = True
+LOG_EVERY = 15; PATIENCE = 16; FREEZE = 'backbone'; RECOMPUTE = False; SETTINGS_FROM_CHECKPOINT = True;
+EVAL_IN_BACKGROUND = False
 """
 KNOBS = {name: ast.literal_eval(value) for name, value in re.findall(r"([A-Z_]+) = (.*?)(?:;|$)", BINDINGS, re.M)}
 
@@ -316,7 +319,12 @@ def test_a_block_binds_several_fields() -> None:
         ("EPOCHS = @ResNetConfig()", "EPOCHS = @resnet.ResNetConfig(): expected int"),
         ("LR = True", "LR = True: expected float"),
         ("LR = '0.1'", "LR = '0.1': expected float"),
-        ("COMPILE = 1", "COMPILE = 1: expected bool"),
+        ("COMPILE = 1", f"COMPILE = 1: {COMPILE}"),
+        (
+            "COMPILE = 'max-autotune-no-cudagraph'",
+            f"COMPILE = 'max-autotune-no-cudagraph': {COMPILE}, did you mean 'max-autotune-no-cudagraphs'?",
+        ),
+        ("COMPILE = 'reduce_overhead'", f"COMPILE = 'reduce_overhead': {COMPILE}, did you mean 'reduce-overhead'?"),
         ("LOSS_SCALE = None", "LOSS_SCALE = None: expected float | 'dynamic'"),
         ("DECAY_EPOCHS = 8", "DECAY_EPOCHS = 8: expected tuple[float, ...]"),
         ("DECAY_EPOCHS = (8, '11')", "DECAY_EPOCHS = (8, '11'): expected tuple[float, ...]"),

@@ -16,7 +16,7 @@ import torch
 
 from gfl.autoload import NPU_ENVIRONMENT, SWITCH
 from gfl.engine import device
-from gfl.engine.device import choose_device, describe, memory_bytes, seed_generators
+from gfl.engine.device import choose_device, describe, expect_shapes, memory_bytes, seed_generators
 from gfl.errors import InputError
 
 CPU = torch.device("cpu")
@@ -89,6 +89,16 @@ def test_float32_on_cuda_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert choose_device("cuda") == torch.device("cuda")
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (False, False)
+
+
+def test_cudnn_tries_its_algorithms_where_shapes_are_fixed_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a canvas a picture it would try them on every new one."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    expect_shapes(CPU, fixed=True)
+    assert not torch.backends.cudnn.benchmark
+    for fixed in (True, False):
+        expect_shapes(torch.device("cuda"), fixed=fixed)
+        assert torch.backends.cudnn.benchmark is fixed
 
 
 def test_auto_sets_up_the_npu_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,7 @@ def test_report_holds_versions_machine_devices_and_torch(report: Callable[..., R
     assert "CPUExecutionProvider" in found["versions"]["onnxruntime providers"]
     assert "GiB" in str(found["machine"]["free disk"])
     assert found["devices"]["cpu"] == f"cpu, {torch.get_num_threads()} threads"
+    assert str(found["devices"]["PRECISION = 'auto'"]).split(":")[0] in ("'fp32'", "'bf16'")
     assert "gloo" in found["torch"]["distributed"]
     assert not any("broken" in section for section in found.values())
 

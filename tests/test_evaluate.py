@@ -196,7 +196,7 @@ def test_results_are_in_original_pixels_and_category_ids_without_blanks_and_back
     count = torch.tensor([3, 3], dtype=torch.int32)
     found = Detections(boxes, scores, labels, count, torch.zeros_like(boxes), torch.ones_like(count))
     scales = np.array([[2.0, 0.5], [1.0, 1.0]], np.float32)  # height, then width
-    assert batch_detections(found, [44, -1], scales, [3, 8]) == [
+    assert batch_detections(found, [44, -1], scales, [3, 8]).rows() == [
         {"image_id": 44, "category_id": 8, "bbox": [20.0, 10.0, 40.0, 20.0], "score": 0.75}
     ]
 

@@ -12,8 +12,7 @@ from pictures import Content, assert_told, box, content, image
 from PIL import Image
 
 from gfl.data.coco import CocoData, read_coco
-from gfl.data.loader import load_image
-from gfl.data.plan import PlannedPicture
+from gfl.data.fill import read_annotated
 from gfl.data.source.frames import turn_boxes
 
 MARK_XYWH = (30.0, 10.0, 60.0, 20.0)  # a bright rectangle in a stored picture of 100 x 200 px
@@ -43,7 +42,7 @@ def read(folder: Path, rows: Sequence[dict[str, object]], *, keep_empty: bool = 
 def brightness_in_box(data: CocoData) -> float:
     """Mean brightness inside the first picture's first box, as it would be trained on; and it is dark outside."""
     picture = data.pictures[0]
-    pixels = load_image(picture, PlannedPicture(0, (picture.height, picture.width)))
+    pixels = read_annotated(picture)
     x1, y1, x2, y2 = picture.boxes_xyxy[0].round().astype(int)
     inside = float(pixels[y1:y2, x1:x2].mean())
     pixels[y1:y2, x1:x2] = 0

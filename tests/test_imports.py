@@ -54,7 +54,7 @@ MODEL_VOCABULARY = ("gfl.model.anchors", "gfl.model.structures")
 MODEL_PARTS = {("gfl.model.prepare", "gfl.model.backbones"), ("gfl.model.postprocess", "gfl.model.nms")}
 
 # An accelerator, a configuration language or a metric is met in so many files, so that it can be replaced.
-CONFINED = {"torch_npu": 1, "apex": 1, "gin": 1, "pycocotools": 2}
+CONFINED = {"torch_npu": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1}
 HOMES = {"gin": "gfl/config.py"}
 
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
@@ -68,7 +68,7 @@ TORCH_FREE_PACKAGES = (
     "rich",
     "ais_bench",
     "pycocotools",
-    "faster_coco_eval",
+    "hotcoco",
     "tqdm",
     "supervision",
 )

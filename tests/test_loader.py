@@ -73,6 +73,24 @@ def test_an_epoch_left_early_does_not_reach_into_the_next(data: CocoData) -> Non
     assert_same(batches(loader, 1), batches(train(data), 1))
 
 
+def test_batches_that_are_held_stay_as_they_were(data: CocoData) -> None:
+    loader = train(data, workers=1)
+    left_early = next(batches(loader, 2))
+    held = [loaded for epoch in (0, 1) for loaded in batches(loader, epoch)]  # more than there are slots
+    assert_same([left_early], list(batches(train(data), 2))[:1])
+    assert_same(held, [loaded for epoch in (0, 1) for loaded in batches(train(data), epoch)])
+
+
+def test_a_second_pass_ends_the_first(data: CocoData) -> None:
+    loader = train(data, workers=1)
+    first, second = batches(loader), batches(loader, 1)
+    next(first)
+    next(second)
+    with pytest.raises(RuntimeError, match="one pass at a time"):
+        next(first)
+    assert_same(second, list(batches(train(data), 1))[1:])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", multiprocessing.get_all_start_methods())
 def test_every_way_to_start_a_worker_gives_the_same_bytes(data: CocoData, start_method: str) -> None:

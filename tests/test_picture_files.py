@@ -8,7 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
+from gfl.data import picture_files
 from gfl.data.picture_files import is_truncated, read_picture
 from gfl.data.transforms import Image
 from gfl.errors import InputError
@@ -163,3 +165,19 @@ def test_pictures_of_eight_bits_are_read_as_imread_color_does(tmp_path: Path, ki
         pytest.skip(f"this build of OpenCV writes no such {kind}")
     expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
     np.testing.assert_array_equal(read_picture(write(tmp_path / f"a{kind}", data.tobytes())), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_jpeg_decoded_as_rgb_has_the_bytes_of_one_turned_afterwards(
+    tmp_path: Path, mode: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    Pillow.fromarray(picture(49, 67)).convert(mode).save(path, quality=90)
+    if not at_once:  # as before OpenCV 4.11
+        monkeypatch.setattr(picture_files, "RGB_AT_ONCE", cv2.IMREAD_COLOR)
+    expected = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    decoded, imdecode = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(imdecode(*given)) or decoded[-1])
+    np.testing.assert_array_equal(read_picture(path), expected)
+    assert len(decoded) == 1

@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from gfl.engine import precision_choice
 from gfl.engine.module import DetectorModule
 from gfl.engine.state import TrainState, make_state, restore, state_tree, step
 from gfl.model import detector
@@ -306,6 +307,11 @@ def test_50_steps_in_real_float16_stay_near_those_in_float32() -> None:
     assert_near(course(REAL, REAL_CANVAS, "o1"), course(REAL, REAL_CANVAS, "fp32"))
 
 
+def test_50_steps_in_bfloat16_stay_near_those_in_float32() -> None:
+    """torch emulates it where the CPU has none: the same roundings, slower."""
+    assert_near(course(REAL, REAL_CANVAS, "bf16"), course(REAL, REAL_CANVAS, "fp32"))
+
+
 def test_emulation_of_float16_convolutions_is_that_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """To the rounding of sums: the two add in another order."""
     module = DetectorModule(detector.init(REAL), REAL, [REAL_CANVAS], CPU, policy=O1)
@@ -412,12 +418,24 @@ def test_precision_of_a_run_names_its_policy(precision: str, policy: Policy) -> 
 
 
 @pytest.mark.parametrize("precision", ["o1", "bf16"])
-def test_head_warns_that_half_precision_is_slow_on_a_cpu(precision: str) -> None:
+def test_head_warns_that_half_precision_is_slow_on_a_cpu(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_choice, "native_bfloat16", lambda: "")
     run = run_config(SGD, precision=precision)
     (line,) = slow_precision_line(run, CPU)
-    assert f"PRECISION = '{precision}' is slow on a CPU" in line
+    assert f"PRECISION = '{precision}' is slow on this CPU" in line
     assert list(slow_precision_line(run, torch.device("meta"))) == []
     assert list(slow_precision_line(run_config(SGD), CPU)) == []
+
+
+def test_head_warns_of_no_bfloat16_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_choice, "native_bfloat16", lambda: "AMX")
+    assert list(slow_precision_line(run_config(SGD, precision="bf16"), CPU)) == []
+    assert len(list(slow_precision_line(run_config(SGD, precision="o1"), CPU))) == 1
+
+
+def test_first_line_says_why_a_precision_was_chosen() -> None:
+    line = summary_line(run_config(SGD, precision="bf16"), CPU, "this CPU has AMX")
+    assert " | bf16 (auto: this CPU has AMX) | seed " in line
 
 
 def test_first_line_names_the_scale_and_who_casts() -> None:

@@ -138,6 +138,7 @@ SMALL = {
         tiny.run_config(OptimConfig("adamw")),
         detector=replace(tiny.detector_config(), assign=ATSSConfig(ignore_iof=0.5)),
     ),
+    "bf16, sgd": tiny.run_config(OptimConfig(ema=0.99, clip=10.0), norm="frozen_bn", precision="bf16"),
     "o1, static scale": tiny.run_config(OptimConfig(ema=0.99), norm="frozen_bn", precision="o1"),
     "o1, adamw, dynamic scale": tiny.run_config(
         OptimConfig("adamw", ema=0.99, clip=10.0), precision="o1", loss_scale="dynamic"

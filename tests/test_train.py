@@ -8,8 +8,12 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -21,8 +25,11 @@ from gfl.config import read_run, read_text
 from gfl.data import paths
 from gfl.engine.checkpoints import load_trained, read_state
 from gfl.engine.weights import read_checkpoint
+from gfl.errors import InputError
+from gfl.record import evaluation
 from gfl.report.best_f1 import BestF1, score_thresholds
 from gfl.runtime.on_torch.pt_file import describe
+from gfl.settings import RunConfig
 from gfl.tensors.variables import flatten
 
 FILES = {
@@ -202,8 +209,8 @@ def test_killed_run_goes_on_as_if_it_had_never_stopped(
     ("function", "call", "step"),
     [
         ("validate", 1, 4),
-        ("save", 3, 4),
-        *(pytest.param("save", *where, marks=pytest.mark.slow) for where in ((2, 2), (5, 6), (6, 8))),
+        ("write", 3, 4),
+        *(pytest.param("write", *where, marks=pytest.mark.slow) for where in ((2, 2), (5, 6), (6, 8))),
     ],
 )
 def test_run_killed_around_an_evaluation_repeats_no_line_of_it(
@@ -217,6 +224,158 @@ def test_run_killed_around_an_evaluation_repeats_no_line_of_it(
     assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == step  # type: ignore[index]
     assert resume(tmp_path / "run") == 0
     assert_same_runs(tmp_path / "run", whole)
+
+
+# ---- an evaluation counted beside the next steps ----
+
+BESIDE = "EVAL_IN_BACKGROUND = True"
+
+
+def counted_late(may_count: threading.Event) -> Callable[..., object]:
+    """The counting, which in a thread waits for a sign first; the last evaluation of a run is counted at once."""
+    record = evaluation.record_evaluation
+
+    def late(evaluated: evaluation.Evaluated, *more: Any) -> object:
+        is_last = evaluated.step == EPOCHS * STEPS_AN_EPOCH
+        assert is_last == (threading.current_thread() is threading.main_thread())
+        assert is_last or may_count.wait(60)
+        return record(evaluated, *more)
+
+    return late
+
+
+def at_step(number: int, do: Callable[[], object]) -> Callable[..., object]:
+    """A step, and in that one (from 1) something is done first."""
+    usual, calls = train.step, iter(range(1, 1000))
+
+    def step(*arguments: Any) -> object:
+        if next(calls) == number:
+            do()
+        return usual(*arguments)
+
+    return step
+
+
+@pytest.mark.parametrize("log_every", [1, 3, 20])
+def test_a_run_that_counts_beside_its_steps_is_the_run_that_counts_first(
+    log_every: int, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late the count: the first evaluation's begins only in step 6, if the log waits so long."""
+    may_count = threading.Event()
+    with monkeypatch.context() as patch:
+        if log_every > 1:
+            patch.setattr(evaluation, "record_evaluation", counted_late(may_count))
+            patch.setattr(train, "step", at_step(6, may_count.set))
+        settings = [each for each in LONG_RUN if "SAVE_EVERY" not in each]
+        run = run_training(data, tmp_path / "run", *settings, BESIDE, f"LOG_EVERY = {log_every}")
+    assert may_count.is_set() or log_every == 1
+    assert_same_runs(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_told_to_end_before_the_count_records_it_and_goes_on_as_if_never_stopped(
+    number: int, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_count = threading.Event()
+
+    def stop() -> None:
+        threading.Timer(0.5, may_count.set).start()
+        os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "record_evaluation", counted_late(may_count))
+        patch.setattr(train, "step", at_step(6, stop))
+        assert train.main(train_arguments(data, tmp_path / "run", *LONG_RUN, BESIDE, "LOG_EVERY = 20")) == 128 + number
+    saved = read_state(tmp_path / "run" / "last.pt")
+    # Ctrl-C ends a step in its middle: what is left is the checkpoint of the evaluated weights.
+    assert (saved["cursor"]["step"], saved["evaluation_due"]) == (6 if number == signal.SIGTERM else 4, False)  # type: ignore[index]
+    assert [line["step"] for line in log_lines(tmp_path / "run") if "AP" in line] == [4]
+    assert resume(tmp_path / "run", "LOG_EVERY = 1") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+KILLED_BEFORE_THE_COUNT = """
+import os, signal, sys, time
+from gfl import train
+from gfl.record import evaluation
+
+def counted_never(*_):
+    time.sleep(60)
+
+usual, steps = train.step, iter(range(1, 1000))
+
+def step(*given):
+    if next(steps) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return usual(*given)
+
+train.step, evaluation.record_evaluation = step, counted_never
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_a_run_killed_between_detection_and_count_repeats_the_evaluation(
+    whole: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings = [each for each in LONG_RUN if "SAVE_EVERY" not in each]
+    arguments = train_arguments(data, run, *settings, BESIDE, "LOG_EVERY = 20")
+    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_COUNT, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    saved = read_state(run / "last.pt")
+    assert (saved["cursor"]["step"], saved["evaluation_due"]) == (4, True)  # type: ignore[index]
+    assert not (run / "results.csv").exists()
+    assert not (run / "best.pt").exists()
+    assert resume(run, "LOG_EVERY = 1") == 0
+    assert_same_runs(run, whole)
+
+
+@pytest.mark.parametrize("call", [2, 3], ids=["before_best", "before_last"])
+def test_a_run_killed_while_the_thread_writes_repeats_no_line_of_the_evaluation(
+    call: int, whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(1, 1000))
+
+    def failing(*arguments: Any) -> None:
+        if next(calls) == call:
+            raise Killed
+        usual(*arguments)
+
+    settings = [each for each in LONG_RUN if "SAVE_EVERY" not in each]
+    with monkeypatch.context() as patch:
+        usual = train.write
+        patch.setattr(train, "write", failing)
+        with pytest.raises(Killed):
+            train.main(train_arguments(data, tmp_path / "run", *settings, BESIDE))
+    assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == 4  # type: ignore[index]
+    assert resume(tmp_path / "run") == 0
+    assert_same_runs(tmp_path / "run", whole)
+
+
+def test_an_error_of_the_count_ends_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise InputError("cannot write: the disk is full; free some space")
+
+    monkeypatch.setattr(evaluation, "record_evaluation", full)
+    assert train.main(train_arguments(data, tmp_path / "run", *LONG_RUN, BESIDE)) == 2
+    assert capsys.readouterr().err == "error: cannot write: the disk is full; free some space\n"
+
+
+def test_who_counts_beside_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def may(device: torch.device, **settings: Any) -> bool:
+        return evaluation.may_count_beside_steps(RunConfig(**settings), device)
+
+    assert (may(cpu), may(cuda)) == (False, True)
+    assert (may(cpu, eval_in_background=True), may(cuda, eval_in_background=False)) == (True, False)
+    assert not may(cuda, patience=1)
+    with pytest.raises(ValueError, match="PATIENCE=1: expected one of them"):
+        RunConfig(patience=1, eval_in_background=True)
+    monkeypatch.setattr("gfl.report.coco_matching.find_spec", lambda name: None)
+    assert not may(cuda)
 
 
 def assert_same_runs(run: Path, whole: Path) -> None:

@@ -101,3 +101,40 @@ def test_a_picture_on_a_canvas_is_its_planes_with_zeros_beside(layout: str) -> N
     expected = np.zeros_like(planes)
     expected[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
     np.testing.assert_array_equal(planes, expected)
+
+
+@given(
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(st.booleans(), st.booleans()),
+    st.sampled_from([(1.0, 1.0), (0.8, 1.0), (1.0, 1.3), (1.2, 0.7)]),
+    st.integers(0, 9),
+)
+def test_a_picture_changed_on_its_canvas_has_the_bytes_of_one_step_after_the_other(
+    from_hw: tuple[int, int], size_hw: tuple[int, int], flips: tuple[bool, bool], jitter: tuple[float, float], seed: int
+) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (*from_hw, 3)).astype(np.uint8)
+    changed = transforms.resize(image, size_hw)
+    changed = transforms.flip_horizontal(changed) if flips[0] else changed
+    changed = transforms.flip_vertical(changed) if flips[1] else changed
+    expected = np.full((3, 96, 96), 7, np.uint8)
+    transforms.place_on_canvas(transforms.jitter(changed, *jitter), expected)
+    planes = np.full((3, 96, 96), 9, np.uint8)
+    before = image.copy()
+    transforms.change_onto(
+        image, size_hw, planes, flip=flips[0], flip_vertical=flips[1], brightness=jitter[0], contrast=jitter[1]
+    )
+    np.testing.assert_array_equal(planes, expected)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_large_picture_is_enlarged_to_the_same_bytes_by_colours_or_not(
+    alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, size_hw = picture(240, 333), (401, 557)
+    monkeypatch.setattr(transforms, "resizes_colours_alike", lambda: alike)
+    planes, expected = np.empty((2, 3, 416, 576), np.uint8)
+    transforms.change_onto(image, size_hw, planes, flip=True)
+    transforms.place_on_canvas(transforms.flip_horizontal(transforms.resize(image, size_hw)), expected)
+    np.testing.assert_array_equal(planes, expected)

@@ -1,42 +1,43 @@
-"""Batches of fixed shape from a plan: a worker builds a whole batch, so that nothing is copied together afterwards.
+"""Batches of fixed shape from a plan: workers read them into shared memory, and nothing is copied together afterwards.
 
-The work item that goes to a worker carries its pictures' paths and boxes: workers hold no data set, are cheap to start
-by fork or by spawn, and live on from epoch to epoch. Letters: B pictures, G box slots, I slots of ignored boxes.
+A batch's tensors are views of a slot of that memory (`gfl.data.shared_memory`), which is used for a later batch only
+when all of them are gone; who holds more than a few gets copies. Letters: B pictures.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import islice
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from gfl.data import boxes, transforms
+from gfl.data.batch_arrays import BatchArrays, BatchShape, arrays_in, batch_bytes, new_arrays
 from gfl.data.canvas import by_area
-from gfl.data.coco import CocoData, Picture
-from gfl.data.picture_files import read_picture
-from gfl.data.plan import BatchPlan, PlannedPicture, eval_plan, eval_shrinkage, train_plan
+from gfl.data.coco import CocoData
+from gfl.data.fill import Filled, Work, fill_batch
+from gfl.data.plan import BatchPlan, eval_plan, eval_shrinkage, train_plan
 from gfl.data.shared_memory import (
+    HELD,
     PREFETCHED,
-    SILENCE_S,
-    batch_bytes,
+    SharedMemory,
+    Slots,
+    allocate_shared,
     check_shared_memory,
-    memory_text,
-    share,
-    worker_errors,
+    megabytes,
+    slot_of,
+    slots_for,
 )
 from gfl.data.sizes import box_slots, check_fits, ignored_slots, largest_canvas
+from gfl.data.workers import Workers, memory_text
 from gfl.errors import InputError, first_line
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
 from gfl.shapes import Canvas
-from gfl.signals import obey_the_parent_alone
-
-NO_IMAGE = -1  # image id of a blank
+from gfl.words import counted
 
 
 class LoadedBatch(NamedTuple):
@@ -51,108 +52,106 @@ class LoadedBatch(NamedTuple):
     failed: tuple[str, ...]  # why pictures could not be read, a sentence each
 
     def pin_memory(self) -> LoadedBatch:
-        """The same with its tensors in page-locked memory; DataLoader calls it."""
+        """A copy with its tensors in page-locked memory."""
         return self._replace(batch=Batch(*(part.pin_memory() for part in self.batch)), scales=self.scales.pin_memory())
 
 
-class Work(NamedTuple):
-    """What a worker needs for one batch: the plan and its pictures, None for a blank."""
-
-    plan: BatchPlan
-    pictures: tuple[Picture | None, ...]
-
-
-class WorkItems(Dataset[Work]):
-    """Hands a work item on as it is: the sampler makes it, and `build_batch` reads its pictures, in the worker."""
-
-    def __getitem__(self, work: Work) -> Work:
-        return work
+def loaded_batch(plan: BatchPlan, filled: Filled, arrays: BatchArrays) -> LoadedBatch:
+    """A batch whose tensors are views of the arrays."""
+    *parts, scales = (torch.from_numpy(array) for array in arrays)
+    return LoadedBatch(Batch(*parts), filled.image_ids, scales, plan.canvas, plan.epoch, plan.index, filled.failed)
 
 
-def build_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatch:
-    """Read and change the pictures of one batch; a picture that cannot be read becomes a blank, with a reason.
+def load_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatch:
+    """Read a batch in this process, into memory of its own.
 
-    boxes_padded, ignored_padded: how many boxes, and crowd boxes, each picture is padded to.
+    boxes_padded, ignored_padded: how many boxes, and crowd boxes, each picture is padded to. Raises InputError where
+    memory does not suffice.
     """
-    count, (height, width) = len(work.pictures), work.plan.canvas
-    images = np.empty((count, 3, height, width), np.uint8)  # every pixel is written below
-    image_sizes = np.zeros((count, 2), np.int32)
-    boxes_xyxy, labels = np.zeros((count, boxes_padded, 4), np.float32), np.zeros((count, boxes_padded), np.int32)
-    ignored_xyxy = np.zeros((count, ignored_padded, 4), np.float32)
-    box_mask, ignored_mask = np.zeros((count, boxes_padded), np.bool_), np.zeros((count, ignored_padded), np.bool_)
-    weights, scales = np.zeros(count, np.float32), np.ones((count, 2), np.float32)
-    image_ids, failed = [NO_IMAGE] * count, []
-    for i, (picture, planned) in enumerate(zip(work.pictures, work.plan.pictures, strict=True)):
-        try:
-            image = None if picture is None else load_image(picture, planned)
-        except InputError as error:
-            image = None
-            failed.append(str(error))
-        if picture is None or image is None:
-            images[i] = 0
-            continue
-        transforms.place_on_canvas(image, images[i])
-        image_sizes[i], weights[i], image_ids[i] = planned.size_hw, 1.0, picture.id
-        scales[i] = boxes.scale_factors((picture.height, picture.width), planned.size_hw)
-        truths, crowds = len(picture.boxes_xyxy), len(picture.ignored_xyxy)
-        boxes_xyxy[i, :truths] = change_boxes(picture.boxes_xyxy, picture, planned)
-        ignored_xyxy[i, :crowds] = change_boxes(picture.ignored_xyxy, picture, planned)
-        labels[i, :truths], box_mask[i, :truths], ignored_mask[i, :crowds] = picture.labels, True, True
-    arrays = (images, image_sizes, boxes_xyxy, labels, box_mask, ignored_xyxy, ignored_mask, weights)
-    return LoadedBatch(
-        Batch(*(torch.from_numpy(array) for array in arrays)),
-        tuple(image_ids),
-        torch.from_numpy(scales),
-        work.plan.canvas,
-        work.plan.epoch,
-        work.plan.index,
-        tuple(failed),
-    )
-
-
-def deliver_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatch | str:
-    """As `build_batch`, in a worker or not; why there is no batch where memory does not suffice for it."""
     try:
-        loaded = build_batch(work, boxes_padded, ignored_padded)
+        arrays = new_arrays(BatchShape(len(work.pictures), work.plan.canvas, boxes_padded, ignored_padded))
+        return loaded_batch(work.plan, fill_batch(work, arrays), arrays)
     except MemoryError as error:
-        return memory_text(first_line(error))
-    return share((*loaded.batch, loaded.scales)) or loaded
+        raise InputError(memory_text(first_line(error))) from error
 
 
-def load_image(picture: Picture, planned: PlannedPicture) -> transforms.Image:
-    """The picture (h,w,3), resized and changed as planned.
+class Order(NamedTuple):
+    """A batch for a worker, and the slot that it goes into."""
 
-    Raises InputError where it cannot be read, or has another size than its annotations say.
-    """
-    image = read_picture(picture.path)
-    if image.shape[:2] != (picture.height, picture.width):
-        raise InputError(
-            f"got {picture.path} of {image.shape[0]}x{image.shape[1]} (height x width, EXIF orientation applied), "
-            f"expected {picture.height}x{picture.width} as the annotations say; correct the annotations or the file"
+    work: Work
+    slot: int
+
+
+def fill_slot(order: Order, memory: SharedMemory, slot_bytes: int, boxes_padded: int, ignored_padded: int) -> Filled:
+    """Read a batch into its slot; in a worker."""
+    shape = BatchShape(len(order.work.pictures), order.work.plan.canvas, boxes_padded, ignored_padded)
+    return fill_batch(order.work, arrays_in(slot_of(memory, order.slot, slot_bytes), shape))
+
+
+class Readers:
+    """Worker processes and the slots that they fill. All of it starts with the first batch, and then stays."""
+
+    def __init__(self, count: int, slot_bytes: int, boxes_padded: int, ignored_padded: int) -> None:
+        self.boxes, self.ignored = boxes_padded, ignored_padded
+        memory = allocate_shared(slots_for(count) * slot_bytes)
+        self._slots = Slots(memory, slots_for(count), slot_bytes)
+        fill = partial(
+            fill_slot, memory=memory, slot_bytes=slot_bytes, boxes_padded=boxes_padded, ignored_padded=ignored_padded
         )
-    image = transforms.resize(image, planned.size_hw)
-    if planned.flip:
-        image = transforms.flip_horizontal(image)
-    if planned.flip_vertical:
-        image = transforms.flip_vertical(image)
-    return transforms.jitter(image, planned.brightness, planned.contrast)
+        self._workers: Workers[Order, Filled] = Workers(count, fill)
+        self._ordered: deque[tuple[int, Order]] = deque()  # worker and order, oldest first
+        self._next_worker = self._pass = 0
 
+    @property
+    def alive(self) -> bool:
+        """Whether there are workers still: an error ends them."""
+        return self._workers.close.alive
 
-def change_boxes(boxes_xyxy: boxes.Boxes, picture: Picture, planned: PlannedPicture) -> boxes.Boxes:
-    """Original boxes (G,4) -> boxes in canvas px."""
-    boxes_xyxy = boxes.scale_boxes(boxes_xyxy, (picture.height, picture.width), planned.size_hw)
-    if planned.flip:
-        boxes_xyxy = boxes.flip_boxes_horizontal(boxes_xyxy, planned.size_hw[1])
-    if planned.flip_vertical:
-        boxes_xyxy = boxes.flip_boxes_vertical(boxes_xyxy, planned.size_hw[0])
-    return boxes_xyxy
+    def read(self, works: Iterator[Work]) -> Iterator[LoadedBatch]:
+        """The batches in order. A new pass ends the one before, whose batches stay as they are."""
+        self._pass += 1
+        this_pass = self._pass
+        with self._ended_by_errors():
+            while self._ordered:  # of a pass that was left early
+                worker, order = self._ordered.popleft()
+                self._workers.take(worker)
+                self._slots.give_back(order.slot)
+            for work in islice(works, PREFETCHED * len(self._workers)):
+                self._order(work)
+        while self._ordered:
+            yield self._receive(works)  # no name here may hold a batch
+            if self._pass != this_pass:
+                raise RuntimeError("got a pass that another one has ended, expected one pass at a time")
 
+    def _order(self, work: Work) -> None:
+        """Give a batch to the worker whose turn it is."""
+        order = Order(work, self._slots.take())
+        self._ordered.append((self._next_worker, order))
+        self._workers.give(self._next_worker, order)
+        self._next_worker = (self._next_worker + 1) % len(self._workers)
 
-def start_worker(_: int) -> None:
-    """One thread a worker: the workers themselves are the parallelism. It ends when the loader says so."""
-    obey_the_parent_alone()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+    def _receive(self, works: Iterator[Work]) -> LoadedBatch:
+        """The oldest batch that was ordered. Its worker gets a new one."""
+        with self._ended_by_errors():
+            worker, (work, slot) = self._ordered.popleft()
+            filled = self._workers.take(worker)
+            held = self._slots.count - self._slots.free - len(self._ordered)  # with this one
+            memory = self._slots.lend(slot)
+            # Slots that are held are not there for the workers: those beyond HELD are copied, and free at once.
+            memory = memory if held <= HELD else memory.copy()
+            for following in islice(works, 1):
+                self._order(following)
+        shape = BatchShape(len(work.pictures), work.plan.canvas, self.boxes, self.ignored)
+        return loaded_batch(work.plan, filled, arrays_in(memory, shape))
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        """Around what workers are asked: after an error, or Ctrl-C, it is not known what they would answer."""
+        try:
+            yield
+        except BaseException:
+            self._workers.close()
+            raise
 
 
 class PlannedLoader:
@@ -172,23 +171,19 @@ class PlannedLoader:
 
         batch_size, largest: of the largest batch. Raises InputError where shared memory does not hold the workers'.
         """
-        self.data, self.box_slots = data, boxes_padded
-        ignored_padded = ignored_slots(data)
-        check_shared_memory(workers, batch_bytes(batch_size, largest, boxes_padded, ignored_padded))
-        self._work: list[Work] = []  # of the plan that was set last
-        self._loader = DataLoader(
-            WorkItems(),
-            batch_size=None,
-            sampler=self._work,
-            num_workers=workers,
-            collate_fn=partial(deliver_batch, boxes_padded=boxes_padded, ignored_padded=ignored_padded),
-            prefetch_factor=PREFETCHED if workers else None,
-            timeout=SILENCE_S if workers else 0,
-            pin_memory=pin_memory,
-            worker_init_fn=start_worker,
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # its own: each pass draws from it, and must not move the run's random numbers
-        )
+        self.data, self.box_slots, self.workers, self.pin_memory = data, boxes_padded, workers, pin_memory
+        self._ignored_slots = ignored_slots(data)
+        self._slot_bytes = batch_bytes(BatchShape(batch_size, largest, boxes_padded, self._ignored_slots))
+        check_shared_memory(workers, self._slot_bytes)
+        self._readers: Readers | None = None
+
+    def memory_line(self) -> str:
+        """What the workers take, in words: '2 workers, 39 MB of shared memory in 6 slots'."""
+        if not self.workers:
+            return "pictures are read by the training process itself (WORKERS = 0)"
+        slots = slots_for(self.workers)
+        memory = f"{megabytes(slots * self._slot_bytes)} of shared memory in {slots} slots"
+        return f"{counted(self.workers, 'worker')}, {memory}"
 
     def batches(self, plan: tuple[BatchPlan, ...]) -> Iterator[LoadedBatch]:
         """The plan's batches in order: the same bytes whatever the workers.
@@ -196,12 +191,15 @@ class PlannedLoader:
         Raises InputError where a worker is gone, or has too little memory for a batch.
         """
         pictures = dict(enumerate(self.data.pictures))  # BLANK is not among them: None
-        self._work[:] = [Work(batch, tuple(pictures.get(row.picture) for row in batch.pictures)) for batch in plan]
-        with worker_errors():
-            for loaded in self._loader:
-                if isinstance(loaded, str):
-                    raise InputError(loaded)
-                yield loaded
+        works = (Work(batch, tuple(pictures.get(row.picture) for row in batch.pictures)) for batch in plan)
+        loaded: Iterator[LoadedBatch]
+        if not self.workers:
+            loaded = (load_batch(work, self.box_slots, self._ignored_slots) for work in works)
+        else:
+            if self._readers is None or not self._readers.alive:
+                self._readers = Readers(self.workers, self._slot_bytes, self.box_slots, self._ignored_slots)
+            loaded = self._readers.read(works)
+        return map(LoadedBatch.pin_memory, loaded) if self.pin_memory else loaded
 
 
 class TrainLoader(PlannedLoader):

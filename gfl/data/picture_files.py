@@ -24,6 +24,9 @@ from gfl.shapes import MOST_PIXELS, PIXELS_VARIABLE
 # How the names of most picture files end: those are not asked what they hold.
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MOST_BYTES = 2**31 - 1  # of a file: OpenCV takes no more
+# OpenCV's flag for RGB; versions before 4.11 have BGR alone. JPEGs alone get it: their decoder writes either order at
+# no cost, while those of other formats have had faults with it.
+RGB_AT_ONCE: int = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9  # the markers before a scan's data and at the end of the file
 # In a scan's data 0xff is followed by 0x00 (a literal 0xff), a restart marker or fill: anything else ends the scan.
 JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -153,7 +156,8 @@ def decode_picture(data: bytes, name: str, depth: str = "auto", most_pixels: int
     limit, pixels = pixel_limit() if most_pixels is None else most_pixels, stated_pixels(data)
     if pixels is not None:
         check_pixels(pixels, limit, name)
-    decoded = None if pixels == 0 else decode(data)
+    is_rgb = RGB_AT_ONCE != cv2.IMREAD_COLOR and data.startswith(JPEG_START)
+    decoded = None if pixels == 0 else decode(data, colours=RGB_AT_ONCE if is_rgb else cv2.IMREAD_COLOR)
     if decoded is None:
         raise InputError(
             f"got a file that cannot be decoded, {name} ({len(data)} bytes), expected a JPEG, PNG or "
@@ -162,15 +166,20 @@ def decode_picture(data: bytes, name: str, depth: str = "auto", most_pixels: int
     # The header of a format that is unknown here is not read: OpenCV's own limit held while it was decoded.
     check_pixels(decoded.shape[0] * decoded.shape[1], limit, name)
     levels = to_uint8(decoded, depth)
+    if is_rgb and levels.ndim == 3:
+        return levels
     colours = cv2.COLOR_GRAY2RGB if levels.ndim == 2 else cv2.COLOR_BGR2RGB
     return np.asarray(cv2.cvtColor(levels, colours), dtype=np.uint8)
 
 
-def decode(data: bytes, flags: int = 0) -> NDArray[np.generic] | None:
-    """The pixels of a file, (H,W,3) BGR or (H,W), in the depth that it has; None where OpenCV cannot decode it."""
-    for colours in (cv2.IMREAD_COLOR, cv2.IMREAD_GRAYSCALE):  # OpenCV makes no colours of one channel of floats
+def decode(data: bytes, flags: int = 0, colours: int = cv2.IMREAD_COLOR) -> NDArray[np.generic] | None:
+    """The pixels of a file, (H,W,3) BGR or (H,W), in the depth that it has; None where OpenCV cannot decode it.
+
+    flags: further ones of OpenCV's; colours: RGB_AT_ONCE for RGB.
+    """
+    for wanted in (colours, cv2.IMREAD_GRAYSCALE):  # OpenCV makes no colours of one channel of floats
         with suppress(cv2.error):
-            decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), colours | cv2.IMREAD_ANYDEPTH | flags)
+            decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), wanted | cv2.IMREAD_ANYDEPTH | flags)
             if decoded is not None:
                 return np.asarray(decoded)
     return None

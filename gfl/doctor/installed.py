@@ -40,7 +40,7 @@ PACKAGES = (
     Package("safetensors", ("safetensors",), REQUIRED),
     Package("onnx", ("onnx",), REQUIRED),
     Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"), REQUIRED),
-    Package("faster_coco_eval", ("faster-coco-eval",), "optional: a quicker evaluation"),
+    Package("hotcoco", ("hotcoco",), "optional: a quicker evaluation"),
     Package("openvino", ("openvino",), "optional: another runtime for an .onnx"),
     Package("pyarrow", ("pyarrow",), "optional: results as Parquet"),
 )

@@ -9,6 +9,7 @@ import torch
 
 from gfl.doctor.installed import GIB
 from gfl.engine.device import choose_device, describe
+from gfl.engine.precision_choice import auto_precision
 from gfl.errors import InputError
 from gfl.operators.fake_step import step_ops
 from gfl.operators.npu import COMPOSITE, KERNEL, npu_support
@@ -24,7 +25,10 @@ def devices(asked: str) -> dict[str, object]:
     answers: dict[str, object] = {}
     for name in dict.fromkeys((asked, *OTHER_THAN_CPU)):
         try:
-            answers[name] = device_text(choose_device(name))
+            device = choose_device(name)
+            answers[name] = device_text(device)
+            if name == asked:
+                answers["PRECISION = 'auto'"] = "{0.used!r}: {0.reason}".format(auto_precision(device))
         except InputError as error:
             answers[name] = f"absent: {error}"
         except Exception as error:  # a driver or torch_npu that fails is what the report is for

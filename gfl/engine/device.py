@@ -42,6 +42,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(*(part.to(device, non_blocking=True) for part in batch))
 
 
+def expect_shapes(device: torch.device, *, fixed: bool) -> None:
+    """Let cuDNN try its algorithms on each convolution once, where the shapes of all batches are known; else not."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = fixed
+
+
 def seed_generators(seed: int) -> None:
     """Seed the global generators of Python, NumPy and torch, for libraries that may draw from them.
 

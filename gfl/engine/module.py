@@ -73,12 +73,17 @@ class DetectorModule(nn.Module):
         return detector.loss(prepared, batch, self.grids[canvas], self.cfg, self.reduce, recompute=self.recompute)
 
 
-def compiled(module: DetectorModule, backend: str = "inductor") -> Loss:
-    """The module's forward, compiled into one graph for each canvas; what would break the graph is an error."""
+def compiled(module: DetectorModule, backend: str = "inductor", mode: str | None = None) -> Loss:
+    """The module's forward, compiled into one graph for each canvas; what would break the graph is an error.
+
+    mode: of torch.compile's own backend; None for its default. CUDA graphs of a mode hold the forward and the backward
+    pass; the optimiser's few fused kernels run outside, so that they need neither capturable=True nor a rate on the
+    device.
+    """
     # By default dynamo splits the graph at DDP's buckets, to exchange gradients during the backward pass. Here all
     # parameters enter at the start, in `prepare`, so a split would gain nothing.
     torch._dynamo.config.optimize_ddp = False
-    return torch.compile(module, backend=backend, fullgraph=True, dynamic=False)
+    return torch.compile(module, backend=backend, mode=mode, fullgraph=True, dynamic=False)
 
 
 class FunctionModule(nn.Module):

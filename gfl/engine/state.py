@@ -50,7 +50,9 @@ def make_state(module: DetectorModule, cfg: RunConfig, reduce_overflow: Reduce =
     elif cfg.precision == "o1":
         scale = LossScale(cfg.loss_scale, module.device, reduce_overflow)
     ema = {path: p.detach().clone() for path, p in module.named_parameters()} if cfg.optim.ema else {}
-    return TrainState(module, compiled(module) if cfg.compile else module, optimiser, scale, ema, Cursor())
+    mode = cfg.compile if isinstance(cfg.compile, str) else None
+    forward = compiled(module, mode=mode) if cfg.compile else module
+    return TrainState(module, forward, optimiser, scale, ema, Cursor())
 
 
 def step(state: TrainState, batches: Sequence[Batch], rate: float, cfg: OptimConfig) -> dict[str, Tensor]:

@@ -74,7 +74,9 @@ class Check:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
         start = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
         flags = ["--gin_file", recipe.gin_file, "--workdir", str(workdir), *start, "--gin_bindings"]
-        flags += [f"DATA_ROOT = {str(self.data(recipe.name))!r}", f"DEVICE = {self.device!r}", *recipe.bindings]
+        # A part that wants another precision says so: what is compared must not depend on what 'auto' is here.
+        flags += [f"DATA_ROOT = {str(self.data(recipe.name))!r}", f"DEVICE = {self.device!r}", "PRECISION = 'fp32'"]
+        flags += recipe.bindings
         self.python_program(name, *launcher, "-m", "gfl.train", *flags, *bindings, variables=NO_FALLBACK)
         return workdir
 

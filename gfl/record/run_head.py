@@ -13,6 +13,7 @@ from gfl.data.loader import TrainLoader
 from gfl.engine.checkpoints import Origin
 from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
+from gfl.engine.precision_choice import PrecisionChoice, is_slow
 from gfl.engine.schedule import RunLength
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
@@ -28,10 +29,12 @@ def head_lines(
     origin: Origin,
     outlook: Outlook,
     length: RunLength,
+    precision: PrecisionChoice,
 ) -> Iterator[str]:
     """The lines, in order. val: the validation set, where there is one; origin: where the weights come from."""
-    yield summary_line(cfg, module.device)
+    yield summary_line(cfg, module.device, precision.reason)
     yield from slow_precision_line(cfg, module.device)
+    yield from (headline("note", note) for note in precision.notes)
     data = loader.data
     boxes = Counter(dict.fromkeys(data.names, 0))
     for picture in data.pictures:
@@ -56,6 +59,7 @@ def head_lines(
     notes = [*data.notes, *(val.notes if val else ()), *(found.text for found in outlook.findings)]
     yield from (headline("note", note) for note in dict.fromkeys(notes))
     yield headline("shapes", shapes_text(loader, loader.canvases), f"boxes padded to {loader.box_slots}")
+    yield headline("loader", loader.memory_line())
     parameters = sum(leaf.numel() for leaf in module.leaves().values() if leaf.is_floating_point())
     depth = cfg.detector.backbone.depth
     trained = sum(leaf.numel() for leaf in module.parameters())
@@ -71,20 +75,24 @@ def head_lines(
     )
 
 
-def summary_line(cfg: RunConfig, device: torch.device) -> str:
-    """'GFLV2 0.1 | torch 2.13 | cpu, 2 threads | fp32 | seed 0'."""
+def summary_line(cfg: RunConfig, device: torch.device, why: str = "") -> str:
+    """'GFLV2 0.1 | torch 2.13 | cpu, 2 threads | fp32 | seed 0'. why: what chose the precision, where 'auto' did."""
     precision: str = cfg.precision
     if cfg.precision == "o1":
         precision = f"o1{' by Apex' if cfg.apex else ''}, loss scale {cfg.loss_scale}"
+    if why:
+        precision += f" (auto: {why})"
     return " | ".join(
         (f"GFLV2 {VERSION}", f"torch {torch.__version__}", describe(device), precision, f"seed {cfg.seed}")
     )
 
 
 def slow_precision_line(cfg: RunConfig, device: torch.device) -> Iterator[str]:
-    """A note where 16 bits are slower than fp32: a CPU has no fast 16-bit convolution."""
-    if device.type == "cpu" and cfg.precision != "fp32":
-        yield headline("note", f"PRECISION = {cfg.precision!r} is slow on a CPU, to try it out; 'fp32' is faster here")
+    """A note where 16 bits are slower than fp32, because the device only emulates them."""
+    if is_slow(cfg.precision, device):
+        here = {"cpu": "CPU", "cuda": "GPU"}[device.type]
+        text = f"PRECISION = {cfg.precision!r} is slow on this {here}, to try it out; 'fp32' is faster here"
+        yield headline("note", text)
 
 
 def shapes_text(loader: TrainLoader, canvases: Sequence[Canvas] | None) -> str:

@@ -7,7 +7,7 @@ spent waiting, pictures that could not be read.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,8 @@ class RankNote(NamedTuple):
 class StepLog:
     """Collects steps, and once every LOG_EVERY writes them to log.jsonl and prints how far the run is.
 
-    folder: the run's folder; None on the ranks that do not write.
+    folder: the run's folder; None on the ranks that do not write. before_writing: called before each write: lines of an
+    evaluation that came earlier than the steps must stand before theirs.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class StepLog:
         out: ProgressWriter,
         ranks: Ranks,
         epochs: int,
+        before_writing: Callable[[], None] = lambda: None,
     ) -> None:
+        self.before_writing = before_writing
         self.epochs = epochs  # that the run goes through
         self.cfg, self.state, self.folder, self.out, self.ranks = cfg, state, folder, out, ranks
         self.notes: list[StepNote] = []
@@ -89,6 +92,7 @@ class StepLog:
         """Copy the metrics from the device, write a line a step, print the progress; returns the steps' numbers."""
         if not self.notes:
             return []
+        self.before_writing()
         names = list(self.metrics[0])
         values = torch.stack([torch.stack([row[name] for name in names]) for row in self.metrics])
         rows = [dict(zip(names, row, strict=True)) for row in self.ranks.mean(values).tolist()]
