@@ -25,7 +25,6 @@ from gfl.tensors.precision import policy_of
 
 RUN_FILES = {"r50": "r50.gin", "small": "scratch_small.gin"}
 MakeAuthorsStep = Callable[[int, int, int, int, int], Callable[[], object]]
-X86_BFLOAT16, ARM_BFLOAT16 = {"avx512_bf16", "amx_bf16"}, {"bf16"}
 
 
 class Case(NamedTuple):
@@ -82,13 +81,3 @@ def read_authors(file: Path) -> MakeAuthorsStep:
     if not callable(make):
         raise InputError(f"got {file} without make_authors_step, expected that function; define it there")
     return cast(MakeAuthorsStep, make)
-
-
-def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 by instructions of its own; False where the system does not tell."""
-    if not cpuinfo.is_file():
-        return False
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    named = (line.partition(":") for line in lines if line.startswith(("flags", "Features")))
-    flags = {(key.strip(), flag) for key, _, value in named for flag in value.split()}
-    return any(flag in (X86_BFLOAT16 if key == "flags" else ARM_BFLOAT16) for key, flag in flags)

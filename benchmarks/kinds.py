@@ -40,7 +40,9 @@ def profile_step(case: Case, state: TrainState) -> dict[str, float]:
 def seconds_by_kind(events: Iterable[FunctionEvent]) -> dict[str, float]:
     """Sum the time that each event spends outside of those within it; the backward pass of an op counts as the op."""
     events = list(events)
-    part_of = {event.sequence_nr: part for event in events if event.sequence_nr >= 0 and (part := _forward_part(event))}
+    forward = (event for event in events if event.sequence_nr >= 0 and _backward_node(event) is None)
+    # An op without a gradient has the number of the next op that has one, which comes later and stays.
+    part_of = {event.sequence_nr: _forward_part(event) for event in forward}
     seconds: Counter[str] = Counter(dict.fromkeys(KINDS, 0.0))
     for event in events:
         part = _forward_part(event)

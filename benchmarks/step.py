@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import convolutions, kinds
-from benchmarks.cases import Case, native_bfloat16, read_authors
+from benchmarks.cases import Case, read_authors
 from benchmarks.child import Answer, Child, busy_process, children
 from benchmarks.command_line import benchmark_flags, gemm_of, rounds_of, run_program
 from benchmarks.measure import (
@@ -32,6 +32,7 @@ from benchmarks.measure import (
 )
 from benchmarks.parts import RATE
 from benchmarks.tables import Findings, Table
+from gfl.engine.precision_choice import native_bfloat16
 from gfl.engine.state import step
 from gfl.heap import keep_freed_memory
 
