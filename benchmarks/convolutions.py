@@ -102,7 +102,7 @@ def time_layer(layer: Layer, layout: str) -> Sample:
 def _seconds(run: Callable[[], object]) -> float:
     run()  # makes the kernel
     started = before = time.perf_counter()
-    seconds = []
+    seconds: list[float] = []
     while before - started < LEAST_S or not seconds:
         run()
         now = time.perf_counter()

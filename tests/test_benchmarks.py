@@ -217,7 +217,7 @@ SMALL_SIZES = ["--short_side", "64", "--long_side", "96"]
         pytest.param("infer", ["--part", "graphs", "--size", "64x96", "--batch", "2"], 1, marks=pytest.mark.slow),
         pytest.param("infer", ["--part", "pipeline", "--pictures", "3", "--batch", "2"], 2, marks=pytest.mark.slow),
         pytest.param("loader", ["--pictures", "2", "--workers", "0", *SMALL_SIZES], 1),
-        pytest.param("evaluate", ["--pictures", "3"], 1),
+        pytest.param("evaluate", ["--pictures", "3"], 2),
     ],
 )
 def test_a_benchmark_runs_and_writes_its_files(

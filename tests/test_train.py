@@ -750,8 +750,9 @@ def test_head_tells_data_shapes_model_rate_and_folder(
 ) -> None:
     run_training(data, tmp_path / "run", "MAX_STEPS = 1", "EVAL_EVERY = 0")
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("note")]
-    head = [line for line in lines[:7] if not line.startswith("learn")]
+    head = [line for line in lines[:8] if not line.startswith(("learn", "loader"))]
     assert [line.split()[0] for line in head] == ["GFLV2", "data", "shapes", "model", "lr", "run"]
+    assert any(line.startswith("loader") and "WORKERS = 0" in line for line in lines)
     assert "train 6 images" in head[1]
     assert "no validation" in head[1]
     assert "64x96 75%  96x64 25%" in head[2]

@@ -53,13 +53,22 @@ SMALL_BINDINGS = (
 
 
 def write_model(
-    path: Path, bindings: Sequence[str] = BINDINGS, canvases: Sequence[tuple[int, int]] = ((H, W), (W, H))
+    path: Path,
+    bindings: Sequence[str] = BINDINGS,
+    canvases: Sequence[tuple[int, int]] = ((H, W), (W, H)),
+    *,
+    surer: float = 0.0,
 ) -> Path:
-    """A checkpoint of the tiny model with the goldens' weights, whose scores spread widely."""
+    """A checkpoint of the tiny model with the goldens' weights, whose scores spread widely.
+
+    surer: is added to every class logit.
+    """
     parsed = read_run([tiny.GIN_FILE], bindings)
     cfg = replace(parsed.run.detector, num_classes=len(NAMES))
+    variables = flatten(golden_cases.filled(detector.init(cfg)))
+    variables["bbox_head.gfl_cls.bias"] += surer
     tree: dict[str, object] = {
-        "variables": flatten(golden_cases.filled(detector.init(cfg))),
+        "variables": variables,
         "config": parsed.config_text,
         "names": list(NAMES),
         "category_ids": list(CATEGORY_IDS),
