@@ -59,7 +59,7 @@ BFLOAT16: Sequence[tuple[Case, float]] = (
     (SMALL, 1.6),
 )  # and the least speed-up over fp32 that is the goal
 MEMORY: Sequence[Quoted] = (Quoted(Case("r50", 2, 512, 512), 1811, 0.75), Quoted(Case("r50", 2, 800, 1344), 4200, 0.75))
-# Spinning of OpenMP's threads, by variables of the environment. The second is libgomp's own default.
+# Spinning of OpenMP's threads, by variables of the environment. The second keeps libgomp's default throughout.
 SHIPPED = "as shipped"
 SPINNING: Mapping[str, Mapping[str, str]] = {
     SHIPPED: {},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gfl.autoload import leave_out_torch_npu
-from gfl.openmp import limit_spinning
 from gfl.version import VERSION
 
 if TYPE_CHECKING:
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 leave_out_torch_npu()
-limit_spinning()
 
 
 def __dir__() -> list[str]:

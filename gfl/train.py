@@ -29,6 +29,7 @@ from gfl.data.paths import split_paths
 from gfl.data.plan import epoch_settings, fingerprint
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored_settings, write_checkpoint
+from gfl.engine.crowded import yielding_on_crowded_cores
 from gfl.engine.device import choose_device, describe, expect_shapes, seed_generators
 from gfl.engine.faults import Divergence, Learning, StepNumbers
 from gfl.engine.memory import memory_errors
@@ -433,7 +434,9 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
-            with closing(run.console), run.evaluations:
+            on_cpu = run.state.module.device.type == "cpu"
+            waiting = yielding_on_crowded_cores() if on_cpu else nullcontext()
+            with closing(run.console), run.evaluations, waiting:
                 train(run)
         except KeyboardInterrupt as stopped:
             stopped.args = (how_to_go_on(folder, arguments.workdir),)

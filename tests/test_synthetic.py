@@ -93,12 +93,12 @@ def test_another_size_is_drawn_at_that_size() -> None:
     assert draw_scene(0, "train2017", 3, (128, 160)).image.shape == (160, 128, 3)
 
 
-def test_scenes_have_two_to_eight_shapes_of_every_class_inside_the_picture() -> None:
+def test_scenes_have_at_most_nine_shapes_of_every_class_inside_the_picture() -> None:
     labels: list[int] = []
     for index in range(60):
         scene = draw_scene(0, "train2017", index)
         height, width = scene.image.shape[:2]
-        assert 2 <= len(scene.labels) <= 8
+        assert 2 <= len(scene.labels) <= 9  # not all find room
         labels += scene.labels
         for (x, y, w, h), area in zip(scene.boxes_xywh, scene.areas, strict=True):
             assert min(w, h) >= synthetic.SMALLEST_SIDE
@@ -109,7 +109,7 @@ def test_scenes_have_two_to_eight_shapes_of_every_class_inside_the_picture() -> 
     assert (np.bincount(labels, minlength=len(synthetic.SHAPES)) >= 20).all()
 
 
-def test_no_shape_is_hidden_more_than_seven_tenths() -> None:
+def test_no_shape_is_hidden_more_than_a_tenth() -> None:
     for index in range(40):
         placed = synthetic.place_shapes(np.random.default_rng(index), 192, 256)
         covered = np.zeros((192, 256), dtype=np.float32)

@@ -11,7 +11,7 @@ from gfl.files import write_errors
 from gfl.settings import DataConfig
 
 SYNTHETIC = Path("data/synthetic")  # where DATA_ROOT = 'synthetic' puts its pictures
-SYNTHETIC_TRAIN, SYNTHETIC_VAL = 480, 96
+SYNTHETIC_TRAIN, SYNTHETIC_VAL = 960, 96
 
 
 def split_paths(cfg: DataConfig, split: str, *, without_val: bool = False) -> SplitPaths:

@@ -38,8 +38,8 @@ MANIFEST = "synthetic.json"
 VERSION = 2  # of the pictures: raised when they change, so that an older folder is not taken for the same data
 
 SMALLEST_SIDE = 16.0  # px; no annotated side is shorter
-LEAST_VISIBLE = 0.75  # share of a shape that must be seen; a shape hidden more than that is not drawn at all
-RADII = (14.0, 0.3)  # of a shape: the least in px, the largest as a share of the picture's short side
+LEAST_VISIBLE = 0.9  # share of a shape that must be seen; a shape hidden more than that is not drawn at all
+RADII = (16.0, 0.3)  # of a shape: the least in px, the largest as a share of the picture's short side
 MOST_TILT_DEG = 20.0  # to either side of upright
 # Grain compresses badly: without a search for repeats the files are no larger, and written in a third of the time.
 FAST_PNG: tuple[int, ...] = (
@@ -110,7 +110,7 @@ def write_synthetic(folder: str | Path, *, train: int, val: int, seed: int = 0, 
 
 
 def draw_scene(seed: int, split: str, index: int, size_hw: Size = (192, 256)) -> Scene:
-    """Draw picture `index` of a split ('train2017' or 'val2017'): 2 to 8 shapes over a background."""
+    """Draw picture `index` of a split ('train2017' or 'val2017'): up to 9 shapes over a background."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     height, width = size_hw if index % 4 != 3 else size_hw[::-1]
     image = _background(rng, height, width)
@@ -202,8 +202,8 @@ def _write_png(path: Path, image: Image) -> None:
 
 
 def place_shapes(rng: Rng, height: int, width: int) -> list[Shape]:
-    """2 to 8 shapes, hindmost first; none is hidden by more than LEAST_VISIBLE allows, or too small at the border."""
-    wanted = int(rng.integers(2, 9))
+    """Up to 9 shapes, of 3 to 9 that are tried for, hindmost first; none is hidden by more than LEAST_VISIBLE allows, or too small at the border."""
+    wanted = int(rng.integers(3, 10))
     covered = np.zeros((height, width), dtype=np.float32)
     shapes: list[Shape] = []
     for _ in range(4 * wanted):  # from the front to the back; more tries than shapes, for those that do not fit
