@@ -202,7 +202,7 @@ def _write_png(path: Path, image: Image) -> None:
 
 
 def place_shapes(rng: Rng, height: int, width: int) -> list[Shape]:
-    """Up to 9 shapes, of 3 to 9 that are tried for, hindmost first; none is hidden by more than LEAST_VISIBLE allows, or too small at the border."""
+    """Up to 9 shapes, hindmost first; none is hidden more than LEAST_VISIBLE allows, or too small at the border."""
     wanted = int(rng.integers(3, 10))
     covered = np.zeros((height, width), dtype=np.float32)
     shapes: list[Shape] = []
