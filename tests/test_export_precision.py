@@ -58,7 +58,7 @@ BINDINGS = (*tiny.BINDINGS, "resnet.ResNetConfig.norm = 'frozen_bn'", "postproce
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Surer, so that detections of PyTorch's are taken as true boxes and an AP can be counted.
-    return write_model(tmp_path_factory.mktemp("run") / "best.pt", BINDINGS, [(H, W)], surer=1.0)
+    return write_model(tmp_path_factory.mktemp("run") / "best.pt", BINDINGS, [(H, W)], surer=0.5)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ sys.exit(code)
 
 
 def test_a_program_is_compared_with_its_checkpoint_and_onnx_never_imported(tmp_path: Path) -> None:
-    checkpoint, path = write_model(tmp_path / "run" / "best.pt"), tmp_path / "out" / "small.pt2"
+    checkpoint, path = write_model(tmp_path / "run" / "best.pt", surer=0.5), tmp_path / "out" / "small.pt2"
     flags = ["--checkpoint", checkpoint, "--size", "64x96", "--output", path, "--samples", "1"]
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *map(str, flags)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
