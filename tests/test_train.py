@@ -320,8 +320,8 @@ def test_a_run_killed_between_detection_and_count_repeats_the_evaluation(
     run = tmp_path / "run"
     settings = [each for each in LONG_RUN if "SAVE_EVERY" not in each]
     arguments = train_arguments(data, run, *settings, BESIDE, "LOG_EVERY = 20")
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # as the run that it is compared with has
-    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_COUNT, *arguments], env=one_thread, check=False)
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # of the run that it is compared with
+    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_THE_COUNT, *arguments], env=threads, check=False)
     assert killed.returncode == -signal.SIGKILL
     saved = read_state(run / "last.pt")
     assert (saved["cursor"]["step"], saved["evaluation_due"]) == (4, True)  # type: ignore[index]
