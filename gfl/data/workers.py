@@ -25,6 +25,7 @@ from gfl.errors import InputError, first_line
 from gfl.memory import is_memory_error
 from gfl.signals import obey_the_parent_alone
 
+GONE_S = 5.0  # for a killed process to be gone
 SILENCE_S = 1800.0  # without an answer; the slowest disk is faster
 # A process of this niceness gets a tenth of a core that another one wants. Threads of a training step wait for each
 # other some thousand times a step, so that each of them that gives way to a worker holds up all; the worker's few
@@ -180,8 +181,9 @@ def _end(workers: list[_Worker], owner: int) -> None:
     for worker in workers:
         worker.process.kill()
     for worker in workers:
-        worker.process.join()
-        worker.process.close()
+        worker.process.join(GONE_S)
+        if not worker.process.is_alive():  # one that hangs in a disk's driver ends when that does
+            worker.process.close()
         worker.items.close()
         worker.answers.close()
     workers.clear()

@@ -26,7 +26,8 @@ EVERY_S = 0.5
 # cost a few hundredths.
 CROWDED, FREE = 0.15, 0.05
 FREE_LOOKS = 6  # in a row, after which the cores are taken for free again
-CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # what the user has set stays
+MOST_POOLS = 3
+CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")  # what the user has set stays
 
 
 @contextmanager
@@ -35,7 +36,10 @@ def yielding_on_crowded_cores() -> Iterator[None]:
 
     Nothing where the system does not tell of it (only Linux does), or the environment chooses how threads wait.
     """
-    if torch.get_num_threads() < 2 or any(name in os.environ for name in CHOSEN) or waited_s() is None:
+    threads = torch.get_num_threads()
+    # On far more cores than are computed with, a crowd has room elsewhere, and the pools would be many.
+    few = threads >= 2 and pools_needed(threads, usable_cores()) <= MOST_POOLS
+    if not few or any(name in os.environ for name in CHOSEN) or waited_s() is None:
         yield
         return
     over = threading.Event()
@@ -68,24 +72,25 @@ def pools_needed(threads: int, cores: int) -> int:
 def _watch(over: threading.Event) -> None:
     before, at, free_looks = waited_s() or 0.0, time.monotonic(), 0
     release: threading.Event | None = None  # set: the idle threads end
-    while not over.wait(EVERY_S):
-        waited, now = waited_s() or 0.0, time.monotonic()
-        share = max(0.0, waited - before) / (now - at)
-        before, at = waited, now
-        free_looks = free_looks + 1 if share < FREE else 0
-        if release is None and share > CROWDED:
-            release = threading.Event()
-            for _ in range(pools_needed(torch.get_num_threads(), usable_cores())):
-                threading.Thread(target=_keep_pool, args=(release,), name="idle", daemon=True).start()
-        elif release is not None and free_looks >= FREE_LOOKS:
+    try:
+        while not over.wait(EVERY_S):
+            waited, now = waited_s() or 0.0, time.monotonic()
+            share = max(0.0, waited - before) / (now - at)
+            before, at = waited, now
+            free_looks = free_looks + 1 if share < FREE else 0
+            if release is None and share > CROWDED:
+                release = threading.Event()
+                for _ in range(pools_needed(torch.get_num_threads(), usable_cores())):
+                    threading.Thread(target=_keep_pool, args=(release,), name="idle", daemon=True).start()
+            elif release is not None and free_looks >= FREE_LOOKS:
+                release.set()
+                release = None
+    finally:
+        if release is not None:
             release.set()
-            release = None
-    if release is not None:
-        release.set()
 
 
 def _keep_pool(release: threading.Event) -> None:
     """Have OpenMP start threads for this one, and keep them, idle, until `release` is set."""
-    numbers = torch.ones(1 << 18)  # so many that torch computes on all threads
-    numbers.add_(1.0)
+    torch.ones(1 << 18).add_(1.0)  # so many numbers that torch computes on all threads
     release.wait()

@@ -119,7 +119,7 @@ def choose_precision(cfg: RunConfig, device: torch.device, before: Earlier | Non
         choice = auto_precision(device)
     if not can_compute(choice.used, device):
         raise _refusal(choice.used, device, resumed=keeps)
-    return choice._replace(notes=tuple(_changes(choice, auto_precision(device), before)))
+    return choice._replace(notes=tuple(_changes(choice, auto_precision(device), before, keeps=keeps)))
 
 
 def agreed_precision(
@@ -150,13 +150,13 @@ def earlier_precision(saved: Mapping[str, object]) -> Earlier | None:
     return next((Earlier(asked, precision) for precision in PRECISIONS if precision == used), None)
 
 
-def _changes(choice: PrecisionChoice, here: PrecisionChoice, before: Earlier | None) -> list[str]:
+def _changes(choice: PrecisionChoice, here: PrecisionChoice, before: Earlier | None, *, keeps: bool) -> list[str]:
     """What a resumed run does differently from before, or from what 'auto' is on this machine (`here`)."""
     if before is None:
         return []
     if choice.used != before.used:
         return [f"the run computes in {choice.used!r} from here on, {before.used!r} until now"]
-    if choice.reason and choice.used != here.used:
+    if keeps and choice.used != here.used:
         return [
             f"PRECISION = 'auto' would be {here.used!r} here ({here.reason}); the run goes on in {choice.used!r}, as "
             f"it began, unless you give PRECISION = {here.used!r}"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gfl.data.coco_columns import DetectionColumns
 from gfl.data.coco_json import GroundTruth
+from gfl.errors import first_line
 from gfl.record.console import ProgressWriter, validation_line
 from gfl.record.run_folder import BEST, LAST, RunFolder
 from gfl.report.best_f1 import thresholds_by_label
@@ -134,9 +135,14 @@ class Evaluations:
     def __enter__(self) -> Evaluations:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """However the run ends, what was begun is recorded."""
-        self.settle()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """However the run ends, what was begun is recorded; where it ends by an error, that is the one to be told."""
+        try:
+            self.settle()
+        except Exception as error:
+            if kind is None:
+                raise
+            self._console.line(f"note: the last evaluation was not recorded ({first_line(error)})")
 
     def _take_up(self, outcome: Outcome) -> None:
         self.judged = outcome.judged
