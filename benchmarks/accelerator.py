@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import bare, graphs
+from benchmarks.cases import RUN_FILES
 from benchmarks.command_line import benchmark_flags, canvas, positive, rounds_of, run_program
 from benchmarks.inputs import random_batch, with_lively_norms
 from benchmarks.measure import Timing, figures_of, interleave, milliseconds, spread, timed
@@ -39,7 +40,6 @@ from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
 
-RUN_FILES = {"r50": "r50.gin", "small": "scratch_small.gin"}
 PICTURES, CANVAS = 16, (800, 1344)
 QUICK_PICTURES, QUICK_CANVAS = 2, (64, 64)
 BOXES = 8  # a picture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
+from benchmarks.convolutions import LAYOUTS as LAYOUTS
 from gfl.engine.state import step
 from gfl.operators.fake_step import fake_batch, fake_state
 from gfl.operators.trace import Op, OpTrace, Shaped
@@ -18,10 +19,6 @@ from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 
 CONVOLUTIONS = ("convolution", "convolution_backward")
-LAYOUTS: Mapping[str, torch.memory_format] = {
-    "contiguous": torch.contiguous_format,
-    "channels last": torch.channels_last,
-}
 LEAST_S = 0.05  # a convolution is repeated for so long
 Synchronise = Callable[[], None]
 
