@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks import bare, graphs
+from benchmarks import graphs
 from benchmarks.cases import RUN_FILES
 from benchmarks.command_line import benchmark_flags, canvas, positive, rounds_of, run_program
+from benchmarks.convolutions import LAYOUTS, bare_seconds, forms, record_fake, synchronise
 from benchmarks.inputs import random_batch, with_lively_norms
 from benchmarks.measure import Timing, figures_of, interleave, milliseconds, spread, timed
 from benchmarks.parts import RATE
@@ -66,10 +67,13 @@ class Setting(NamedTuple):
         height, width = self.canvas_hw
         return f"{self.name}, {self.pictures} x {height}x{width} on {describe(self.device)}"
 
-    def synchronise(self) -> None:
-        """Wait until the device is done."""
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).synchronize()
+
+class Alone(NamedTuple):
+    """Seconds of all convolutions of a step, each timed alone."""
+
+    by_layout: Mapping[str, float]  # all of them in one layout
+    best: float  # each in the layout in which it is faster
+    calls: int  # layers, forward or forward and backward
 
 
 class Measured(NamedTuple):
@@ -85,6 +89,14 @@ def run_in(setting: Setting, precision: str, how: bool | str) -> RunConfig:
     return replace(setting.run, precision=precision, compile=how)  # type: ignore[arg-type]  # of PRECISIONS, COMPILED
 
 
+def time_convolutions(setting: Setting, precision: str) -> Alone:
+    """The convolutions of a step in a precision."""
+    layers = record_fake(run_in(setting, precision, False), setting.canvas_hw, setting.pictures, BOXES)
+    timings = interleave(forms(layers, setting.device), setting.repeats)
+    by_layout = {layout: bare_seconds(layers, timings, [layout]) for layout in LAYOUTS}
+    return Alone(by_layout, bare_seconds(layers, timings), layers.total())
+
+
 def measure_step(setting: Setting, run: RunConfig) -> Measured:
     """The whole step with its batch on the device, as training runs it."""
     device, on_device = setting.device, partial(torch.Tensor.to, device=setting.device)
@@ -95,7 +107,7 @@ def measure_step(setting: Setting, run: RunConfig) -> Measured:
 
     def one() -> None:
         step(state, [batch], RATE, run.optim)
-        setting.synchronise()
+        synchronise(device)
 
     started = time.perf_counter()
     one()
@@ -126,7 +138,7 @@ def measure_all(setting: Setting, ways: Sequence[str]) -> dict[tuple[str, str], 
 
 
 def step_table(
-    setting: Setting, measured: Mapping[tuple[str, str], Measured | str], alone: Mapping[str, bare.Bare]
+    setting: Setting, measured: Mapping[tuple[str, str], Measured | str], alone: Mapping[str, Alone]
 ) -> Table:
     """A row a form: its time, rate and memory, and its time as a multiple of that of its convolutions."""
     rows = []
@@ -149,14 +161,14 @@ def step_table(
     )
 
 
-def bare_table(setting: Setting, alone: Mapping[str, bare.Bare]) -> Table:
+def bare_table(setting: Setting, alone: Mapping[str, Alone]) -> Table:
     """The sum of a step's convolutions in each layout."""
     rows = tuple(
         (name, str(sums.calls), *map(milliseconds, (*sums.by_layout.values(), sums.best)))
         for name, sums in alone.items()
     )
-    header = ("", "calls", *(f"{layout} ms" for layout in bare.LAYOUTS), "best layout each, ms")
-    note = "Each convolution of the step, forward and backward, timed alone on random numbers, times its calls a step."
+    header = ("", "layers", *(f"{layout} ms" for layout in LAYOUTS), "best layout each, ms")
+    note = "Each convolution of the step, forward and backward, timed alone on random numbers, times its number."
     return Table(f"The step's convolutions alone: {setting.title()}", header, rows, note)
 
 
@@ -204,9 +216,8 @@ def measure(arguments: argparse.Namespace) -> Findings:
     """All tables of one setting."""
     setting = read_setting(arguments)
     expect_shapes(setting.device, fixed=True)
-    sizes = (setting.canvas_hw, setting.pictures, BOXES, setting.device, setting.synchronise)
     possible = [precision for precision in PRECISIONS if can_compute(precision, setting.device)]
-    alone: dict[str, bare.Bare] = {each: bare.time_bare(run_in(setting, each, False), *sizes) for each in possible}
+    alone: dict[str, Alone] = {precision: time_convolutions(setting, precision) for precision in possible}
     measured = measure_all(setting, [""] if arguments.quick else list(COMPILED))
     tables = [step_table(setting, measured, alone), bare_table(setting, alone)]
     if setting.device.type == "cuda":
@@ -215,7 +226,7 @@ def measure(arguments: argparse.Namespace) -> Findings:
 
 
 def figures(
-    setting: Setting, measured: Mapping[tuple[str, str], Measured | str], alone: Mapping[str, bare.Bare]
+    setting: Setting, measured: Mapping[tuple[str, str], Measured | str], alone: Mapping[str, Alone]
 ) -> Iterator[tuple[str, object]]:
     """What the JSON holds."""
     yield "config", setting.name

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from benchmarks.cases import Case
 from gfl.engine.crowded import yielding_on_crowded_cores
+from gfl.engine.heap import keep_freed_memory
 from gfl.errors import InputError
-from gfl.heap import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 BUSY_LOOP = "import os; os.nice(19)\nwhile True: pass"

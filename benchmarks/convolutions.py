@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import NamedTuple
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.measure import Form, Sample, Timing
+from gfl.engine.state import step
+from gfl.operators.fake_step import RATE, fake_batch, fake_state
 from gfl.operators.trace import Op, OpTrace, Shaped
+from gfl.settings import RunConfig
+from gfl.shapes import Canvas
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 LEAST_S = 0.02  # a sample repeats its call for so long
+CPU = torch.device("cpu")
 Pair = tuple[int, int]
 
 
@@ -36,6 +42,13 @@ def record(step: Callable[[], object]) -> Counter[Layer]:
     with OpTrace() as trace:
         step()
     return layers_of(trace.ops)
+
+
+def record_fake(cfg: RunConfig, canvas: Canvas, pictures: int, boxes: int) -> Counter[Layer]:
+    """The layers of a run's step at full size, in seconds: on tensors without values."""
+    with FakeTensorMode():
+        state, batch = fake_state(cfg, [canvas]), fake_batch(canvas, pictures, boxes)
+        return record(partial(step, state, [batch], RATE, cfg.optim))
 
 
 def layers_of(ops: Sequence[Op]) -> Counter[Layer]:
@@ -66,9 +79,9 @@ def _layer(op: Op, first: int) -> Layer:
     return Layer(x.shape, weight.shape, x.dtype, has_bias, tuple(stride), tuple(padding), mask)
 
 
-def forms(layers: Counter[Layer]) -> list[Form]:
+def forms(layers: Counter[Layer], device: torch.device = CPU) -> list[Form]:
     """Each distinct layer in each layout, forward and backward, with nothing around it."""
-    return [partial(time_layer, layer, layout) for layer in layers for layout in LAYOUTS]
+    return [partial(time_layer, layer, layout, device) for layer in layers for layout in LAYOUTS]
 
 
 def label(layer: Layer, layout: str) -> str:
@@ -76,10 +89,10 @@ def label(layer: Layer, layout: str) -> str:
     return f"{layout} {layer}"
 
 
-def time_layer(layer: Layer, layout: str) -> Sample:
+def time_layer(layer: Layer, layout: str, device: torch.device = CPU) -> Sample:
     """Seconds of the layer; its tensors live only here, for those of all layers would fill the memory."""
     memory_format = LAYOUTS[layout]
-    make = partial(torch.full, fill_value=0.01, dtype=layer.dtype)
+    make = partial(torch.full, fill_value=0.01, dtype=layer.dtype, device=device)
     x = make(layer.input).contiguous(memory_format=memory_format)
     weight = make(layer.weight).contiguous(memory_format=memory_format)
     bias = make((layer.weight[0],)) if layer.bias else None
@@ -88,6 +101,9 @@ def time_layer(layer: Layer, layout: str) -> Sample:
     def forward() -> torch.Tensor:
         return torch.conv2d(x, weight, bias, stride, padding)
 
+    def timed(run: Callable[[], torch.Tensor | tuple[torch.Tensor, ...]]) -> float:
+        return _seconds(run, partial(synchronise, device))
+
     with torch.no_grad():
         upstream = forward().fill_(0.01)
         sizes = [layer.weight[0]] if layer.bias else None
@@ -95,24 +111,34 @@ def time_layer(layer: Layer, layout: str) -> Sample:
             torch.ops.aten.convolution_backward,
             *(upstream, x, weight, sizes, stride, padding, [1, 1], False, [0, 0], 1, mask),
         )
-        seconds = _seconds(forward) + (_seconds(backward) if any(mask) else 0.0)
+        seconds = timed(forward) + (timed(backward) if any(mask) else 0.0)
     return {label(layer, layout): seconds}
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device is done."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
+def _seconds(run: Callable[[], object], wait: Callable[[], None]) -> float:
     run()  # makes the kernel
+    wait()
     started = before = time.perf_counter()
     seconds: list[float] = []
     while before - started < LEAST_S or not seconds:
         run()
+        wait()
         now = time.perf_counter()
         seconds.append(now - before)
         before = now
     return median(seconds)
 
 
-def bare_seconds(layers: Counter[Layer], timings: Mapping[str, Timing]) -> float:
-    """The sum over all layers, each in the layout in which it is faster."""
+def bare_seconds(
+    layers: Counter[Layer], timings: Mapping[str, Timing], layouts: Collection[str] = LAYOUTS.keys()
+) -> float:
+    """The sum over all layers, each in that of the layouts in which it is fastest."""
     return sum(
-        count * min(timings[label(layer, layout)].median for layout in LAYOUTS) for layer, count in layers.items()
+        count * min(timings[label(layer, layout)].median for layout in layouts) for layer, count in layers.items()
     )

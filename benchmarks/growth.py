@@ -17,7 +17,7 @@ from benchmarks.child import Answer, children
 from benchmarks.command_line import benchmark_flags, rounds_of, run_program
 from benchmarks.measure import Form, Timing, figures_of, interleave, milliseconds, timed
 from benchmarks.tables import Findings, Table
-from gfl.heap import keep_freed_memory
+from gfl.engine.heap import keep_freed_memory
 from gfl.model.detector import DetectorConfig
 from gfl.model.losses import loss_terms
 from gfl.shapes import Canvas

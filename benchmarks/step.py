@@ -32,9 +32,9 @@ from benchmarks.measure import (
 )
 from benchmarks.parts import RATE
 from benchmarks.tables import Findings, Table
+from gfl.engine.heap import keep_freed_memory
 from gfl.engine.precision_choice import native_bfloat16
 from gfl.engine.state import step
-from gfl.heap import keep_freed_memory
 
 GOAL_BARE = 1.05
 

@@ -25,9 +25,9 @@ from gfl.data.loader import EvalLoader
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
+from gfl.engine.heap import keep_freed_memory
 from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
-from gfl.heap import keep_freed_memory
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes

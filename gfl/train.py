@@ -32,18 +32,18 @@ from gfl.engine.checkpoints import Origin, initial_variables, read_state, stored
 from gfl.engine.crowded import yielding_on_crowded_cores
 from gfl.engine.device import choose_device, describe, expect_shapes, seed_generators
 from gfl.engine.faults import Divergence, Learning, StepNumbers
+from gfl.engine.heap import keep_freed_memory
 from gfl.engine.memory import memory_errors
 from gfl.engine.module import DetectorModule
 from gfl.engine.precision_choice import PrecisionChoice, agreed_precision, earlier_precision
 from gfl.engine.ranks import Ranks, join, pictures_a_rank
 from gfl.engine.schedule import RunLength, changed_length, fit_schedule, rate_at, run_length
-from gfl.engine.state import TrainState, averaged_leaves, make_state, restore, state_tree, step, without_casts
+from gfl.engine.state import TrainState, averaged_leaves, copied, make_state, restore, state_tree, step, without_casts
 from gfl.engine.transfer import on_device
 from gfl.errors import InputError
-from gfl.heap import keep_freed_memory
 from gfl.model import detector
 from gfl.record.console import ProgressWriter
-from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, copied, may_count_beside_steps
+from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, may_count_beside_steps
 from gfl.record.run_end import end_lines
 from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
@@ -153,7 +153,7 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     )
     val_loader = None
     if val is not None:
-        val_loader = EvalLoader(val, cfg.data, canvases, batch_size=batch, rank=rank, world=world)
+        val_loader = EvalLoader(val, cfg.data, canvases, batch_size=batch, rank=rank, world=world, beside=loader)
     checksum = fingerprint(train.pictures)
     if ranks.world > 1:
         for data in (train, val):

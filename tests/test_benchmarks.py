@@ -15,8 +15,8 @@ import torch
 from benchmarks import __main__ as everything
 from benchmarks import (
     accelerator,
-    bare,
     command_line,
+    convolutions,
     evaluate,
     graphs,
     loader,
@@ -37,7 +37,6 @@ from gfl.model.detector import DetectorConfig
 from gfl.model.fpn import FPNConfig
 from gfl.model.head import HeadConfig
 from gfl.model.losses import loss_terms
-from gfl.operators.trace import OpTrace
 from gfl.settings import OptimConfig, RunConfig
 from gfl.tensors.variables import child, flatten, map_leaves
 
@@ -258,7 +257,7 @@ def test_accelerator_without_one_ends_with_one_sentence(
 
 def test_accelerator_measures_precisions_at_a_tiny_size_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerator, "PRECISIONS", ("fp32", "bf16"))  # a CPU takes its time for float16
-    for module in (measure, bare):
+    for module in (measure, convolutions):
         monkeypatch.setattr(module, "LEAST_S", 0.0)
     monkeypatch.setattr(accelerator, "read_run", lambda files: SimpleNamespace(run=RUN))
     flags = ["--device", "cpu", "--quick", "--repeats", "1", "--size", "32x32", "--batch", "1"]
@@ -278,19 +277,19 @@ def test_form_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(accelerator, "measure_step", fail)
     setting = accelerator.Setting("r50", RUN, (64, 64), 2, 1, torch.device("cpu"))
     measured = accelerator.measure_all(setting, ["", "reduce-overhead"])
-    table = accelerator.step_table(setting, measured, dict.fromkeys(("fp32", "o1", "bf16"), bare.Bare({}, 0.25, 9)))
+    table = accelerator.step_table(
+        setting, measured, dict.fromkeys(("fp32", "o1", "bf16"), accelerator.Alone({}, 0.25, 9))
+    )
     assert table.rows[0] == ("fp32", "500", "500 - 500", "4.0", "3", "2.00", "2.0")
     assert table.rows[1] == ("fp32 reduce-overhead", "RuntimeError: no compiler", "", "", "", "", "")
 
 
-def test_bare_convolutions_are_those_of_the_step() -> None:
+def test_convolutions_of_a_fake_step_are_those_of_the_step() -> None:
     state = parts.make_training(RUN, ((64, 64),))
-    with OpTrace() as trace:
-        step(state, [random_batch(2, 4, (64, 64), NARROW.num_classes)], parts.RATE, RUN.optim)
-    real = [op for op in trace.ops if op.func.overloadpacket.__name__ in bare.CONVOLUTIONS]
-    fake = bare.convolutions(RUN, (64, 64), 2, 4)
-    assert [str(op.arguments) for op in fake] == [str(op.arguments) for op in real]
-    assert len({op.name for op in fake}) == 2
+    batch = random_batch(2, 4, (64, 64), NARROW.num_classes)
+    real = convolutions.record(partial(step, state, [batch], parts.RATE, RUN.optim))
+    assert convolutions.record_fake(RUN, (64, 64), 2, 4) == real
+    assert sum(any(layer.gradients) for layer in real) > 1
 
 
 @pytest.mark.parametrize(("name", "flags"), [*everything.RUNS, *everything.QUICK_RUNS])

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from gfl.heap import CHOSEN, keep_freed_memory
+from gfl.engine.heap import CHOSEN, keep_freed_memory
 
 FAULTS_OF_LATER_BLOCKS = """
 import resource
-from gfl.heap import keep_freed_memory
+from gfl.engine.heap import keep_freed_memory
 kept = keep_freed_memory() if {keep} else None
 def page_faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

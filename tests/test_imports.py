@@ -31,7 +31,6 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.memory": ("gfl.errors",),
         "gfl.packages": ("gfl.errors",),
         "gfl.autoload": (),
-        "gfl.heap": (),
         "gfl.class_names": ("gfl.errors",),
         "gfl.say": ("gfl.words",),
         "gfl.words": (),

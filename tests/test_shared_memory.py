@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,6 +96,11 @@ def test_a_loader_is_refused_before_its_first_batch(canvases: object, data: Coco
         TrainLoader(data, cfg, canvases_for(data, cfg), batch_size=1, seed=0)
     with pytest.raises(InputError, match=r"WORKERS = 3, whose batches need 97 MB"):
         EvalLoader(data, cfg, canvases_for(data, cfg), batch_size=1)
+    fewer = replace(cfg, workers=1)
+    training = TrainLoader(data, fewer, canvases_for(data, cfg), batch_size=1, seed=0)
+    EvalLoader(data, fewer, canvases_for(data, cfg), batch_size=1)
+    with pytest.raises(InputError, match=r"WORKERS = 1, whose batches need 97 MB"):  # both are there at a time
+        EvalLoader(data, fewer, canvases_for(data, cfg), batch_size=1, beside=training)
 
 
 @pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="others share memory in a folder")
@@ -159,7 +165,7 @@ def test_a_batch_for_which_there_is_no_memory_ends_the_run_in_a_sentence(
     with monkeypatch.context() as patch:
         patch.setattr(fill_module, "read_annotated", no_memory)
         loader = EvalLoader(data, DataConfig(short_side=32, long_side=64, workers=workers), CANVASES, batch_size=2)
-        with pytest.raises(InputError, match=r"MemoryError.*WORKERS .*to 0.*BATCH_SIZE"):
+        with pytest.raises(InputError, match=r"memory ran out .*0\.png.* \(MemoryError\); .*lower BATCH_SIZE"):
             list(loader)
     assert len(list(loader)) == 2  # by new workers
 

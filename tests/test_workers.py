@@ -73,14 +73,16 @@ def test_items_and_answers_larger_than_a_pipe_hold_up_nobody() -> None:
         (out_of_memory, "Failed to allocate"),
         (by_signal(signal.SIGKILL), "ended unexpectedly, by SIGKILL"),
         (by_signal(signal.SIGBUS), "ended unexpectedly, by SIGBUS"),
-        (lambda _: os._exit(3), "ended unexpectedly, with exit code 3"),
+        (by_signal(signal.SIGSEGV), "ended by SIGSEGV: a file may be broken"),
+        (lambda _: os._exit(3), "ended unexpectedly, by exit code 3"),
     ],
 )
 def test_a_worker_without_an_answer_is_told_in_a_sentence(work: Callable[[int], int], said: str) -> None:
     workers = Workers(2, work)
     workers.give(1, 0)
     with pytest.raises(InputError, match=rf"{said}.*WORKERS .*to 0.*BATCH_SIZE") as told:
-        workers.take(1)
+        workers.take(1, "a.jpg")
+    assert "read a.jpg" in str(told.value)
     assert "\n" not in str(told.value)
     workers.close()
 

@@ -32,12 +32,14 @@ from gfl.data.shared_memory import (
     slots_for,
 )
 from gfl.data.sizes import box_slots, check_fits, ignored_slots, largest_canvas
-from gfl.data.workers import Workers, memory_text
-from gfl.errors import InputError, first_line
+from gfl.data.workers import Workers
+from gfl.memory import memory_told
 from gfl.model.structures import Batch
 from gfl.settings import DataConfig
 from gfl.shapes import Canvas
-from gfl.words import counted
+from gfl.words import counted, printable
+
+MOST_NAMED = 3  # pictures of a batch that an error names
 
 
 class LoadedBatch(NamedTuple):
@@ -57,9 +59,11 @@ class LoadedBatch(NamedTuple):
 
 
 def loaded_batch(plan: BatchPlan, filled: Filled, arrays: BatchArrays) -> LoadedBatch:
-    """A batch whose tensors are views of the arrays."""
+    """A batch whose tensors are views of the arrays; the scales, which are kept longest, are a copy."""
     *parts, scales = (torch.from_numpy(array) for array in arrays)
-    return LoadedBatch(Batch(*parts), filled.image_ids, scales, plan.canvas, plan.epoch, plan.index, filled.failed)
+    return LoadedBatch(
+        Batch(*parts), filled.image_ids, scales.clone(), plan.canvas, plan.epoch, plan.index, filled.failed
+    )
 
 
 def load_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatch:
@@ -68,11 +72,16 @@ def load_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatc
     boxes_padded, ignored_padded: how many boxes, and crowd boxes, each picture is padded to. Raises InputError where
     memory does not suffice.
     """
-    try:
+    with memory_told(f"memory ran out while {named(work)} were read", "lower BATCH_SIZE (--batch of gfl.evaluate)"):
         arrays = new_arrays(BatchShape(len(work.pictures), work.plan.canvas, boxes_padded, ignored_padded))
         return loaded_batch(work.plan, fill_batch(work, arrays), arrays)
-    except MemoryError as error:
-        raise InputError(memory_text(first_line(error))) from error
+
+
+def named(work: Work) -> str:
+    """The pictures of a batch in words, the first of them by name: 'a.jpg, b.jpg, c.jpg and 13 more'."""
+    names = [printable(str(picture.path)) for picture in work.pictures if picture is not None]
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 class Order(NamedTuple):
@@ -114,7 +123,7 @@ class Readers:
         with self._ended_by_errors():
             while self._ordered:  # of a pass that was left early
                 worker, order = self._ordered.popleft()
-                self._workers.take(worker)
+                self._workers.take(worker, named(order.work))
                 self._slots.give_back(order.slot)
             for work in islice(works, PREFETCHED * len(self._workers)):
                 self._order(work)
@@ -134,7 +143,7 @@ class Readers:
         """The oldest batch that was ordered. Its worker gets a new one."""
         with self._ended_by_errors():
             worker, (work, slot) = self._ordered.popleft()
-            filled = self._workers.take(worker)
+            filled = self._workers.take(worker, named(work))
             held = self._slots.count - self._slots.free - len(self._ordered)  # with this one
             memory = self._slots.lend(slot)
             # Slots that are held are not there for the workers: those beyond HELD are copied, and free at once.
@@ -166,15 +175,17 @@ class PlannedLoader:
         largest: Canvas,
         workers: int,
         pin_memory: bool = False,
+        beside: PlannedLoader | None = None,
     ) -> None:
         """boxes_padded: how many boxes each picture is padded to. workers: how many processes; 0 reads in this one.
 
-        batch_size, largest: of the largest batch. Raises InputError where shared memory does not hold the workers'.
+        batch_size, largest: of the largest batch. beside: another loader with as many workers, which live while these
+        do. Raises InputError where shared memory does not hold the workers'.
         """
         self.data, self.box_slots, self.workers, self.pin_memory = data, boxes_padded, workers, pin_memory
         self._ignored_slots = ignored_slots(data)
         self._slot_bytes = batch_bytes(BatchShape(batch_size, largest, boxes_padded, self._ignored_slots))
-        check_shared_memory(workers, self._slot_bytes)
+        check_shared_memory(workers, self._slot_bytes + (beside._slot_bytes if beside else 0))
         self._readers: Readers | None = None
 
     def memory_line(self) -> str:
@@ -256,13 +267,15 @@ class EvalLoader(PlannedLoader):
         batch_size: int,
         rank: int = 0,
         world: int = 1,
+        beside: PlannedLoader | None = None,
     ) -> None:
-        """Arguments as of `eval_plan`."""
+        """Arguments as of `eval_plan` and `PlannedLoader`."""
         self.plan = eval_plan(data.pictures, cfg, canvases, batch_size=batch_size, rank=rank, world=world)
         self.shrinkage = eval_shrinkage(data.pictures, cfg, canvases)
         # MAX_BOXES is training's: boxes do not enter evaluation's graph.
         largest = max((batch.canvas for batch in self.plan), key=by_area, default=(0, 0))
-        super().__init__(data, box_slots(data, "auto"), batch_size=batch_size, largest=largest, workers=cfg.workers)
+        slots = box_slots(data, "auto")
+        super().__init__(data, slots, batch_size=batch_size, largest=largest, workers=cfg.workers, beside=beside)
 
     def __len__(self) -> int:
         return len(self.plan)

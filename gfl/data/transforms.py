@@ -69,7 +69,7 @@ def change_onto(
 ) -> None:
     """Resize a picture into the top left corner of a canvas (3,H,W), and mirror and jitter it there.
 
-    The bytes are those of `resize`, `flip_horizontal`, `flip_vertical`, `jitter` and `place_on_canvas` one after the
+    flip: left and right; flip_vertical: top and bottom. The bytes are those of one change of the whole picture after an
     other. A picture that grows is divided into its colours before, when it is small, and needs no copy afterwards.
     """
     height, width = size_hw
@@ -113,26 +113,8 @@ def resizes_colours_alike() -> bool:
     return True
 
 
-def flip_horizontal(image: Image) -> Image:
-    """Mirror left and right."""
-    return np.asarray(cv2.flip(image, 1), dtype=np.uint8)  # 6 times as fast as numpy's
-
-
-def flip_vertical(image: Image) -> Image:
-    """Mirror top and bottom."""
-    return np.asarray(cv2.flip(image, 0), dtype=np.uint8)
-
-
-def jitter(image: Image, brightness: float, contrast: float) -> Image:
-    """Multiply by the brightness factor, then spread about the new mean by the contrast factor; 1 changes nothing."""
-    if brightness == 1.0 and contrast == 1.0:
-        return image
-    table = jitter_table(float(image.mean()), brightness, contrast)
-    return np.asarray(cv2.LUT(image, table), dtype=np.uint8)
-
-
 def jitter_table(mean: float, brightness: float, contrast: float) -> Image:
-    """(256,): what `jitter` makes of each level of a picture of this mean."""
+    """(256,): each level of a picture of this mean times the brightness, spread about the new mean by the contrast."""
     mean *= brightness
     levels = (np.arange(256) * brightness - mean) * contrast + mean
     table: Image = np.clip(np.rint(levels), 0, 255).astype(np.uint8)

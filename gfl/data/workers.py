@@ -31,6 +31,7 @@ SILENCE_S = 1800.0  # without an answer; the slowest disk is faster
 # other some thousand times a step, so that each of them that gives way to a worker holds up all; the worker's few
 # milliseconds have time until the step's end.
 NICENESS = 10
+CRASHES = ("SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE")  # of code, where SIGKILL and SIGBUS mostly mean memory
 MEND = "set WORKERS (--workers of gfl.evaluate) to 0, or lower, and lower BATCH_SIZE if that is not enough"
 
 Item = TypeVar("Item")
@@ -79,28 +80,28 @@ class Workers(Generic[Item, Answer]):
         with suppress(BrokenPipeError):  # it is gone, as `take` will say
             self._workers[number].items.send(item)
 
-    def take(self, number: int) -> Answer:
-        """A worker's next answer. Raises InputError where it is gone, says nothing, or has too little memory."""
+    def take(self, number: int, reading: str = "its batch") -> Answer:
+        """A worker's next answer; reading: what it is of, in words.
+
+        Raises InputError where the worker is gone, says nothing, or has too little memory.
+        """
         process, _, answers = self._workers[number]
         if not wait([answers, process.sentinel], SILENCE_S):
             raise InputError(
-                f"got no batch for {SILENCE_S:g} seconds from a process that reads pictures; check the disk or the "
+                f"got no batch for {SILENCE_S:g} seconds from a process that reads {reading}; check the disk or the "
                 f"network that holds them, or {MEND}"
             )
         try:
-            answer: Answer | Failure = answers.recv() if answers.poll() else Failure(_how_it_ended(process), True)
+            answer: Answer | Failure | None = answers.recv() if answers.poll() else None
         except (EOFError, OSError):
-            answer = Failure(_how_it_ended(process), True)
+            answer = None
+        if answer is None:
+            raise InputError(_how_it_ended(process, reading))
         if not isinstance(answer, Failure):
             return answer
         if answer.is_memory:
-            raise InputError(memory_text(answer.text))
-        raise RuntimeError(f"in a process that reads pictures:\n{answer.text}")
-
-
-def memory_text(reason: str) -> str:
-    """What to do where a process that reads pictures has too little memory, or is gone, mostly because of that."""
-    return f"a process that reads pictures could not hand over its batch ({reason}): memory ran out; {MEND}"
+            raise InputError(f"memory ran out in a process that read {reading} ({answer.text}); {MEND}")
+        raise RuntimeError(f"in a process that read {reading}:\n{answer.text}")
 
 
 def start_worker() -> None:
@@ -163,15 +164,21 @@ def _receive(items: Connection, waiting: SimpleQueue[Item]) -> None:
             os._exit(0)
 
 
-def _how_it_ended(process: BaseProcess) -> str:
-    """'it ended unexpectedly, by SIGKILL'."""
+def _how_it_ended(process: BaseProcess, reading: str) -> str:
+    """That a worker is gone, and what to do: the system kills for memory, a decoder crashes by other signals."""
     process.join(1)
     code = process.exitcode
-    if code is None or code >= 0:
-        return f"it ended unexpectedly, with exit code {code}"
-    with suppress(ValueError):
-        return f"it ended unexpectedly, by {signal.Signals(-code).name}"
-    return f"it ended unexpectedly, by signal {-code}"
+    end = f"exit code {code}"
+    if code is not None and code < 0:
+        end = f"signal {-code}"
+        with suppress(ValueError):
+            end = signal.Signals(-code).name
+    if end in CRASHES:
+        return (
+            f"a process that read {reading} ended by {end}: a file may be broken in a way that makes the decoder "
+            f"crash; leave these pictures out one after the other, or {MEND}"
+        )
+    return f"a process that read {reading} ended unexpectedly, by {end}: memory ran out, most likely; {MEND}"
 
 
 def _end(workers: list[_Worker], owner: int) -> None:

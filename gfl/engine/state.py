@@ -114,6 +114,19 @@ def state_tree(state: TrainState) -> dict[str, object]:
     }
 
 
+def copied(tree: Mapping[str, object]) -> dict[str, object]:
+    """A tree of dicts and lists with its tensors copied to the CPU: what later steps change, this keeps."""
+    return {key: _copied(value) for key, value in tree.items()}
+
+
+def _copied(value: object) -> object:
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(entry) for key, entry in value.items()}
+    return [_copied(entry) for entry in value] if isinstance(value, list) else value
+
+
 def restore(state: TrainState, tree: Mapping[str, object]) -> None:
     """Load a `state_tree` in place. Raises InputError when it is of another model or optimiser, or lacks EMA."""
     with torch.no_grad():

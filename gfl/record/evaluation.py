@@ -7,12 +7,11 @@ counts before it goes on, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from gfl.data.coco_columns import DetectionColumns
 from gfl.data.coco_json import GroundTruth
@@ -150,16 +149,3 @@ class Evaluations:
         self._console.line(validation_line(max(outcome.epoch, 1), self._epochs, summary, best))
         for note in outcome.notes:
             self._console.line(f"note: {note}")
-
-
-def copied(tree: Mapping[str, object]) -> dict[str, object]:
-    """A tree of dicts and lists with its tensors copied to the CPU: what later steps change, this keeps."""
-    return {key: _copied(value) for key, value in tree.items()}
-
-
-def _copied(value: object) -> object:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(entry) for key, entry in value.items()}
-    return [_copied(entry) for entry in value] if isinstance(value, list) else value
