@@ -16,6 +16,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from emulated_bfloat16 import rounded_conv2d
 from tiny import CANVAS, make_batch, run_config
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -442,3 +443,28 @@ def test_first_line_names_the_scale_and_who_casts() -> None:
     run = run_config(SGD, precision="o1", loss_scale="dynamic")
     assert " | o1, loss scale dynamic | " in summary_line(run, CPU)
     assert " | o1 by Apex, loss scale dynamic | " in summary_line(replace(run, apex=True), CPU)
+
+
+# ---- bfloat16 where a processor has no instructions for it ----
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_emulated_bfloat16_rounds_a_product_as_torch_does(bias: bool) -> None:
+    shapes = [(2, 8, 9, 11), (6, 8, 3, 3), *([(6,)] if bias else [])]
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+
+    def results(convolution: Callable[..., Tensor]) -> list[Tensor]:
+        own = [leaf.clone().requires_grad_() for leaf in leaves]
+        output = convolution(own[0], own[1], own[2] if bias else None, 2, 1)
+        output.float().square().sum().backward()
+        gradients = [leaf.grad for leaf in own]
+        assert all(each is not None and each.dtype == torch.bfloat16 for each in gradients)
+        return [output.detach(), *(each for each in gradients if each is not None)]
+
+    for emulated, native in zip(results(rounded_conv2d), results(torch.conv2d), strict=True):
+        assert emulated.dtype == torch.bfloat16
+        scale = float(native.float().abs().amax())
+        torch.testing.assert_close(emulated.float(), native.float(), rtol=2**-7, atol=2**-8 * scale)  # two roundings
+    wide = torch.randn(2, 3, 8, 8)
+    assert torch.equal(rounded_conv2d(wide, wide), torch.conv2d(wide, wide))

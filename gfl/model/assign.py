@@ -143,7 +143,8 @@ def _one_box_an_anchor(index_BGC: Tensor, iou_BGC: Tensor, passes: Tensor, num_a
     B, G, C = index_BGC.shape
     slot_BGC = torch.where(passes, index_BGC, num_anchors)
     claims = torch.full((B, G, num_anchors + 1), -1.0, device=iou_BGC.device)
-    owner_BA = claims.scatter(2, slot_BGC, iou_BGC).argmax(dim=1)  # argmax takes the first of equals
+    # In place: with 1,000 boxes a picture the claims are its largest tensor, of which this makes no second one.
+    owner_BA = claims.scatter_(2, slot_BGC, iou_BGC).argmax(dim=1)  # argmax takes the first of equals
     owner_BGC = owner_BA.gather(1, slot_BGC.flatten(1)).view(B, G, C)
     box = torch.arange(G, dtype=torch.int32, device=iou_BGC.device).view(1, G, 1)
     return passes & (owner_BGC.int() == box)
