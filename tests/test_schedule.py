@@ -27,6 +27,23 @@ def test_a_warm_up_takes_a_fifth_of_the_run_at_most(steps: int, expected: int) -
 
 
 @pytest.mark.parametrize(
+    ("ema", "steps", "expected"),
+    [
+        (0.999, 6000, 0.999),
+        (0.999, 1800, 0.9966),
+        (0.9998, 90_000, 0.9998),
+        (0.9998, 12, 0.9),
+        (0.9, 1, 0.9),
+        (0.0, 48, 0.0),
+    ],
+)
+def test_weights_are_averaged_over_a_sixth_of_the_run_at_most(ema: float, steps: int, expected: float) -> None:
+    fitted, notes = fit_schedule(OptimConfig(warmup_steps=0, schedule="cosine", ema=ema), RunLength(steps, 12))
+    assert fitted.ema == expected
+    assert [f"EMA = {ema:g} is cut to {expected:g}" in note for note in notes] == [True] * (ema != expected)
+
+
+@pytest.mark.parametrize(
     ("decays", "epochs", "words"),
     [
         ((8, 11), 12, None),

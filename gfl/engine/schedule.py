@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ from gfl.engine.optim import learning_rate
 from gfl.settings import OptimConfig, RunConfig
 
 WARMUP_SHARE = 0.2  # of the run's steps, at most: a longer warm-up would be the run
+# Averaged weights are those of the last 1 / (1 - EMA) steps or so. Where that is more of the run than this share, they
+# are behind what the run has learned; a few steps' average always is young enough.
+AVERAGED_SHARE, FEW = 1 / 6, 10
 EARLY = 0.5  # share of the run before which a last decay is worth a warning: the rest learns next to nothing
 
 
@@ -27,7 +31,7 @@ def run_length(cfg: RunConfig, steps_an_epoch: int) -> RunLength:
 
 
 def fit_schedule(cfg: OptimConfig, length: RunLength) -> tuple[OptimConfig, tuple[str, ...]]:
-    """The schedule with a warm-up that leaves a run of this length time to learn, and what a user should know of it.
+    """The schedule with a warm-up and an average that fit a run of this length, and what a user should know of it.
 
     >>> fitted, notes = fit_schedule(OptimConfig(warmup_steps=100, schedule="cosine"), RunLength(steps=48, epochs=6))
     >>> fitted.warmup_steps, notes
@@ -40,6 +44,14 @@ def fit_schedule(cfg: OptimConfig, length: RunLength) -> tuple[OptimConfig, tupl
             f"WARMUP_STEPS = {cfg.warmup_steps} is cut to {most}, a fifth of the {length.steps:,} steps of this run"
         )
         cfg = replace(cfg, warmup_steps=most)
+    span = max(FEW, AVERAGED_SHARE * length.steps)
+    if cfg.ema > 1 - 1 / span:
+        shorter = math.floor((1 - 1 / span) * 1e4) / 1e4
+        notes.append(
+            f"EMA = {cfg.ema:g} is cut to {shorter:g}, the average of about {span:,.0f} steps, of {length.steps:,} in "
+            "this run"
+        )
+        cfg = replace(cfg, ema=shorter)
     if cfg.schedule == "steps" and cfg.decay_epochs:
         given, mend = (
             f"DECAY_EPOCHS = {cfg.decay_epochs}",
