@@ -64,7 +64,8 @@ O1_TABLE: dict[str, str] = {
     **dict.fromkeys(("pow", "sqrt", "sum", "mean"), FULL),
     **dict.fromkeys(("binary_cross_entropy", "binary_cross_entropy_backward"), FULL),
     # the best of the distribution, candidates and owners: all read float32
-    **dict.fromkeys(("topk", "amax", "amin", "argmax", "gather", "index", "scatter", "scatter_add"), FULL),
+    **dict.fromkeys(("topk", "amax", "amin", "argmax", "gather", "index"), FULL),
+    **dict.fromkeys(("scatter", "scatter_", "scatter_add"), FULL),
     **dict.fromkeys(("abs", "sgn", "ceil", "floor", "round", "clamp", "clamp_min", "nan_to_num", "flip"), FULL),
     **dict.fromkeys(("select_backward", "slice_backward"), FULL),
     # the scale, the optimiser and the average

@@ -275,7 +275,7 @@ def place(picture: Picture, flip: bool = False) -> PlacedPicture:
     image = transforms.resize(read_picture(picture.path), size_hw)
     boxes_xyxy = scale_boxes(picture.boxes_xyxy, from_hw, size_hw)
     if flip:
-        image = image[:, ::-1]
+        image = image[:, ::-1].copy()
         boxes_xyxy = flip_boxes_horizontal(boxes_xyxy, size_hw[1])
     return PlacedPicture(image, boxes_xyxy, picture.labels, scale_factors(from_hw, size_hw))
 
