@@ -73,7 +73,7 @@ class Alone(NamedTuple):
 
     by_layout: Mapping[str, float]  # all of them in one layout
     best: float  # each in the layout in which it is faster
-    calls: int  # layers, forward or forward and backward
+    layers: int  # how many of them
 
 
 class Measured(NamedTuple):
@@ -164,11 +164,11 @@ def step_table(
 def bare_table(setting: Setting, alone: Mapping[str, Alone]) -> Table:
     """The sum of a step's convolutions in each layout."""
     rows = tuple(
-        (name, str(sums.calls), *map(milliseconds, (*sums.by_layout.values(), sums.best)))
+        (name, str(sums.layers), *map(milliseconds, (*sums.by_layout.values(), sums.best)))
         for name, sums in alone.items()
     )
     header = ("", "layers", *(f"{layout} ms" for layout in LAYOUTS), "best layout each, ms")
-    note = "Each convolution of the step, forward and backward, timed alone on random numbers, times its number."
+    note = "Each convolution of the step, forward and backward, timed alone, times how often it comes."
     return Table(f"The step's convolutions alone: {setting.title()}", header, rows, note)
 
 

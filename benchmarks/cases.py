@@ -51,8 +51,13 @@ class Case(NamedTuple):
     def run(self) -> RunConfig:
         """The run file's settings for this case; without EMA, as in `step_parts`."""
         run = read_run([RUN_FILES[self.config]]).run.for_classes(self.classes)
-        run = replace(run, precision=self.precision)  # type: ignore[arg-type]  # one of PRECISIONS
-        return replace(run, optim=replace(run.optim, ema=0.0), batch_size=self.batch, accumulate=1)
+        return replace(
+            run,
+            precision=self.precision,  # type: ignore[arg-type]  # one of PRECISIONS
+            optim=replace(run.optim, ema=0.0),
+            batch_size=self.batch,
+            accumulate=1,
+        )
 
     def state(self) -> TrainState:
         """A state on the CPU, with weights that look trained."""

@@ -79,9 +79,10 @@ def load_batch(work: Work, boxes_padded: int, ignored_padded: int) -> LoadedBatc
 
 def named(work: Work) -> str:
     """The pictures of a batch in words, the first of them by name: 'a.jpg, b.jpg, c.jpg and 13 more'."""
-    names = [printable(str(picture.path)) for picture in work.pictures if picture is not None]
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    pictures = [picture for picture in work.pictures if picture is not None]
+    more = len(pictures) - MOST_NAMED
+    names = ", ".join(printable(str(picture.path)) for picture in pictures[:MOST_NAMED])
+    return names + (f" and {more:,} more" if more > 0 else "")
 
 
 class Order(NamedTuple):
