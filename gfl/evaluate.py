@@ -30,6 +30,8 @@ from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
+from gfl.record.environment import environment
+from gfl.record.run_report import EVALUATION, RESULTS, report_evaluation
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.description import DETECTION_NAMES
@@ -136,13 +138,22 @@ def run(arguments: argparse.Namespace) -> None:
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
         )
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
-    write_atomic(output / "val_detections.json", to_json(results.rows()))
+    write_atomic(output / RESULTS, to_json(results.rows()))
+    about = {
+        "model": str(path.resolve()),
+        "annotations": str(arguments.annotations.resolve()),
+        "images": str(arguments.images.resolve()),
+        **environment(sys.argv),
+    }
+    write_atomic(output / EVALUATION, to_json(about, indent=2))
     say(evaluation_report(metrics))
     for note in limit_notes(data.truth, results, limit):
         say(f"note: {note}")
     for reason in failed:
         say(f"without detections: {reason}", error=True)
-    say(f"\nwrote {output / 'metrics.json'} and {output / 'val_detections.json'}")
+    say(f"\nwrote {output / 'metrics.json'} and {output / RESULTS}")
+    if arguments.report:
+        say(f"look at {report_evaluation(output, data, about, limit)}")
 
 
 @contextlib.contextmanager
@@ -187,6 +198,12 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--batch", type=int, help="pictures at a time (default 4; an .onnx has its own)")
     flags.add_argument("--max_detections", type=int, help="detections that count a picture (default 100, as COCO's)")
+    flags.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write report.html, plots and pictures beside the numbers (default: yes)",
+    )
     flags.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     flags.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "npu"))
     flags.add_argument("--provider", choices=PROVIDERS, help="what runs an exported file (default: that of --device)")

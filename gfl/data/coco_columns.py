@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from gfl.data.coco_json import CocoDetection, Floats, Ints
 from gfl.errors import InputError
 
+SPREAD_DECIMALS = 3  # of the edges' spread, px, in a file of results
+
 
 class DetectionColumns(NamedTuple):
     """COCO results, a column a field."""
@@ -24,18 +26,25 @@ class DetectionColumns(NamedTuple):
     category_ids: Ints  # (D,) the data set's own
     boxes_xywh: Floats  # (D,4) px of the original picture
     scores: Floats  # (D,)
+    # (D,4) px: the spread of the left, top, right and bottom edge; None where it is not known of all
+    edge_std: Floats | None = None
 
     def rows(self) -> list[CocoDetection]:
-        """The same as COCO results."""
-        return [
+        """The same as COCO results; the spread of the edges, where it is known, as `edge_std` beside them."""
+        rows: list[CocoDetection] = [
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
-            for image_id, category_id, box, score in zip(*(column.tolist() for column in self), strict=True)
+            for image_id, category_id, box, score in zip(*(column.tolist() for column in self[:4]), strict=True)
         ]
+        if self.edge_std is not None:
+            for row, spread in zip(rows, self.edge_std.round(SPREAD_DECIMALS).tolist(), strict=True):
+                row["edge_std"] = spread
+        return rows
 
     def taken(self, which: NDArray[np.int64] | NDArray[np.bool_]) -> DetectionColumns:
         """The detections of these indices, or under this mask."""
-        image_ids, category_ids, boxes_xywh, scores = self
-        return DetectionColumns(image_ids[which], category_ids[which], boxes_xywh[which], scores[which])
+        image_ids, category_ids, boxes_xywh, scores, edge_std = self
+        spreads = None if edge_std is None else edge_std[which]
+        return DetectionColumns(image_ids[which], category_ids[which], boxes_xywh[which], scores[which], spreads)
 
 
 CocoResults: TypeAlias = Sequence[CocoDetection] | DetectionColumns  # either form
@@ -43,8 +52,18 @@ CocoResults: TypeAlias = Sequence[CocoDetection] | DetectionColumns  # either fo
 
 def join_columns(parts: Iterable[DetectionColumns]) -> DetectionColumns:
     """The detections of all parts, one part after the other."""
-    none = DetectionColumns(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0))
-    return DetectionColumns(*(np.concatenate(columns) for columns in zip(none, *parts, strict=True)))
+    none = DetectionColumns(
+        np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4)), np.empty(0), np.empty((0, 4))
+    )
+    all_parts = [none, *parts]
+    spreads = [part.edge_std for part in all_parts if part.edge_std is not None]
+    return DetectionColumns(
+        image_ids=np.concatenate([part.image_ids for part in all_parts]),
+        category_ids=np.concatenate([part.category_ids for part in all_parts]),
+        boxes_xywh=np.concatenate([part.boxes_xywh for part in all_parts]),
+        scores=np.concatenate([part.scores for part in all_parts]),
+        edge_std=np.concatenate(spreads) if len(spreads) == len(all_parts) else None,
+    )
 
 
 def sorted_by_image(columns: DetectionColumns) -> DetectionColumns:
@@ -81,7 +100,7 @@ def _read_at_once(detections: Sequence[CocoDetection]) -> DetectionColumns | Non
         return None
     if not (np.isfinite(boxes_xywh).all() and np.isfinite(scores).all()):
         return None
-    return DetectionColumns(image_ids, category_ids, boxes_xywh, scores)
+    return DetectionColumns(image_ids, category_ids, boxes_xywh, scores, _read_spreads(detections))
 
 
 def _read_one_by_one(detections: Sequence[CocoDetection]) -> DetectionColumns:
@@ -104,7 +123,16 @@ def _read_one_by_one(detections: Sequence[CocoDetection]) -> DetectionColumns:
         rows.append(ids)
         values.append([*box, score])
     ids_D2, values_D5 = np.array(rows, dtype=np.int64).reshape(-1, 2), np.array(values).reshape(-1, 5)
-    return DetectionColumns(ids_D2[:, 0], ids_D2[:, 1], values_D5[:, :4], values_D5[:, 4])
+    return DetectionColumns(ids_D2[:, 0], ids_D2[:, 1], values_D5[:, :4], values_D5[:, 4], _read_spreads(detections))
+
+
+def _read_spreads(detections: Sequence[CocoDetection]) -> Floats | None:
+    """The `edge_std` of all, where every detection has one; those that are no four finite numbers count as none."""
+    try:
+        spreads = np.array([row["edge_std"] for row in detections], dtype=np.float64)
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return None
+    return spreads if spreads.shape == (len(detections), 4) and np.isfinite(spreads).all() else None
 
 
 def _refuse_values(index: int, box: list[float], score: float) -> NoReturn:

@@ -274,13 +274,19 @@ def shown(value: object) -> str:
 # ---- detections ----
 
 
-class CocoDetection(TypedDict):
-    """An entry of COCO results; others may hold more keys, which are not read."""
+class _CocoFields(TypedDict):
+    """What COCO asks of an entry of its results."""
 
     image_id: int
     category_id: int
     bbox: Sequence[float]  # x, y, width, height in px of the original picture
     score: float
+
+
+class CocoDetection(_CocoFields, total=False):
+    """An entry of COCO results; others may hold more keys, which are not read."""
+
+    edge_std: Sequence[float]  # px: the spread of the left, top, right and bottom edge
 
 
 def coco_detections(

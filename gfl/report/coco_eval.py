@@ -83,18 +83,35 @@ def evaluate_detections(
     backend = choose_backend(backend)
     if not isinstance(truth, GroundTruth):
         truth = ground_truth(read_coco_file(truth), strict=False)
+    matching = matching_of(truth, detections, image_ids=image_ids, max_detections=max_detections)
+    found = curves(matching, backend)
+    return metrics_of(found, truth, matching.pictures, max_detections, started)
+
+
+def matching_of(
+    truth: GroundTruth,
+    detections: CocoResults,
+    *,
+    image_ids: Iterable[int] | None = None,
+    max_detections: int = COCO_LIMIT,
+) -> Matching:
+    """What a backend is handed; arguments and errors as of `evaluate_detections`."""
     columns = checked_columns(detections)
     _require_known_ids(columns, truth)
     images = _chosen_images(image_ids, truth)
     limits = [min(limit, max_detections) for limit in (1, 10)] + [max_detections]
-    found = curves(_numbered_from_one(truth, columns, images, limits), backend)
+    return _numbered_from_one(truth, columns, images, limits)
+
+
+def metrics_of(found: Curves, truth: GroundTruth, images: int, max_detections: int, started: float) -> Metrics:
+    """The numbers that curves come to. started: on the clock of time.perf_counter."""
     names = distinct_names(truth.class_names)
     at_half, scores_at_half = found.precision[0, :, :, 0, -1], found.scores[0, :, :, 0, -1]  # (recalls, classes)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, _summarised(found), strict=True)),
         per_class={name: _mean_precision(found.precision[:, :, index, 0, -1]) for index, name in enumerate(names)},
         best_f1={name: best_f1(at_half[:, index], scores_at_half[:, index]) for index, name in enumerate(names)},
-        images=len(images),
+        images=images,
         max_detections=max_detections,
         seconds=time.perf_counter() - started,
     )

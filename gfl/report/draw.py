@@ -41,6 +41,7 @@ HERSHEY_CAPITAL = 22  # px: height of a capital of the font at scale 1
 CAPITAL = 0.55  # height of a capital, as a share of its tag
 LARGEST_TAG = 1.5  # times the area of its box
 LONGEST_NAME = 24  # letters
+WIDEST_PX = 1 << 14  # of a whisker: further it leaves every picture
 
 
 class Sizes(NamedTuple):
@@ -65,6 +66,7 @@ class Mark(NamedTuple):
     box: Rectangle
     colour: Colour
     texts: tuple[str, ...]  # of its tag, the longest first
+    spread: tuple[float, float, float, float] | None = None  # px, of the left, top, right and bottom edge
 
 
 class Tag(NamedTuple):
@@ -81,10 +83,14 @@ def draw(
     scores: NDArray[np.floating] | None,
     labels: NDArray[np.integer],
     names: Sequence[str],
+    *,
+    edge_std: NDArray[np.floating] | None = None,
+    colours: Sequence[Colour] | None = None,
 ) -> Image:
     """Draw detections, or annotated boxes, on a copy of a picture.
 
-    The best lie on top. A tag that finds no free place, or would dwarf its box, is shortened or left out.
+    The best lie on top. A whisker at the middle of each edge reaches as far as the edge's spread. A tag that
+    finds no free place, or would dwarf its box, is shortened or left out.
 
     Args:
         image: uint8 (H,W,3) RGB.
@@ -92,6 +98,8 @@ def draw(
         scores: (D,) 0..1; None for annotated boxes, which have none.
         labels: (D,) classes from 0; a class has one colour on every picture.
         names: of the class of each detection.
+        edge_std: (D,4) px, the spread of the left, top, right and bottom edge; None draws no whiskers.
+        colours: of each detection, instead of its class's.
     """
     drawn = np.array(image, dtype=np.uint8, order="C")
     height, width = drawn.shape[:2]
@@ -104,9 +112,12 @@ def draw(
         if box is not None:
             name = drawable_name(names[i], label)
             texts = (name,) if scores is None else (f"{name} {confidence[i]:.2f}", name)
-            marks.append(Mark(box, PALETTE[label % len(PALETTE)], texts))
+            colour = PALETTE[label % len(PALETTE)] if colours is None else colours[i]
+            left, top, right, bottom = (0.0,) * 4 if edge_std is None else map(float, edge_std[i])
+            marks.append(Mark(box, colour, texts, None if edge_std is None else (left, top, right, bottom)))
     for mark in reversed(marks):
         draw_box(drawn, mark, sizes.line)
+        draw_whiskers(drawn, mark, sizes.line)
     for tag in place_tags(marks, height, width, sizes):
         left, top, right, bottom = tag.box
         drawn[top:bottom, left:right] = picture_of(tag)
@@ -138,6 +149,37 @@ def draw_box(drawn: Image, mark: Mark, line: int) -> None:
     if line > 1:
         cv2.rectangle(drawn, *corners, BLACK, line + 2)
     cv2.rectangle(drawn, *corners, mark.colour, line)
+
+
+def draw_whiskers(drawn: Image, mark: Mark, line: int) -> None:
+    """Draw each edge's spread to both sides of it, as error bars are drawn: a line across it with a bar at either end.
+
+    A spread below a pixel has no whisker.
+    """
+    if mark.spread is None:
+        return
+    left, top, right, bottom = mark.box
+    right, bottom = right - 1, bottom - 1
+    middle_x, middle_y, bar = (left + right) // 2, (top + bottom) // 2, 1 + 2 * line
+    segments = []
+    for (x, y), spread, across in zip(
+        ((left, middle_y), (middle_x, top), (right, middle_y), (middle_x, bottom)),
+        mark.spread,
+        ((1, 0), (0, 1), (1, 0), (0, 1)),
+        strict=True,
+    ):
+        if not math.isfinite(spread) or spread < 1:
+            continue
+        reach_x, reach_y = (min(round(step * spread), WIDEST_PX) for step in across)
+        ends = (x - reach_x, y - reach_y), (x + reach_x, y + reach_y)
+        segments.append(ends)
+        segments += [
+            ((end_x - bar * across[1], end_y - bar * across[0]), (end_x + bar * across[1], end_y + bar * across[0]))
+            for end_x, end_y in ends
+        ]
+    for colour, width in ((BLACK, line + 2), (mark.colour, line)):
+        for start, end in segments:
+            cv2.line(drawn, start, end, colour, width)
 
 
 # ---- tags ----

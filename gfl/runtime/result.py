@@ -154,13 +154,15 @@ class Result:
             )
         return image
 
-    def draw(self, score: float | None = None) -> Image:
+    def draw(self, score: float | None = None, *, edges: bool = False) -> Image:
         """A copy of the picture, uint8 (H,W,3) RGB, with `confident(score).distinct()` drawn on it.
 
-        Raises InputError as `picture`.
+        edges: also draw how sure the detector is of each edge, a whisker as long as its spread. Raises InputError as
+        `picture`.
         """
         shown = self.confident(score).distinct()
-        return draw(self.picture(), shown.boxes_xyxy, shown.scores, shown.labels, shown.names)
+        spread = shown.edge_std if edges else None
+        return draw(self.picture(), shown.boxes_xyxy, shown.scores, shown.labels, shown.names, edge_std=spread)
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the picture as drawn; None, and so the text, where it was not kept."""

@@ -48,7 +48,9 @@ def batch_detections(
     scales float32 (B,2): resized / original side, height then width. Blanks (image id -1), detections of the
     background channel and of labels whose category id is None are left out.
     """
-    corners = (detections.boxes_xyxy.cpu().numpy() / scales[:, None, [1, 0, 1, 0]]).astype(np.float64)
+    scales_B14 = scales[:, None, [1, 0, 1, 0]]
+    corners = (detections.boxes_xyxy.cpu().numpy() / scales_B14).astype(np.float64)
+    spreads = (detections.edge_std.cpu().numpy() / scales_B14).astype(np.float64)
     scores, labels = detections.scores.cpu().numpy(), detections.labels.cpu().numpy()
     counted = [label for label, category_id in enumerate(category_ids) if category_id is not None]
     id_of_label = np.array([category_id or 0 for category_id in category_ids], dtype=np.int64)
@@ -60,6 +62,7 @@ def batch_detections(
         category_ids=id_of_label[labels[picture, place]],
         boxes_xywh=np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1),
         scores=scores[picture, place].astype(np.float64),
+        edge_std=spreads[picture, place],
     )
 
 
