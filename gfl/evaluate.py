@@ -31,7 +31,7 @@ from gfl.files import make_folder, to_json, write_atomic
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
 from gfl.record.environment import environment
-from gfl.record.run_report import EVALUATION, RESULTS, report_evaluation
+from gfl.record.run_report import EVALUATION, RESULTS, Drawing, report_evaluation
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.description import DETECTION_NAMES
@@ -153,7 +153,10 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"without detections: {reason}", error=True)
     say(f"\nwrote {output / 'metrics.json'} and {output / RESULTS}")
     if arguments.report:
-        say(f"look at {report_evaluation(output, data, about, limit)}")
+        pages: list[Path] = []
+        drawing = Drawing(output, say)
+        if drawing.attempt("the report", lambda: pages.append(report_evaluation(output, data, about, limit))):
+            say(f"look at {pages[0]}")
 
 
 @contextlib.contextmanager

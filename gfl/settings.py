@@ -133,6 +133,7 @@ class RunConfig:
     patience: int = 0  # evaluations without a gain in AP after which the run ends; 0 = off
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
+    report: bool = True  # leave plots, pictures and a page in the run's folder
 
     def __post_init__(self) -> None:
         require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, 2**63 - 1))

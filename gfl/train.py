@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,7 @@ from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, may_
 from gfl.record.run_end import end_lines
 from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
+from gfl.record.run_report import Drawing, Splits, report_run, write_training_data
 from gfl.record.step_log import StepLog, StepNote
 from gfl.report.coco_eval import COCO_LIMIT
 from gfl.report.tables import evaluation_report
@@ -95,9 +97,12 @@ class Run:
     notes: list[str]  # what a user should know of the schedule
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
     evaluations: Evaluations = field(init=False)
+    drawing: Drawing | None = None  # None on every rank but the first, and with REPORT = False
 
     def __post_init__(self) -> None:
         self.evaluations = Evaluations(self.console, self.length.epochs)
+        if self.folder is not None and self.cfg.report:
+            self.drawing = Drawing(self.folder.path, self.console.line)
 
 
 def start(
@@ -335,6 +340,7 @@ def count_and_record(run: Run, folder: RunFolder, val: CocoData, results: Detect
     evaluated = Evaluated(run.state.cursor.step, run.state.cursor.epoch, results, save_evaluated)
     if beside_steps:
         run.evaluations.begin(evaluated, counting)
+        refresh_curves(run)
         return
     outcome = run.evaluations.record(evaluated, counting)
     stale, patience = outcome.judged.stale, run.cfg.patience
@@ -343,6 +349,28 @@ def count_and_record(run: Run, folder: RunFolder, val: CocoData, results: Detect
     if ended(run):
         run.console.line("")
         run.console.line(evaluation_report(outcome.metrics))
+    else:
+        refresh_curves(run)
+
+
+def refresh_curves(run: Run) -> None:
+    """Draw the course of the run so far, if it is time."""
+    if run.drawing is not None:
+        run.drawing.refresh_curves(run.cfg.batch_size)
+
+
+def draw_training_data(run: Run) -> None:
+    """Draw what the network is fed, before it is: the first look for whatever is wrong with data or augmentation."""
+    if run.drawing is not None and run.folder is not None:
+        write = partial(write_training_data, run.folder.path, run.cfg, run.data.train, run.data.val)
+        run.drawing.attempt("labels.png and train_batch*.jpg", write)
+
+
+def write_report(run: Run) -> None:
+    """Write what people look at after a run."""
+    if run.drawing is not None and run.folder is not None:
+        page = partial(report_run, run.folder.path, Splits(run.data.train, run.data.val))
+        run.drawing.attempt("the report", page)
 
 
 def save(run: Run, name: str) -> None:
@@ -434,6 +462,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
                 print_head(run, folder)
+                draw_training_data(run)
             on_cpu = run.state.module.device.type == "cpu"
             waiting = yielding_on_crowded_cores() if on_cpu else nullcontext()
             with closing(run.console), run.evaluations, waiting:
@@ -442,6 +471,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
             stopped.args = (how_to_go_on(folder, arguments.workdir),)
             raise
         if folder is not None:
+            write_report(run)
             for text in end_lines(folder.path, what_is_best(run), run.data.train, run.data.val):
                 run.console.line(text)
 

@@ -188,7 +188,8 @@ def test_findings_are_written_for_programs_and_for_people(tmp_path: Path) -> Non
     assert sum(group["boxes"] for group in split["anchors"]) == 3
     text = page.read_text(encoding="utf-8")
     HTMLParser().feed(text)
-    assert "<script>" not in text
+    assert "<script>cat" not in text
+    assert "&lt;script&gt;cat &amp; dog" in text
     assert text.count("data:image/jpeg") == 2
     assert re.findall(r"""(?:src|href)=["'](?!data:)""", text) == []  # nothing is fetched
 

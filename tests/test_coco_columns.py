@@ -23,7 +23,8 @@ def columns() -> DetectionColumns:
 
 def test_columns_and_rows_are_the_same() -> None:
     assert columns().rows() == ROWS
-    assert [column.dtype for column in columns()] == [np.int64, np.int64, np.float64, np.float64]
+    assert [column.dtype for column in columns()[:4]] == [np.int64, np.int64, np.float64, np.float64]
+    assert columns().edge_std is None
     assert checked_columns(columns()).rows() == ROWS
 
 
@@ -31,7 +32,8 @@ def test_no_detections_are_columns_too() -> None:
     for none in (checked_columns([]), join_columns([]), join_columns([checked_columns([])])):
         assert none.rows() == []
         assert none.boxes_xywh.shape == (0, 4)
-        assert [column.dtype for column in none] == [np.int64, np.int64, np.float64, np.float64]
+        dtypes = [None if column is None else column.dtype for column in none]
+        assert dtypes == [np.int64, np.int64, np.float64, np.float64, np.float64]
         assert sorted_by_image(none).rows() == []
 
 
@@ -39,6 +41,17 @@ def test_joined_and_sorted_columns_keep_the_order_within_a_picture() -> None:
     joined = join_columns([columns(), columns()])
     assert joined.rows() == [*ROWS, *ROWS]
     assert sorted_by_image(joined).rows() == sorted([*ROWS, *ROWS], key=lambda row: row["image_id"])
+
+
+def test_the_spread_of_the_edges_is_kept_where_every_detection_has_it() -> None:
+    rows: list[Any] = [{**row, "edge_std": [1.0, 0.5, 2.125, 3.0]} for row in ROWS]
+    known = checked_columns(rows)
+    assert known.rows() == rows
+    assert sorted_by_image(known).rows() == sorted(rows, key=lambda row: row["image_id"])
+    assert join_columns([known, known]).rows() == [*rows, *rows]
+    assert join_columns([known, columns()]).edge_std is None
+    for wrong in ([1.0, 2.0], "wide", [1.0, 2.0, 3.0, float("nan")]):
+        assert checked_columns([*rows, {**rows[0], "edge_std": wrong}]).edge_std is None
 
 
 def test_numbers_in_other_forms_are_read_as_what_they_mean() -> None:

@@ -36,7 +36,7 @@ DECAY_EPOCHS = (3, 5); FINAL_LR = 0.33; WARMUP_STEPS = 33; WARMUP_START = 0.44; 
 BATCH_SIZE = 6; ACCUMULATE = 2; EPOCHS = 31; MAX_STEPS = 17; SEED = 5; CHECKPOINT = 'w.pt'; DEVICE = 'cpu';
 PRECISION = 'o1'; LOSS_SCALE = 'dynamic'; APEX = True; COMPILE = False; EVAL_EVERY = 13; SAVE_EVERY = 14;
 LOG_EVERY = 15; PATIENCE = 16; FREEZE = 'backbone'; RECOMPUTE = False; SETTINGS_FROM_CHECKPOINT = True;
-EVAL_IN_BACKGROUND = False
+EVAL_IN_BACKGROUND = False; REPORT = False
 """
 KNOBS = {name: ast.literal_eval(value) for name, value in re.findall(r"([A-Z_]+) = (.*?)(?:;|$)", BINDINGS, re.M)}
 

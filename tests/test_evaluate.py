@@ -43,7 +43,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(checkpoint: Path, data: Path, *more: str) -> list[str]:
     """Evaluate on the validation pictures, in batches as large as the run's."""
     files = ["--annotations", str(tiny.annotations(data, "val")), "--images", str(data / "val2017")]
-    batches = ["--batch", str(tiny.BATCH), "--workers", "0", "--device", "cpu"]
+    batches = ["--batch", str(tiny.BATCH), "--workers", "0", "--device", "cpu", "--no-report"]
     return ["--checkpoint", str(checkpoint), *files, *batches, *more]
 
 
@@ -72,7 +72,8 @@ def test_last_checkpoint_gives_the_numbers_of_the_runs_last_evaluation(
 ) -> None:
     assert evaluate.main(arguments(trained / "last.pt", data, "--output", str(tmp_path / "deep" / "er"))) == 0
     assert_same_results(tmp_path / "deep" / "er", trained)
-    assert {path.name for path in (tmp_path / "deep" / "er").iterdir()} == {"metrics.json", "val_detections.json"}
+    left = {path.name for path in (tmp_path / "deep" / "er").iterdir()}
+    assert left == {"metrics.json", "val_detections.json", "evaluation.json"}
 
 
 def test_results_go_beside_the_checkpoint_and_are_told(
@@ -194,10 +195,12 @@ def test_results_are_in_original_pixels_and_category_ids_without_blanks_and_back
     labels = torch.tensor([[1, 2, -1], [0, 0, 0]], dtype=torch.int32)  # 2 is the background of two classes
     scores = torch.tensor([[0.75, 0.5, 0.0]] * 2)
     count = torch.tensor([3, 3], dtype=torch.int32)
-    found = Detections(boxes, scores, labels, count, torch.zeros_like(boxes), torch.ones_like(count))
+    spread = torch.tensor([[[2.0, 2.0, 4.0, 4.0]] * 3] * 2)
+    found = Detections(boxes, scores, labels, count, spread, torch.ones_like(count))
     scales = np.array([[2.0, 0.5], [1.0, 1.0]], np.float32)  # height, then width
     assert batch_detections(found, [44, -1], scales, [3, 8]).rows() == [
         {"image_id": 44, "category_id": 8, "bbox": [20.0, 10.0, 40.0, 20.0], "score": 0.75}
+        | {"edge_std": [4.0, 1.0, 8.0, 2.0]}
     ]
 
 

@@ -132,6 +132,8 @@ def _read_spreads(detections: Sequence[CocoDetection]) -> Floats | None:
         spreads = np.array([row["edge_std"] for row in detections], dtype=np.float64)
     except (LookupError, TypeError, ValueError, OverflowError):
         return None
+    if not len(detections):
+        return spreads.reshape(0, 4)
     return spreads if spreads.shape == (len(detections), 4) and np.isfinite(spreads).all() else None
 
 

@@ -12,6 +12,8 @@ from gfl.data.coco import CocoData
 def end_lines(folder: Path, best: str, train: CocoData, val: CocoData | None) -> Iterator[str]:
     """best: what best.pt holds, in words."""
     yield f"\nthe run is in {folder}; best.pt holds {best}"
+    if (folder / "report.html").is_file():
+        yield f"  look at   {folder / 'report.html'}"
     checkpoint = folder / "best.pt"
     if val is not None:
         where = f"--annotations {_quoted(val.annotations)} --images {_quoted(val.images)}"

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +27,11 @@ RESULTS = "results.csv"
 LAST = "last.pt"
 BEST = "best.pt"
 ENVIRONMENT = "env.json"
+LABELS = "labels.png"
+CURVES = "results.png"
 # What a run writes before its first checkpoint. People have a config.gin of their own, but an env.json only from a run.
-_FIRST_FILES = ("config.gin", "operative.gin", ENVIRONMENT, LOG, RESULTS)
+_FIRST_FILES = ("config.gin", "operative.gin", ENVIRONMENT, LOG, RESULTS, LABELS, CURVES)
+_FIRST_PATTERN = re.compile(r"train_batch\d+\.jpg")
 
 
 def cut_log(path: Path, step: int, *, evaluated: bool = True) -> int:
@@ -202,7 +206,8 @@ def _clear(workdir: Path) -> None:
     names = sorted(entry.name for entry in workdir.iterdir() if not entry.name.startswith("."))
     if any(name in (LAST, BEST) for name in names):
         raise InputError(f"the workdir {workdir} holds a run; give --resume or another --workdir")
-    foreign = [name for name in names if name not in _FIRST_FILES or ENVIRONMENT not in names]
+    own = [name for name in names if name in _FIRST_FILES or _FIRST_PATTERN.fullmatch(name)]
+    foreign = names if ENVIRONMENT not in names else [name for name in names if name not in own]
     if foreign:
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise InputError(f"the workdir {workdir} is not empty ({shown}); give a new or an empty --workdir")

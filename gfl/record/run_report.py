@@ -9,7 +9,8 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -24,11 +25,11 @@ from gfl.data.check.truth import check_boxes
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.coco_json import CocoDetection
 from gfl.data.loader import LoadedBatch, TrainLoader
-from gfl.data.paths import split_paths
+from gfl.data.paths import SYNTHETIC, split_paths
 from gfl.data.sizes import canvases_for
 from gfl.errors import InputError, first_line
 from gfl.files import atomic_file, make_folder, write_atomic
-from gfl.record.run_folder import BEST, LAST, LOG
+from gfl.record.run_folder import BEST, CURVES, LABELS, LAST, LOG
 from gfl.report import figures
 from gfl.report.analysis import Analysis, analyse
 from gfl.report.coco_eval import COCO_LIMIT
@@ -39,14 +40,14 @@ from gfl.report.sheets import Fed, fed_picture, jpeg, sheet
 from gfl.settings import DataConfig, RunConfig
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-PAGE, CURVES, LABELS, PRECISION_RECALL = "report.html", "results.png", "labels.png", "pr_curve.png"
-CONFUSION, PER_CLASS = "confusion.png", "per_class.csv"
+PAGE, PRECISION_RECALL, CONFUSION, PER_CLASS = "report.html", "pr_curve.png", "confusion.png", "per_class.csv"
 RESULTS = "val_detections.json"
 EVALUATION = "evaluation.json"  # what an evaluation's folder says of its data
 BATCHES, MOST_FED = 3, 16  # batches that are drawn, and pictures of each
 SHEETS, ROWS = 3, 4  # of validation pictures, truth beside what was found
+FIRST_S, MOST_TIME = 30.0, 0.01  # results.png is not drawn again earlier, nor for a larger share of a run's time
 MOST_CHECKED = 20_000  # training pictures: more are not looked at again at the end of a run
 
 
@@ -62,7 +63,7 @@ class Splits(NamedTuple):
 
 def write_training_data(folder: Path, cfg: RunConfig, train: CocoData, val: CocoData | None) -> None:
     """labels.png, and train_batch0.jpg and so on: the first batches as the network gets them."""
-    _write(folder / LABELS, figures.png(_labels_figure(train)))
+    _write(folder / LABELS, figures.png(figures.labels_figure(train)))
     canvases = canvases_for(train, cfg.data, val=val)
     data = replace(cfg.data, workers=0)
     loader = TrainLoader(train, data, canvases, batch_size=max(1, cfg.batch_size // cfg.accumulate), seed=cfg.seed)
@@ -82,14 +83,40 @@ def _fed(loaded: LoadedBatch) -> Iterator[Fed]:
         yield Fed(batch.images[index].numpy(), (height, width), boxes, labels)
 
 
-def _labels_figure(data: CocoData) -> Figure:
-    with_boxes = [picture for picture in data.pictures if len(picture.boxes_xyxy)]
-    boxes = np.concatenate([picture.boxes_xyxy for picture in with_boxes]).astype(np.float64)
-    sides = np.array([(picture.height, picture.width) for picture in with_boxes], np.float64)
-    sides = np.repeat(sides, [len(picture.boxes_xyxy) for picture in with_boxes], axis=0)
-    labels = np.concatenate([picture.labels for picture in with_boxes])
-    counts = dict(zip(data.names, np.bincount(labels, minlength=len(data.names)).tolist(), strict=True))
-    return figures.labels_figure(counts, boxes, sides)
+# ---- its course ----
+
+
+def write_curves(folder: Path, batch: int) -> None:
+    """results.png, from log.jsonl. batch: pictures a step."""
+    log = read_log(folder / LOG)
+    evaluations, steps = ([line for line in log if ("AP" in line) == evaluated] for evaluated in (True, False))
+    _write(folder / CURVES, figures.png(figures.run_figure(steps, evaluations, batch)))
+
+
+class Drawing:
+    """What a run draws while it trains; it never takes more than a small share of the run's time, nor stops it."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """say: tells what could not be drawn."""
+        self._folder, self._say, self._clock = folder, say, clock
+        self._next_s = clock() + FIRST_S
+
+    def attempt(self, what: str, draw: Callable[[], object]) -> bool:
+        """Draw; whether it was drawn. What goes wrong is told: it is no reason to lose a run."""
+        try:
+            draw()
+        except Exception as error:
+            self._say(f"note: {what} could not be made ({first_line(error)}); `python -m gfl.report` tries it again")
+            return False
+        return True
+
+    def refresh_curves(self, batch: int) -> None:
+        """Draw results.png again, unless the last time is too short ago for what it takes."""
+        started = self._clock()
+        if started < self._next_s:
+            return
+        self.attempt(CURVES, lambda: write_curves(self._folder, batch))
+        self._next_s = self._clock() + max(FIRST_S, (self._clock() - started) / MOST_TIME)
 
 
 # ---- what an evaluation found ----
@@ -143,8 +170,8 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
     log = read_log(folder / LOG)
     evaluations = [line for line in log if "AP" in line]
     steps = [line for line in log if "AP" not in line]
-    train, val = splits or read_splits(cfg)
-    _write(folder / CURVES, figures.png(figures.run_figure(steps, evaluations, cfg.batch_size)))
+    train, val = splits or read_splits(cfg, _started_in(folder))
+    write_curves(folder, cfg.batch_size)
     if train is not None:
         cfg_seen = cfg.for_classes(len(train.names))
         write_training_data(folder, cfg_seen, train, val)
@@ -160,7 +187,7 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         steps=steps,
         evaluations=evaluations,
         batch=cfg.batch_size,
-        labels_svg="" if train is None else figures.svg(_labels_figure(train)),
+        labels_svg="" if train is None else figures.svg(figures.labels_figure(train)),
         findings=findings_of(splits or Splits(train, val), cfg.data),
         settings=changed_settings(parsed, environment),
         environment=_told_environment(environment),
@@ -175,7 +202,7 @@ def report_evaluation(folder: Path, data: CocoData, about: Mapping[str, object],
     analysis = analyse(data.truth, read_results(folder / RESULTS), max_detections=limit)
     write_evaluation(folder, analysis, data)
     subject = Subject(
-        title=f"Evaluation of {about.get('model', folder.name)}",
+        title=f"Evaluation of {'/'.join(Path(str(about.get('model', folder))).parts[-2:])}",
         analysis=analysis,
         pictures={picture.id: picture for picture in data.pictures},
         findings=findings_of(Splits(None, data), DataConfig()),
@@ -241,7 +268,8 @@ def _evaluated_data(folder: Path) -> tuple[CocoData, dict[str, str]]:
     if not (folder / "config.gin").is_file() and (folder / EVALUATION).is_file():
         return _data_of_evaluation(folder), {}
     parsed = read_config(folder)
-    data = read_coco(*split_paths(parsed.run.data, "val"), keep_empty=True)
+    cfg = data_as_started(parsed.run.data, _started_in(folder))
+    data = read_coco(*split_paths(cfg, "val"), keep_empty=True)
     return data, bindings_in(parsed.config_text)
 
 
@@ -263,10 +291,33 @@ def read_config(folder: Path) -> ParsedRun:
     return read_text(path.read_text(encoding="utf-8"))
 
 
-def read_splits(cfg: RunConfig) -> Splits:
-    """The data of a run, from the folder that it was started in or its absolute paths."""
-    train = read_coco(*split_paths(cfg.data, "train"), keep_empty=cfg.data.keep_empty)
-    return Splits(train, read_coco(*split_paths(cfg.data, "val"), keep_empty=True) if cfg.eval_every else None)
+def read_splits(cfg: RunConfig, started_in: Path) -> Splits:
+    """The data of a run. Its relative paths begin where it was started, if they lead to anything there."""
+    data = data_as_started(cfg.data, started_in)
+    train = read_coco(*split_paths(data, "train"), keep_empty=data.keep_empty)
+    return Splits(train, read_coco(*split_paths(data, "val"), keep_empty=True) if cfg.eval_every else None)
+
+
+def data_as_started(cfg: DataConfig, started_in: Path) -> DataConfig:
+    """The same data settings with those relative paths made absolute that exist from the folder `started_in`."""
+
+    def found(value: str | None) -> str | None:
+        path = SYNTHETIC if value == "synthetic" else Path(value or "")
+        return str(started_in / path) if value and (started_in / path).exists() else value
+
+    return replace(
+        cfg,
+        root=found(cfg.root),
+        train_json=found(cfg.train_json),
+        train_images=found(cfg.train_images),
+        val_json=found(cfg.val_json),
+        val_images=found(cfg.val_images),
+    )
+
+
+def _started_in(folder: Path) -> Path:
+    """Where the run of a folder was started, as its env.json says; else here."""
+    return Path(str(_read_mapping(folder / "env.json").get("folder", ".")))
 
 
 def read_log(path: Path) -> list[dict[str, object]]:

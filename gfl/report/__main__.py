@@ -15,13 +15,15 @@ from pathlib import Path
 from gfl.data.coco import read_coco
 from gfl.errors import InputError
 from gfl.files import write_atomic
-from gfl.record.run_report import PAGE, compare_folders, report_folder, results_page
 from gfl.say import say
 from gfl.signals import exit_code, interrupt_on_sigterm
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page that the command line asks for."""
+    # Here and not above: the settings of a run need torch, and the rest of this room does without it.
+    from gfl.record.run_report import PAGE, compare_folders, report_folder, results_page
+
     of_results = (arguments.annotations, arguments.results, arguments.images)
     asked = [arguments.folder is not None, bool(arguments.compare), any(each is not None for each in of_results)]
     if sum(asked) != 1:

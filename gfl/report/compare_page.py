@@ -12,7 +12,7 @@ from gfl.report.analysis import Analysis
 from gfl.report.coco_eval import SUMMARY_NAMES
 from gfl.report.coco_matching import choose_backend, interval_of_difference
 from gfl.report.gallery import found_picture
-from gfl.report.html_parts import DIALOG, document, figure, image, paragraph, sorting_table, table, text
+from gfl.report.html_parts import DIALOG, document, image, paragraph, sorting_table, table, text, tile
 from gfl.report.kinds import ERRORS, KIND_NAMES, RIGHT, Judged
 from gfl.report.sheets import jpeg, sheet
 from gfl.report.tables import percent
@@ -67,7 +67,8 @@ def difference_sentence(one: Compared, other: Compared, letter: str) -> str:
     change = (
         "the same AP as" if abs(difference) < 0.05 else f"{abs(difference):.1f} points of AP {_way(difference)} than"
     )
-    sentence = f"{letter} has {change} A ({percent(other.analysis.metrics.AP)} and {percent(one.analysis.metrics.AP)})"
+    both = " and ".join(f"{100 * run.analysis.metrics.AP:.2f}" for run in (other, one))
+    sentence = f"{letter} has {change} A ({both})"
     if other.analysis.metrics.images > MOST_SAMPLED or choose_backend("auto") != "hotcoco":
         return sentence + "."
     interval = interval_of_difference(one.analysis.matching, other.analysis.matching, SAMPLES)
@@ -155,6 +156,6 @@ def _changed(one: Compared, other: Compared, letter: str, pictures: Mapping[int,
             drawn = sheet([left, right], 2, TILE_PX)
             caption = f"{picture.file_name}: F1 {f1(before):.2f} in A, {f1(after):.2f} in {letter} ({gain:+.2f})"
             tag = image(jpeg(drawn, TILE_QUALITY), caption, drawn.shape[1], drawn.shape[0])
-            tiles.append(f'<button type="button" class="tile">{figure(tag, caption)}</button>')
+            tiles.append(tile(tag, caption))
         if tiles:
             yield f'<h3>{heading}</h3><div class="tiles">{"".join(tiles)}</div>'

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data.coco import CocoData
 from gfl.data.coco_json import Floats
 from gfl.report.breakdown import Breakdown
 from gfl.report.coco_matching import Curves
@@ -99,6 +100,7 @@ def run_figure(
         values[values < 0] = np.nan
         precision.plot(when, 100 * values, dash, color=colour, marker="o", markersize=3, linewidth=1.3, label=name)
     precision.set_ylim(0, 100)
+    precision.set_xlim(0, max(at.max(initial=1), when.max(initial=1)))
     _titled(precision, "validation, %", "step")
     rate.plot(*_averaged(at, _column(steps, "lr")), color=BLUE, linewidth=1.3)
     _titled(rate, "learning rate", "step")
@@ -130,11 +132,14 @@ def _averaged(at: Floats, values: Floats) -> tuple[Floats, Floats]:
     return np.array([at[part].mean() for part in parts]), np.array([values[part].mean() for part in parts])
 
 
-def labels_figure(counts: Mapping[str, int], boxes_xyxy: Floats, sides_hw: Floats) -> Figure:
-    """What a data set holds: boxes a class, their sizes, and where they lie.
-
-    boxes_xyxy (N,4) px. sides_hw (N,2): height and width of the picture of each.
-    """
+def labels_figure(data: CocoData) -> Figure:
+    """What a data set holds: boxes a class, their sizes, and where they lie. At least one picture must have a box."""
+    with_boxes = [picture for picture in data.pictures if len(picture.boxes_xyxy)]
+    boxes_xyxy = np.concatenate([picture.boxes_xyxy for picture in with_boxes]).astype(np.float64)
+    sides = np.array([(picture.height, picture.width) for picture in with_boxes], np.float64)
+    sides_hw = np.repeat(sides, [len(picture.boxes_xyxy) for picture in with_boxes], axis=0)
+    labels = np.concatenate([picture.labels for picture in with_boxes])
+    counts = dict(zip(data.names, np.bincount(labels, minlength=len(data.names)).tolist(), strict=True))
     figure, (classes, sizes, places, shapes) = panels(2, 2)
     ranked = sorted(counts.items(), key=lambda entry: -entry[1])
     shown = ranked[:MOST_CLASSES]

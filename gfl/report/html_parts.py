@@ -49,7 +49,9 @@ def paragraph(sentence: str, kind: str = "") -> str:
 
 def figure(content: str, caption: str = "", label: str = "") -> str:
     """An SVG or image with its caption. label: what a person who does not see it is told."""
-    described = f'<div role="img" aria-label="{text(label)}">{content}</div>' if label else content
+    described = content
+    if label:
+        described = f'<div class="plot" tabindex="0" role="img" aria-label="{text(label)}">{content}</div>'
     return f"<figure>{described}{f'<figcaption>{text(caption)}</figcaption>' if caption else ''}</figure>"
 
 
@@ -58,6 +60,11 @@ def image(jpeg: bytes, alternative: str, width: int = 0, height: int = 0) -> str
     size = f' width="{width}" height="{height}"' if width else ""
     data = base64.b64encode(jpeg).decode()
     return f'<img alt="{text(alternative)}" src="data:image/jpeg;base64,{data}"{size}>'
+
+
+def tile(picture: str, caption: str) -> str:
+    """A picture of a gallery, which a click enlarges."""
+    return f'<button type="button" class="tile">{figure(picture, caption)}</button>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Sequence[int] = ()) -> str:

@@ -12,8 +12,21 @@ from gfl.data.check.findings import Finding
 from gfl.data.coco import Picture
 from gfl.report import figures
 from gfl.report.analysis import Analysis, ClassRow
+from gfl.report.findings_part import findings_list
 from gfl.report.gallery import example_picture, examples
-from gfl.report.html_parts import DIALOG, document, figure, folded, image, items, paragraph, sorting_table, table, text
+from gfl.report.html_parts import (
+    DIALOG,
+    document,
+    figure,
+    folded,
+    image,
+    items,
+    paragraph,
+    sorting_table,
+    table,
+    text,
+    tile,
+)
 from gfl.report.kinds import CROWD, ERRORS, KIND_NAMES
 from gfl.report.sentences import MEANINGS, calibration_sentence, hints, spread_sentence, summary
 from gfl.report.sheets import jpeg
@@ -192,7 +205,7 @@ def _gallery(subject: Subject, analysis: Analysis) -> Iterator[str]:
                 continue
             alternative = f"{KIND_NAMES[kind]}: {example.caption}"
             tag = image(jpeg(drawn, TILE_QUALITY), alternative, drawn.shape[1], drawn.shape[0])
-            tiles.append(f'<button type="button" class="tile">{figure(tag, example.caption)}</button>')
+            tiles.append(tile(tag, example.caption))
         if tiles:
             yield f"<h3>{text(KIND_NAMES[kind].capitalize())}: {text(MEANINGS[KIND_NAMES[kind]])}</h3>"
             yield f'<div class="tiles">{"".join(tiles)}</div>'
@@ -209,20 +222,7 @@ def _data(subject: Subject) -> Iterator[str]:
         yield figure(subject.labels_svg, "The training data.", "Boxes a class, sizes, places and shapes of the boxes")
     for split, found in subject.findings.items():
         yield f"<h3>{text(split.capitalize())}</h3>"
-        yield from findings_list(found)
-
-
-def findings_list(findings: Sequence[Finding]) -> Iterator[str]:
-    """What a look at the data found, the worst first."""
-    if not findings:
-        yield "<p>Nothing was found.</p>"
-        return
-    rows = []
-    for each in sorted(findings, key=lambda found: (not found.is_fatal, found.is_note)):
-        kind = "unusable" if each.is_fatal else "note" if each.is_note else "finding"
-        more = folded("examples", items(each.examples)) if each.examples else ""
-        rows.append(f'<li><span class="{kind}">{kind}</span>: {text(each.text)}{more}</li>')
-    yield f"<ul>{''.join(rows)}</ul>"
+        yield findings_list(found)
 
 
 def _how(subject: Subject) -> Iterator[str]:

@@ -13,7 +13,7 @@ from gfl.words import counted
 
 MEANINGS = {
     "wrong class": "boxes on an object of another class",
-    "wrong place": "boxes of the right class that overlap their object too little (IoU 0.1 to 0.5)",
+    "wrong place": "boxes of the right class that overlap their object too little, at IoU 0.1 to 0.5",
     "wrong class and place": "boxes that overlap an object of another class too little",
     "duplicate": "second boxes on an object that has one",
     "background": "boxes where no object is annotated",
@@ -102,7 +102,7 @@ def spread_sentence(edges: EdgeSummary) -> str:
     return (
         f"{edges.within_one:.0%} of {edges.edges:,} edges lie within one predicted spread of the true edge, "
         f"{edges.within_two:.0%} within two (of a normal distribution 68% and 95% would). The tenth of them with "
-        f"the smallest spread ({sure.spread_px:.1f} px on average) lies {sure.error_px:.1f} px from the true edges, the "
+        f"the smallest spread ({sure.spread_px:.1f} px on average) lies {sure.error_px:.1f} px off the true edges, the "
         f"tenth with the largest ({unsure.spread_px:.1f} px) {unsure.error_px:.1f} px."
     )
 

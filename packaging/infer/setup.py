@@ -43,7 +43,12 @@ setup(
     python_requires=">=3.10",
     packages=value_of("PACKAGES"),
     package_dir={"": above, "gfl.configs": f"{above}/gin"},
-    package_data={"gfl.configs": ["*.gin"], "gfl.operators": ["npu_operators.txt"], "export": ["cann_operators.txt"]},
+    package_data={
+        "gfl.configs": ["*.gin"],
+        "gfl.operators": ["npu_operators.txt"],
+        "gfl.report": ["assets/*"],
+        "export": ["cann_operators.txt"],
+    },
     install_requires=[each for each in value_of("REQUIREMENTS") if each.startswith(NEEDED)],
     options={"egg_info": {"egg_base": "."}},  # else it lies beside the project's own
     extras_require={name: each for name, each in value_of("EXTRAS").items() if name not in LEFT_OUT},

@@ -1,0 +1,352 @@
+"""Reports: what stands on their pages, what they leave in a folder, and what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from gfl import train
+from gfl.data.coco import CocoData, read_coco
+from gfl.errors import InputError
+from gfl.evaluate import main as evaluate
+from gfl.record import run_report
+from gfl.record.run_report import Drawing, bindings_in, compare_folders, read_log
+from gfl.report import analysis as analysis_module
+from gfl.report import figures
+from gfl.report.__main__ import main
+from gfl.report.analysis import Analysis, analyse
+from gfl.report.compare_page import changes, f1
+from gfl.report.sentences import cost_sentence, exactness_sentence, found_sentence, hints, summary
+from tests.support import tiny
+from tests.support.made_once import made_once
+
+NAMES = ("cat", "<script>dog & $x$", "fox")
+BOXES = [[5, 5, 20, 20], [40, 10, 20, 30], [10, 35, 25, 20]]
+EDGE_STD = [1.0, 2.0, 1.5, 3.0]
+
+
+def write_data(folder: Path, pictures: int = 6) -> Path:
+    """Pictures of 64x80 px with three boxes each, of two classes; the third class has none."""
+    (folder / "pictures").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    annotations = []
+    for image_id in range(1, pictures + 1):
+        cv2.imwrite(str(folder / f"pictures/{image_id}.jpg"), rng.integers(0, 255, (64, 80, 3), np.uint8))
+        for number, box in enumerate(BOXES):
+            row = {"id": 10 * image_id + number, "image_id": image_id, "category_id": 1 + number % 2, "bbox": box}
+            annotations.append({**row, "area": box[2] * box[3], "iscrowd": 0})
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 64, "width": 80} for i in range(1, pictures + 1)]
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "val.json").write_text(json.dumps(content))
+    return folder
+
+
+def results(data: CocoData, *, spread: bool = True, shift: float = 2.0) -> list[dict[str, object]]:
+    """Every box found `shift` px to the right, and on each picture one box of the wrong class and one of nothing."""
+    found: list[dict[str, object]] = []
+    for picture in data.pictures:
+        for box, score in zip(BOXES, (0.9, 0.8, 0.7), strict=True):
+            row = {"image_id": picture.id, "category_id": 1 + BOXES.index(box) % 2, "score": score}
+            found.append({**row, "bbox": [box[0] + shift, *box[1:]]})
+        found.append({"image_id": picture.id, "category_id": 2, "bbox": BOXES[0], "score": 0.92})
+        found.append({"image_id": picture.id, "category_id": 1, "bbox": [60, 50, 12, 12], "score": 0.95})
+    return [{**row, "edge_std": EDGE_STD} for row in found] if spread else found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> CocoData:
+    folder = write_data(tmp_path / "data")
+    return read_coco(folder / "val.json", folder / "pictures", keep_empty=True)
+
+
+@pytest.fixture
+def analysed(data: CocoData) -> Analysis:
+    return analyse(data.truth, results(data))  # type: ignore[arg-type]
+
+
+def report_arguments(data: CocoData, tmp_path: Path, found: object) -> list[str]:
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps(found))
+    return ["--annotations", str(data.annotations), "--images", str(data.images), "--results", str(file)]
+
+
+# ---- the page ----
+
+
+def test_the_page_of_a_results_file_is_one_file_that_fetches_nothing(data: CocoData, tmp_path: Path) -> None:
+    assert main(report_arguments(data, tmp_path, results(data))) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    HTMLParser().feed(page)
+    assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", page) == []
+    assert "default-src 'none'" in page
+    assert "@import" not in page
+    assert "&lt;script&gt;dog &amp; $x$" in page
+    assert page.count("<script>") == 1  # the page's own
+    assert page.count('class="lead"') == 3
+
+
+def test_results_without_the_spread_of_the_edges_have_a_page_too(data: CocoData, tmp_path: Path) -> None:
+    assert main(report_arguments(data, tmp_path, results(data, spread=False))) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "How sure it is of an edge" not in page
+    assert "the hardest" in page
+
+
+def test_the_numbers_of_an_analysis_fit_each_other(analysed: Analysis) -> None:
+    assert (analysed.objects, analysed.right, analysed.counted) == (18, 18, len(analysed.shown.scores))
+    assert [row.objects for row in analysed.classes] == [12, 6, 0]
+    assert sum(row.shown for row in analysed.classes) == len(analysed.shown.scores)
+    assert analysed.breakdown is not None
+    # The first box is found as a dog with a higher score: there hotcoco's confusion, which knows no class, has it.
+    assert analysed.breakdown.confusion[:2, :2].tolist() == [[6, 6], [0, 6]]
+    assert analysed.edges is not None
+    assert analysed.edges.error_by_side_px == pytest.approx((2, 0, 2, 0))  # shifted by 2 px to the right
+
+
+def test_the_sentences_say_what_the_numbers_do(analysed: Analysis) -> None:
+    assert found_sentence(analysed).startswith("Of 18 objects on 6 pictures the detector finds 18 (100%)")
+    assert "lie 1.0 px from the true ones on average" in exactness_sentence(analysed)
+    assert any("without an object here, not measured: fox" in each for each in hints(analysed))
+    assert len(summary(analysed)) == 3
+
+
+@pytest.mark.parametrize("kept", [slice(0, 0), slice(3, None, 5)], ids=["nothing found", "wrong classes alone"])
+def test_the_sentences_hold_where_nothing_is_right(data: CocoData, kept: slice, tmp_path: Path) -> None:
+    found = results(data)[kept]
+    assert main(report_arguments(data, tmp_path, found)) == 0
+    said = summary(analyse(data.truth, found))  # type: ignore[arg-type]
+    assert "nan" not in " ".join(said)
+
+
+def test_the_sentences_hold_without_objects_and_without_hotcoco(
+    data: CocoData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(analysis_module, "choose_backend", lambda backend: "pycocotools")
+    assert "hotcoco is not installed" in cost_sentence(analyse(data.truth, results(data)))  # type: ignore[arg-type]
+    content = json.loads(data.annotations.read_text())
+    data.annotations.write_text(json.dumps({**content, "annotations": []}))
+    empty = read_coco(data.annotations, data.images, keep_empty=True)
+    assert "no object to find on the 6 pictures" in found_sentence(analyse(empty.truth, results(data)))  # type: ignore[arg-type]
+    assert main(report_arguments(empty, tmp_path, results(data))) == 0
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_left_out(data: CocoData, tmp_path: Path) -> None:
+    for picture in data.pictures[:5]:
+        picture.path.write_bytes(b"no picture")
+    assert main(report_arguments(data, tmp_path, results(data))) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"Left out: \d+ that could not be read", page)
+
+
+# ---- folders ----
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything that it leaves, and its data."""
+
+    def make(folder: Path) -> None:
+        data = tiny.write_data(folder / "data")
+        settings = ("REPORT = True", tiny.SEES_EVERYTHING, "EPOCHS = 2")
+        run = tiny.run_training(data, folder / "run", *settings)
+        (run / "config.gin").write_text(
+            re.sub("DATA_ROOT = .*", "DATA_ROOT = 'data'", (run / "config.gin").read_text())
+        )
+
+    return made_once(tmp_path_factory, "run_with_report", make)
+
+
+LEFT = {
+    *("results.png", "labels.png", "pr_curve.png", "confusion.png", "per_class.csv", "report.html"),
+    *("train_batch0.jpg", "train_batch1.jpg", "train_batch2.jpg", "val_0.jpg"),
+}
+
+
+def copied(run: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed, with its data, beside which it says to have been started."""
+    shutil.copytree(run, tmp_path / "copy")
+    environment = tmp_path / "copy/run/env.json"
+    environment.write_text(json.dumps({**json.loads(environment.read_text()), "folder": str(tmp_path / "copy")}))
+    return tmp_path / "copy/run"
+
+
+def test_a_run_leaves_pictures_tables_and_a_page(run: Path) -> None:
+    left = {path.name for path in (run / "run").iterdir()}
+    assert left >= LEFT
+    for name in LEFT:
+        if name.endswith(("png", "jpg")):
+            picture = cv2.imread(str(run / "run" / name))
+            assert picture is not None
+            assert picture.std() > 5
+    rows = list(csv.DictReader((run / "run/per_class.csv").read_text().splitlines()))
+    metrics = json.loads((run / "run/metrics.json").read_text())
+    assert {row["class"]: float(row["AP"]) for row in rows} == pytest.approx(metrics["per_class"], abs=1e-5)
+
+
+def test_the_report_of_a_run_is_made_again(run: Path, tmp_path: Path) -> None:
+    folder = copied(run, tmp_path)
+    for name in LEFT:
+        (folder / name).unlink()
+    assert main([str(folder)]) == 0
+    assert {path.name for path in folder.iterdir()} >= LEFT
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for heading in ("The run", "Classes", "Errors", "How to go on", "The data", "Where it ran"):
+        assert f"<h2>{heading}" in page
+    assert "python -m gfl.train --resume" in page
+
+
+def test_a_run_without_evaluation_has_a_page_of_its_training(run: Path, tmp_path: Path) -> None:
+    folder = copied(run, tmp_path)
+    (folder / "val_detections.json").unlink()
+    assert main([str(folder)]) == 0
+    assert "This run has no evaluation" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_drawn_stops_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(figures, "labels_figure", fail)
+    data = tiny.write_data(tmp_path / "data")
+    tiny.run_training(data, tmp_path / "run", "REPORT = True", "MAX_STEPS = 1")
+    assert (tmp_path / "run/best.pt").is_file()
+    assert (
+        "note: the report could not be made (no ink); `python -m gfl.report` tries it again" in capsys.readouterr().out
+    )
+
+
+def test_pictures_of_a_run_that_ended_early_are_cleared_away(tmp_path: Path) -> None:
+    data = tiny.write_data(tmp_path / "data")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("env.json", "labels.png", "train_batch0.jpg", "results.png"):
+        (folder / name).write_text("{}")
+    assert train.main(tiny.train_arguments(data, folder, "MAX_STEPS = 1")) == 0
+    assert not (folder / "labels.png").exists()
+
+
+def test_an_evaluation_leaves_a_page_that_can_be_made_again(run: Path, tmp_path: Path) -> None:
+    file, images = tiny.annotations(run / "data", "val"), run / "data/val2017"
+    arguments = ["--checkpoint", str(run / "run/best.pt"), "--annotations", str(file), "--images", str(images)]
+    arguments += ["--workers", "0", "--device", "cpu", "--output", str(tmp_path / "found")]
+    assert evaluate([*arguments, "--no-report"]) == 0
+    assert not (tmp_path / "found/report.html").exists()
+    assert main([str(tmp_path / "found")]) == 0
+    assert "Evaluation of run/best.pt" in (tmp_path / "found/report.html").read_text(encoding="utf-8")
+
+
+# ---- comparisons ----
+
+
+def test_runs_are_compared_with_the_settings_that_differ(run: Path, tmp_path: Path) -> None:
+    one, other = copied(run, tmp_path / "one"), copied(run, tmp_path / "other")
+    config = other / "config.gin"
+    config.write_text(config.read_text().replace("CLIP = 10.0", "CLIP = 5.0"))
+    found = json.loads((other / "val_detections.json").read_text())
+    (other / "val_detections.json").write_text(json.dumps(found[::3]))
+    output = tmp_path / "compare.html"
+    assert main(["--compare", str(one), str(other), "--output", str(output)]) == 0
+    page = output.read_text(encoding="utf-8")
+    assert re.search(r"<td>CLIP</td><td>10\.0</td><td>5\.0</td>", page)
+    assert "Drawing the pictures anew 200 times" in page
+
+
+def test_the_pictures_that_changed_are_told_with_the_sign_of_the_change(data: CocoData) -> None:
+    before = results(data)
+    after = [row for row in before if not (row["image_id"] == 2 and row["score"] == 0.9)]  # one object less
+    one, other = (analyse(data.truth, each) for each in (before, after))  # type: ignore[arg-type]
+    changed = {earlier.image_id: change for change, earlier, _ in changes(one, other)}
+    assert changed[2] < 0
+    assert all(f1(each) <= 1 for each in one.judged)
+    assert changes(one, one) == []
+
+
+def test_folders_on_other_boxes_are_not_compared(run: Path, tmp_path: Path) -> None:
+    one, other = copied(run, tmp_path / "one"), copied(run, tmp_path / "other")
+    tiny.change_annotations(other.parent / "data", lambda content: content["annotations"].pop(), "val")
+    with pytest.raises(InputError, match="was evaluated on other pictures or boxes"):
+        compare_folders([one, other])
+
+
+# ---- refusals and small parts ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "got 0 things to report on"),
+        (["--compare", "one"], "expected at least two"),
+        (["nowhere"], "which has no config.gin"),
+        (["--annotations", "a.json"], "expected all three"),
+        (["folder", "--results", "a.json"], "got 2 things"),
+        (["folder", "--output", "a.html"], "leave --output out"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words in tiny.refusal(main, arguments, capsys)
+
+
+@pytest.mark.parametrize("content", ["{}", "[1", '[{"image_id": 1}]'])
+def test_results_that_are_none_are_one_sentence(
+    data: CocoData, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = report_arguments(data, tmp_path, [])
+    (tmp_path / "found.json").write_text(content)
+    assert "expected" in tiny.refusal(main, arguments, capsys)
+
+
+def test_a_log_that_was_cut_short_is_read_up_to_there(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert read_log(file) == [{"step": 1}, {"step": 2}]
+    file.write_text('{"st\n{"step": 2}\n')
+    with pytest.raises(InputError, match="line 1 of"):
+        read_log(file)
+
+
+def test_bindings_over_several_lines_are_read_whole() -> None:
+    text = "# Macros:\nfrom gfl import settings\nA = 1\nB = \\\n    ('x',\n     'y')\nsettings.RunConfig.epochs = %E\n"
+    joined = bindings_in("A = 1\nB = \\\n    ('x', 'y')\nsettings.RunConfig.epochs = %E\n")
+    assert joined == {"A": "1", "B": "('x', 'y')", "settings.RunConfig.epochs": "%E"}
+    assert bindings_in(text)["A"] == "1"
+
+
+def test_the_curves_are_drawn_again_only_for_a_small_share_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, drawn = [0.0], []
+
+    def draw(folder: Path, batch: int) -> None:
+        drawn.append(now[0])
+        now[0] += 2.0  # what drawing takes
+
+    monkeypatch.setattr(run_report, "write_curves", draw)
+    drawing = Drawing(tmp_path, lambda text: None, clock=lambda: now[0])
+    while now[0] < 1000:
+        drawing.refresh_curves(2)
+        now[0] += 1.0
+    assert 0.005 < 2.0 * len(drawn) / now[0] < 0.012
+
+
+def test_the_colours_of_a_plot_follow_the_page(analysed: Analysis) -> None:
+    drawn = figures.svg(figures.costs_figure({"missed": 0.1, "background": 0.2}))
+    assert drawn.startswith("<svg")
+    assert "var(--ink)" in drawn
+    assert figures.INK not in drawn
+    assert "<text" in drawn
+
+
+@pytest.mark.parametrize("steps", [[], [{"step": 1}]])
+def test_a_run_without_numbers_has_a_plot(steps: list[dict[str, object]]) -> None:
+    assert figures.png(figures.run_figure(steps, [], 2))[:4] == b"\x89PNG"
