@@ -38,6 +38,7 @@ PROGRAMS = {
     "train": Program("gfl.train", "train a model, or go on with a run", stops_itself=True),
     "evaluate": Program("gfl.evaluate", "count a model's AP on a data set"),
     "data": Program("gfl.data.__main__", "check, split and convert data sets"),
+    "report": Program("gfl.report.__main__", "a page about a run, an evaluation or any COCO results"),
     "export onnx": Program("export.onnx", "a checkpoint into static .onnx files"),
     "export torch": Program("export.torch", "a checkpoint into .pt2 programs"),
     "export om": Program("export.om", "an .onnx into an .om for an Ascend NPU"),

@@ -35,7 +35,7 @@ def document(title: str, body: str, *, with_script: bool = False) -> str:
         f'<link rel="icon" href="data:,"><style>{style}</style>'
     )
     end = f"<script>{script}</script>" if script else ""
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n{body}\n{end}</body></html>\n'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>\n{body}\n</main>{end}</body></html>\n'
 
 
 def text(value: str) -> str:
@@ -69,7 +69,10 @@ def tile(picture: str, caption: str) -> str:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Sequence[int] = ()) -> str:
     """A plain table; every column but the first and those of `texts` is flush right."""
-    cells = "".join(f'<th scope="col"{_number(column, texts)}>{text(name)}</th>' for column, name in enumerate(head))
+    cells = "".join(
+        f'<th scope="col"{_number(column, texts)}>{text(name)}</th>' if name else "<td></td>"
+        for column, name in enumerate(head)
+    )
     body = "".join(
         f"<tr>{''.join(f'<td{_number(column, texts)}>{text(cell)}</td>' for column, cell in enumerate(row))}</tr>"
         for row in rows
