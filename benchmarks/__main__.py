@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
@@ -36,13 +37,13 @@ PROGRAMS: Mapping[str, Program] = {
 # scratch_small.gin at its own sizes, on the canvas of a 480x640 picture, with a batch that keeps the cores busy.
 SMALL = ("--config", "small", "--size", "320x448", "--batch", "8")
 # The paper's sizes, at which the one square is 1344x1344, with a small model: the R50 would take an hour.
-FULL_SIZE = ("--config", "small", "--short_side", "800", "--long_side", "1333", "--pictures", "16", "--repeats", "2")
+FULL_SIZE = ("--config", "small", "--short_side", "800", "--long_side", "1333", "--pictures", "12", "--repeats", "2")
 RUNS: Sequence[tuple[str, Sequence[str]]] = (
     ("step", ("--repeats", "3")),
-    ("train", ("--repeats", "3")),
+    ("train", ("--repeats", "2")),
     ("train", (*SMALL, "--repeats", "3")),
     ("loss", ("--repeats", "3")),
-    ("growth", ("--repeats", "3")),
+    ("growth", ("--repeats", "2")),
     ("canvases", FULL_SIZE),
     ("infer", ("--repeats", "3")),
     ("loader", ()),
@@ -66,8 +67,9 @@ def reports(runs: Sequence[tuple[str, Sequence[str]]], use: Callable[[], Use]) -
     for name, flags in runs:
         command = shlex.join(["python", "-m", f"benchmarks.{name}", *flags])
         print(command, flush=True)
-        program, before = PROGRAMS[name], use()
+        program, before, started = PROGRAMS[name], use(), time.monotonic()
         yield Report(command, program.measure(program.parser().parse_args(flags)), before)
+        print(f"took {time.monotonic() - started:.0f} s", flush=True)
 
 
 def main() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd.profiler_util import FunctionEvent
@@ -119,6 +122,14 @@ def test_growth_above_one_is_worse_than_linear() -> None:
 
 
 # ---- processes ----
+
+
+def test_a_process_counts_its_own_peak_and_not_that_of_the_process_that_started_it() -> None:
+    filled = np.ones(80_000_000)  # 640 MB
+    command = [sys.executable, "-c", "from benchmarks.child import peak_mb; print(peak_mb())"]
+    started = subprocess.run(command, capture_output=True, text=True, check=True, cwd=child.ROOT)
+    assert 10.0 < float(started.stdout) < child.peak_mb() - 100.0
+    assert filled[-1] == 1.0
 
 
 def test_a_child_answers_and_one_that_fails_is_an_input_error() -> None:

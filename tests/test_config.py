@@ -137,7 +137,7 @@ def test_finetuning_takes_model_optimiser_and_sizes_from_the_checkpoint() -> Non
     run = parsed.run
     assert run.detector == trained.detector
     assert (run.optim.optimizer, run.optim.lr, run.optim.clip, run.optim.weight_decay) == ("adamw", 0.004, 5.0, 0.05)
-    assert (run.data.short_side, run.data.long_side, run.data.eval_short_side) == ((144, 176), 240, 176)
+    assert (run.data.short_side, run.data.long_side, run.data.eval_short_side) == ((128, 160), 216, 160)
     assert (run.optim.ema, run.data.flip_vertical, run.data.brightness) == (0.995, 0.0, 0.2)
     assert {"OPTIMIZER = 'adamw'", "LR = 0.004", "resnet.ResNetConfig.depth = 18"} <= set(parsed.taken)
     assert "FLIP = 0.5" not in parsed.taken  # as base.gin has it
