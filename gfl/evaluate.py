@@ -30,8 +30,9 @@ from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
+from gfl.record.drawing import Drawing
 from gfl.record.environment import environment
-from gfl.record.run_report import EVALUATION, RESULTS, Drawing, report_evaluation
+from gfl.record.run_report import EVALUATION, RESULTS, report_evaluation
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.description import DETECTION_NAMES

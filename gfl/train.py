@@ -44,11 +44,13 @@ from gfl.engine.transfer import on_device
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.record.console import ProgressWriter
+from gfl.record.drawing import Drawing, write_training_data
 from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, may_count_beside_steps
+from gfl.record.run_data import Splits
 from gfl.record.run_end import end_lines
 from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
-from gfl.record.run_report import Drawing, Splits, report_run, write_training_data
+from gfl.record.run_report import report_run
 from gfl.record.step_log import StepLog, StepNote
 from gfl.report.coco_eval import COCO_LIMIT
 from gfl.report.tables import evaluation_report

@@ -1,0 +1,134 @@
+"""A run's or an evaluation's folder, read again: its settings, data, log, detections and what env.json says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from gfl.config import ParsedRun, read_run, read_text
+from gfl.data.coco import CocoData, read_coco
+from gfl.data.coco_json import CocoDetection
+from gfl.data.paths import SYNTHETIC, split_paths
+from gfl.errors import InputError, first_line
+from gfl.report.coco_eval import COCO_LIMIT
+from gfl.settings import DataConfig, RunConfig
+
+
+class Splits(NamedTuple):
+    """The data of a run; None for what is not there or was not evaluated."""
+
+    train: CocoData | None
+    val: CocoData | None
+
+
+def read_config(folder: Path) -> ParsedRun:
+    """The settings of a run's folder; InputError where it has none."""
+    path = folder / "config.gin"
+    if not path.is_file():
+        raise InputError(
+            f"got {folder}, which has no config.gin, expected the folder of a run or of an evaluation; give that, or "
+            "--annotations, --results and --images"
+        )
+    return read_text(path.read_text(encoding="utf-8"))
+
+
+def read_splits(cfg: RunConfig, started_in: Path) -> Splits:
+    """The data of a run. Its relative paths begin where it was started, if they lead to anything there."""
+    data = data_as_started(cfg.data, started_in)
+    train = read_coco(*split_paths(data, "train"), keep_empty=data.keep_empty)
+    return Splits(train, read_coco(*split_paths(data, "val"), keep_empty=True) if cfg.eval_every else None)
+
+
+def data_as_started(cfg: DataConfig, started_in: Path) -> DataConfig:
+    """The same data settings with those relative paths made absolute that exist from the folder `started_in`."""
+
+    def found(value: str | None) -> str | None:
+        path = SYNTHETIC if value == "synthetic" else Path(value or "")
+        return str(started_in / path) if value and (started_in / path).exists() else value
+
+    return replace(
+        cfg,
+        root=found(cfg.root),
+        train_json=found(cfg.train_json),
+        train_images=found(cfg.train_images),
+        val_json=found(cfg.val_json),
+        val_images=found(cfg.val_images),
+    )
+
+
+def started_in(folder: Path) -> Path:
+    """Where the run of a folder was started, as its env.json says; else here."""
+    return Path(str(read_mapping(folder / "env.json").get("folder", ".")))
+
+
+def read_log(path: Path) -> list[dict[str, object]]:
+    """The lines of a log.jsonl; none where it is missing. A last line that was cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[dict[str, object]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise InputError(
+                    f"line {number} of {path} is broken ({first_line(error)}); mend or remove it"
+                ) from error
+    return rows
+
+
+def read_results(path: Path) -> list[CocoDetection]:
+    """COCO results; what is wrong with one of them is told where they are counted."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({first_line(error)}), expected COCO results, a JSON list") from error
+    if not isinstance(rows, list):
+        raise InputError(f"got a JSON {type(rows).__name__} in {path}, expected COCO results, a list of detections")
+    return rows
+
+
+def changed_settings(parsed: ParsedRun, environment: Mapping[str, object]) -> list[tuple[str, str, str]]:
+    """(name, value, default) of the settings that differ from those of the run files of the command line.
+
+    Where these files are no longer there, from the defaults of base.gin.
+    """
+    command = environment.get("command")
+    files: list[str] = []
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    for flag, value in pairwise(words):
+        if flag == "--gin_file":
+            files.append(value)
+    try:
+        usual = bindings_in(read_run(files, []).config_text)
+    except InputError:
+        usual = bindings_in(read_run([], []).config_text)
+    here = bindings_in(parsed.config_text)
+    names = sorted(usual.keys() | here.keys())
+    return [(name, here.get(name, "-"), usual.get(name, "-")) for name in names if here.get(name) != usual.get(name)]
+
+
+def bindings_in(config_text: str) -> dict[str, str]:
+    """name -> value of the lines of a gin text, those that go on over several lines joined."""
+    joined = config_text.replace("\\\n", " ")
+    pairs = (line.partition(" = ") for line in joined.splitlines() if not line.startswith(("#", "from ", "import ")))
+    return {name.strip(): " ".join(value.split()) for name, _, value in pairs if value}
+
+
+def detection_limit(folder: Path) -> int:
+    limit = read_mapping(folder / "metrics.json").get("max_detections")
+    return limit if isinstance(limit, int) else COCO_LIMIT
+
+
+def read_mapping(path: Path) -> dict[str, object]:
+    """A JSON object, or nothing where there is none: the page does without it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
