@@ -31,8 +31,8 @@ demo: RUN := runs/demo/$(shell date +%Y%m%d-%H%M%S)
 demo: $(INSTALLED)
 	$(BIN)/python -m gfl.train --gin_file demo.gin --workdir $(RUN)
 	$(BIN)/python -m export.onnx --checkpoint $(RUN)/best.pt --output $(RUN)/onnx
-	$(BIN)/python infer/run.py --model $(RUN)/onnx --input data/synthetic/val2017 --output $(RUN)/found --draw
-	@echo "the run is in $(RUN); look at the pictures in $(RUN)/found/drawn"
+	$(BIN)/python infer/run.py --model $(RUN)/onnx --input data/synthetic/val2017 --output $(RUN)/found --draw --edges
+	@echo "the run is in $(RUN); look at $(RUN)/report.html and at the pictures in $(RUN)/found/drawn"
 
 # The variable GFL_TEST_DATA, where it is set, names the folder of test pictures; tests that need it skip without.
 test: $(INSTALLED)

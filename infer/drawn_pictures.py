@@ -26,12 +26,12 @@ LONGEST_NAME = 50  # letters, of at most 4 bytes: file systems take 255 bytes
 class DrawnPictures:
     """A folder of pictures with their detections, each in a file of its own."""
 
-    def __init__(self, folder: Path, inputs: Files, score: float | None) -> None:
-        """score: as of `Result.draw`."""
+    def __init__(self, folder: Path, inputs: Files, score: float | None, *, edges: bool = False) -> None:
+        """score, edges: as of `Result.draw`."""
         self._folder = folder
         self._files = inputs.files
         self._names = drawn_names([file.name for file in self._files])
-        self._score = score
+        self._score, self._edges = score, edges
         self._large_lock = threading.Lock()  # pictures too large to be kept are read again, one at a time
         self._changed: list[str] = []  # names of such pictures that are gone by then, or others
 
@@ -51,14 +51,14 @@ class DrawnPictures:
         """
         path = self._folder / self._names[position]
         if result.image is not None:
-            write_drawn(path, result.draw(self._score))
+            write_drawn(path, result.draw(self._score, edges=self._edges))
             return None
         with self._large_lock:
             image = self._read_again(position, result)
             if image is None:
                 self._changed.append(self._files[position].name)
             else:
-                write_drawn(path, replace(result, image=image).draw(self._score))
+                write_drawn(path, replace(result, image=image).draw(self._score, edges=self._edges))
         return None
 
     def _read_again(self, position: int, result: Result) -> Image | None:

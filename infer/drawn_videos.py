@@ -27,15 +27,15 @@ UNFINISHED = ".gfl-"  # begins the name of a video that is being written
 class DrawnVideos:
     """A folder of annotated videos. One is being written at a time, and gets its name when it is whole."""
 
-    def __init__(self, folder: Path, rates: Mapping[str, float], score: float | None) -> None:
+    def __init__(self, folder: Path, rates: Mapping[str, float], score: float | None, *, edges: bool = False) -> None:
         """Begin.
 
         rates: frames a second of each video, by its name in the results; 0 where it does not say.
-        score: as of `Result.draw`.
+        score, edges: as of `Result.draw`.
         """
         self._paths = video_paths(folder, list(rates))
         self._rates = rates
-        self._score = score
+        self._score, self._edges = score, edges
         self._resized: Counter[str] = Counter()  # frames, by video
         self._odd: dict[str, tuple[int, int]] = {}  # width, height of videos that lose a row or a column
         self._video = ""
@@ -58,7 +58,7 @@ class DrawnVideos:
 
     def draw(self, position: int, result: Result) -> Image | None:
         """The frame with its detections."""
-        return result.draw(self._score)
+        return result.draw(self._score, edges=self._edges)
 
     def append(self, source: str, image: Image) -> None:
         """Write the next frame; InputError where the video cannot be written. source: 'video#frame'."""

@@ -46,6 +46,7 @@ class Head(TypedDict):
     depth: str
     most_pixels: int | None
     draw: bool
+    edges: bool | None  # None: not drawn, as in what versions before wrote
     categories_sha256: str
     categories: list[Category]
 
@@ -68,7 +69,12 @@ COMMON = {
     "annotations_sha256": "other --annotations",
     "categories_sha256": "other classes",
 }
-RESUMED = {**COMMON, "shard": "another --shard", "draw": "another choice of --draw"}
+RESUMED = {
+    **COMMON,
+    "shard": "another --shard",
+    "draw": "another choice of --draw",
+    "edges": "another choice of --edges",
+}
 
 
 def differences(one: Mapping[str, object], other: Mapping[str, object], keys: Mapping[str, str]) -> Iterator[str]:

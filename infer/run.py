@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "best-F1 score of its evaluation); detections.json has all that pass the model's own threshold",
     )
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
+    add("--edges", action="store_true", help="with --draw: also how sure the detector is of each edge, as whiskers")
     add(
         "--gin_file", action="append", default=[], metavar="FILE", help="settings of a .pth or .safetensors without any"
     )

@@ -239,6 +239,7 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "depth": arguments.depth,
         "most_pixels": arguments.most_pixels,
         "draw": arguments.draw,
+        "edges": arguments.edges or None,
         "categories_sha256": text_digest(to_json(categories)),
         "categories": categories,
     }
@@ -267,10 +268,10 @@ def open_drawing(folder: Path, inputs: Inputs, arguments: argparse.Namespace) ->
         return
     make_folder(folder)
     if isinstance(inputs, Files):
-        yield DrawnPictures(folder, inputs, arguments.score)
+        yield DrawnPictures(folder, inputs, arguments.score, edges=arguments.edges)
         return
     rates = {video.name: video.fps for video in videos_of(inputs)}
-    with DrawnVideos(folder, rates, arguments.score) as videos:
+    with DrawnVideos(folder, rates, arguments.score, edges=arguments.edges) as videos:
         yield videos
 
 

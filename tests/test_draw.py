@@ -251,3 +251,31 @@ def test_a_name_in_any_script_leaves_letters_on_the_tag() -> None:
         drawable = drawable_name(name, 3)
         image = picture_of(Tag((0, 0, tag_width(drawable, 24), 24), drawable, PALETTE[3]))
         assert (image != PALETTE[3]).any(axis=2).mean() > 0.03
+
+
+# ---- whiskers ----
+
+
+def test_a_whisker_reaches_as_far_as_the_spread_of_its_edge() -> None:
+    box, spread = np.array([[40.0, 30.0, 100.0, 90.0]]), np.array([[10.0, 0.0, 20.0, 0.4]])
+    without = draw(grey(), box, None, np.array([0]), [""])
+    drawn = draw(grey(), box, None, np.array([0]), [""], edge_std=spread)
+    rows, columns = np.nonzero((without != drawn).any(axis=2))
+    line = 3  # px that an end may be wide
+    assert abs(columns.min() - (40 - 10)) <= line
+    assert abs(columns.max() - (99 + 20)) <= line
+    assert (abs(rows - 59) <= 10).all()  # at half the height alone: above and below there is nothing to see
+
+
+@pytest.mark.parametrize("spread", [np.nan, np.inf, 1e30])
+def test_a_spread_without_end_is_drawn_without_harm(spread: float) -> None:
+    edges = np.full((1, 4), spread)
+    drawn = draw(grey(), np.array([[40.0, 30.0, 100.0, 90.0]]), None, np.array([0]), [""], edge_std=edges)
+    assert drawn.shape == grey().shape
+
+
+def test_colours_can_be_given_a_detection_each() -> None:
+    boxes = np.array([[5.0, 5, 50, 50], [60, 5, 100, 50]])
+    drawn = draw(grey(), boxes, None, np.array([0, 0]), ["", ""], colours=[(255, 0, 0), (0, 0, 255)])
+    assert (drawn[:, :55] == (255, 0, 0)).all(axis=2).any()
+    assert (drawn[:, 55:] == (0, 0, 255)).all(axis=2).any()

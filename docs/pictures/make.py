@@ -1,7 +1,7 @@
 """The two pictures of the README, from a finished `make demo`: `python docs/pictures/make.py runs/demo/<time>`.
 
-edges.jpg: the first lying pictures of the generated validation set, what the demo's detector finds on them, and how sure
-it is of each edge. report.png: the top of the run's report.html, by Chromium without a window.
+edges.jpg: the first lying pictures of the generated validation set, what the demo's detector finds, how sure it is of
+each edge. report.png: the top of the run's report.html, by Chromium without a window.
 """
 
 from __future__ import annotations
