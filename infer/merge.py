@@ -174,6 +174,7 @@ def merge_summaries(shards: Sequence[Shard]) -> dict[str, object]:
         "nodes_by_provider": dict(nodes),
         "pictures": sum(shard["pictures"] for shard in shards),
         "draw": any(as_mapping(shard)["draw"] for shard in shards),
+        "edges": any(as_mapping(shard).get("edges") for shard in shards) or None,
         **{key: as_mapping(shards[0]).get(key) for key in COMMON},
         "shards": list(shards),
     }
@@ -216,7 +217,7 @@ def merge(folder: Path, output: Path) -> tuple[dict[str, object], list[str]]:
     name = shards[0]["format"]
     heads = [read_head(name, path) for path in folders]
     check_heads(folders, shards, heads)
-    head = cast(Head, {**heads[0], "pictures": summary["pictures"], "shard": None, "draw": False})
+    head = cast(Head, {**heads[0], "pictures": summary["pictures"], "shard": None, "draw": False, "edges": None})
     check_free(output)
     with output_folder(output) as whole, new_journal(whole / JOURNAL, head) as journal:
         try:

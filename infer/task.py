@@ -101,6 +101,8 @@ def check_flags(arguments: argparse.Namespace) -> None:
         )
     if arguments.class_map and not arguments.annotations:
         raise InputError("got --class_map without --annotations, expected both; add the file whose classes it names")
+    if arguments.edges and not arguments.draw:
+        raise InputError("got --edges without --draw, expected both, for it says what is drawn; add --draw")
     check_format(arguments.format)
 
 

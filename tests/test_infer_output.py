@@ -205,6 +205,18 @@ def test_a_class_map_needs_annotations(
     assert "got --class_map without --annotations" in refused(capsys, *flags)
 
 
+def test_edges_are_drawn_with_the_boxes_or_not_at_all(
+    exports: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--model", exports, "--input", pictures, "--score", "0")
+    assert "got --edges without --draw" in refused(capsys, *flags, "--output", tmp_path / "refused", "--edges")
+    assert detect(*flags, "--output", tmp_path / "plain", "--draw") == 0
+    assert detect(*flags, "--output", tmp_path / "edges", "--draw", "--edges") == 0
+    drawn = [sorted((tmp_path / name / "drawn").iterdir()) for name in ("plain", "edges")]
+    assert [path.name for path in drawn[0]] == [path.name for path in drawn[1]]
+    assert any(one.read_bytes() != other.read_bytes() for one, other in zip(*drawn, strict=True))
+
+
 # ---- numbers ----
 
 
