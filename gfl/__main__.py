@@ -38,6 +38,8 @@ PROGRAMS = {
     "train": Program("gfl.train", "train a model, or go on with a run", stops_itself=True),
     "evaluate": Program("gfl.evaluate", "count a model's AP on a data set"),
     "data": Program("gfl.data.__main__", "check, split and convert data sets"),
+    "describe": Program("gfl.describe", "layers, parameters, operations and memory of a run file's model"),
+    "card": Program("gfl.card.__main__", "a model card of a checkpoint: data, settings, results, limits, digests"),
     "export onnx": Program("export.onnx", "a checkpoint into static .onnx files"),
     "export torch": Program("export.torch", "a checkpoint into .pt2 programs"),
     "export om": Program("export.om", "an .onnx into an .om for an Ascend NPU"),
