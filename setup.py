@@ -13,6 +13,7 @@ README = ROOT / "README.md"
 # By name: find_packages would also take up tests, and find_namespace_packages gin/, which would hide gin-config.
 PACKAGES = [
     "gfl",
+    "gfl.card",
     "gfl.configs",
     "gfl.data",
     "gfl.data.check",

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.digest import digest_of
 from export.folder import refuse_others
 from export.precision import COUNTED_SAMPLES, SAMPLES
 from export.samples import Truth, annotated_pictures, can_be_read, picture_files
 from export.validation import canvas_notes, validation_split
 from gfl.class_names import list_names, match_names, trust_note
 from gfl.config import read_run
-from gfl.data.canvas import check_canvases, own_canvas
+from gfl.data.canvas import check_canvases, own_canvas, parse_canvases
 from gfl.data.coco_json import CocoFile, class_names, read_coco_file
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained
@@ -24,6 +22,7 @@ from gfl.errors import InputError
 from gfl.memory import memory_told
 from gfl.report.best_f1 import read_thresholds
 from gfl.runtime.description import Description
+from gfl.runtime.on_torch.digest import digest_of
 from gfl.runtime.on_torch.pt_file import describe
 from gfl.shapes import MOST_PICTURES, Canvas
 
@@ -59,7 +58,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
     pictures, truth = read_pictures(arguments, annotated, samples)
     if arguments.precision == "int8":
         notes.append(f"taking the ranges of the activations from {len(pictures)} pictures of {arguments.images}")
-    sizes = parse_sizes(arguments.size)
+    sizes = parse_canvases(arguments.size)
     checkpoint = arguments.checkpoint or newest_checkpoint()
     if arguments.checkpoint is None:
         notes.append(f"no --checkpoint given: taking the newest, {checkpoint}")
@@ -207,17 +206,6 @@ def read_model(arguments: argparse.Namespace, checkpoint: Path, annotated: CocoF
         names=tuple(names[place] for place in places),
         category_ids=tuple(category_ids[place] for place in places),
     )
-
-
-def parse_sizes(texts: Sequence[str]) -> tuple[Canvas, ...]:
-    """'800x1216' -> (800, 1216); InputError for anything else and for sides that are no multiple of 32."""
-    sizes = []
-    for text in texts:
-        parts = re.fullmatch(r"(\d+)[xX](\d+)", text)
-        if parts is None:
-            raise InputError(f"got --size {text!r}, expected HEIGHTxWIDTH in pixels, e.g. --size 800x1216")
-        sizes.append((int(parts[1]), int(parts[2])))
-    return check_canvases(sizes) if sizes else ()
 
 
 def own_sizes(model: TrainedModel, checkpoint: Path) -> tuple[Canvas, ...]:

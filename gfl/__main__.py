@@ -39,6 +39,8 @@ PROGRAMS = {
     "evaluate": Program("gfl.evaluate", "count a model's AP on a data set"),
     "data": Program("gfl.data.__main__", "check, split and convert data sets"),
     "report": Program("gfl.report.__main__", "a page about a run, an evaluation or any COCO results"),
+    "describe": Program("gfl.describe", "layers, parameters, operations and memory of a run file's model"),
+    "card": Program("gfl.card.__main__", "a model card of a checkpoint: data, settings, results, limits, digests"),
     "export onnx": Program("export.onnx", "a checkpoint into static .onnx files"),
     "export torch": Program("export.torch", "a checkpoint into .pt2 programs"),
     "export om": Program("export.om", "an .onnx into an .om for an Ascend NPU"),

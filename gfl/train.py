@@ -52,6 +52,7 @@ from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_r
 from gfl.record.run_head import head_lines
 from gfl.record.run_report import report_run
 from gfl.record.step_log import StepLog, StepNote
+from gfl.record.trained_on import trained_on
 from gfl.report.coco_eval import COCO_LIMIT
 from gfl.report.tables import evaluation_report
 from gfl.runtime.on_torch.dataset import detect_all
@@ -392,6 +393,7 @@ def checkpoint_tree(run: Run) -> dict[str, object]:
         "precision": run.cfg.precision,  # `config` says what was asked, this what was used
         "names": list(data.train.names),
         "category_ids": list(data.train.category_ids),
+        "trained_on": trained_on(data.train, data.val),
         "epoch_settings": data.epoch_settings,
         "canvases": None if data.canvases is None else [list(canvas) for canvas in data.canvases],
     }

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from tiny import BINDINGS, GIN_FILE, assert_equal_bits
 
 from gfl.config import ParsedRun, read_run
-from gfl.engine.checkpoints import load_trained, read_state, write_checkpoint
+from gfl.engine.checkpoints import load_trained, read_state, stored_settings, write_checkpoint
+from gfl.engine.weights import FORMAT
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.runtime.on_torch.pt_file import describe
@@ -73,6 +77,62 @@ def test_checkpoint_that_cannot_be_written_leaves_the_one_before(
         write(path, parsed)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+# ---- its format ----
+
+
+def with_format(path: Path, number: object) -> Path:
+    """The file with another number for its format; None leaves it out, as before there was one."""
+    tree = torch.load(path, weights_only=True) | {"format": number}
+    torch.save({key: value for key, value in tree.items() if (key, value) != ("format", None)}, path)
+    return path
+
+
+def test_checkpoint_from_before_formats_had_numbers_still_opens(tmp_path: Path, parsed: ParsedRun) -> None:
+    path = with_format(write(tmp_path / "last.pt", parsed), None)
+    assert "format" not in read_state(path)
+    assert load_trained(path).names == NAMES
+    assert stored_settings(str(path)) == parsed.config_text
+
+
+@pytest.mark.parametrize("number", range(1, FORMAT + 1))
+def test_checkpoint_of_every_known_format_opens(tmp_path: Path, parsed: ParsedRun, number: int) -> None:
+    path = with_format(write(tmp_path / "last.pt", parsed), number)
+    assert read_state(path)["format"] == number
+    assert load_trained(path).names == NAMES
+
+
+@pytest.mark.parametrize("read", [read_state, load_trained, lambda path: stored_settings(str(path))])
+def test_checkpoint_of_a_newer_format_is_one_sentence(
+    tmp_path: Path, parsed: ParsedRun, read: Callable[[Path], object]
+) -> None:
+    newer = with_format(write(tmp_path / "last.pt", parsed), FORMAT + 1)
+    expected = f"is of format {FORMAT + 1}, written by gfl {VERSION}, expected at most {FORMAT}, .*; install a newer"
+    with pytest.raises(InputError, match=expected):
+        read(newer)
+
+
+@pytest.mark.parametrize("number", ["2", 2.0, True, 0, -1, [2]])
+def test_format_that_is_no_number_is_one_sentence(tmp_path: Path, parsed: ParsedRun, number: object) -> None:
+    with pytest.raises(InputError, match=r"says wrongly which format it is of .*; get it again"):
+        load_trained(with_format(write(tmp_path / "a.pt", parsed), number))
+
+
+def test_page_on_checkpoints_has_every_key_that_a_run_writes_and_no_other(tmp_path: Path) -> None:
+    run = tiny.run_training(tiny.write_data(tmp_path / "data"), tmp_path / "run")
+    page = (Path(__file__).parents[1] / "docs" / "checkpoint.md").read_text(encoding="utf-8")
+    listed = re.findall(r"(?m)^\| `(\w+)` \|", page)
+    assert len(listed) == len(set(listed))
+    for name in ("last.pt", "best.pt"):
+        tree = read_state(run / name)
+        assert set(tree) == set(listed)
+        assert tree["format"] == FORMAT
+    facts = tree["trained_on"]
+    assert isinstance(facts, dict)
+    assert facts["pictures"] == tiny.TRAIN_PICTURES
+    assert len(facts["boxes"]) == len(tree["names"])  # type: ignore[arg-type]  # a list
+    assert facts["val"]["pictures"] == tiny.VAL_PICTURES
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None], ids=["empty", "text", "missing"])

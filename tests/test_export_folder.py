@@ -13,10 +13,10 @@ from tiny_export import write_model
 from tiny_onnx import DESCRIPTION
 
 from export import onnx as program
-from export.digest import digest_of
 from export.folder import refuse_others
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.errors import InputError
+from gfl.runtime.on_torch.digest import digest_of
 from gfl.runtime.open import open_model
 from gfl.tensors.variables import flatten
 

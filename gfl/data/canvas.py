@@ -6,6 +6,7 @@ picture. Letters: N sizes, U different sizes, C candidate canvases.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -53,6 +54,20 @@ def check_canvases(canvases: Sequence[Canvas]) -> tuple[Canvas, ...]:
     if not canvases:
         raise InputError("got no canvas, expected at least one (H, W); set CANVASES to 'auto' or to a list of (H, W)")
     return tuple(sorted(set(canvases), key=by_area))
+
+
+def parse_canvases(texts: Sequence[str]) -> tuple[Canvas, ...]:
+    """'800x1216', of --size -> (800, 1216).
+
+    Raises InputError for anything else and for sides that are no multiple of 32.
+    """
+    sizes = []
+    for text in texts:
+        parts = re.fullmatch(r"(\d+)[xX](\d+)", text)
+        if parts is None:
+            raise InputError(f"got --size {text!r}, expected HEIGHTxWIDTH in pixels, e.g. --size 800x1216")
+        sizes.append((int(parts[1]), int(parts[2])))
+    return check_canvases(sizes) if sizes else ()
 
 
 def pick_canvases(sizes_hw: Ints, canvases: Sequence[Canvas]) -> Ints:

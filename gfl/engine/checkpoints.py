@@ -13,7 +13,7 @@ from gfl.config import read_text
 from gfl.engine.class_layer import BIAS as CLASS_ROWS
 from gfl.engine.torch_file import read_torch_file
 from gfl.engine.weight_fit import Classes, LoadReport, fit
-from gfl.engine.weights import CheckpointFile, fetch_torchvision, read_checkpoint
+from gfl.engine.weights import FORMAT, CheckpointFile, fetch_torchvision, read_checkpoint, require_known_format
 from gfl.errors import InputError, first_line
 from gfl.files import atomic_file
 from gfl.model import detector
@@ -48,14 +48,19 @@ class Origin(NamedTuple):
 
 
 def write_checkpoint(path: Path, tree: Mapping[str, object]) -> None:
-    """Write a .pt; after a crash the file is the old one or the new one. InputError when it cannot be written."""
+    """Write a .pt; after a crash the file is the old one or the new one. InputError when it cannot be written.
+
+    docs/checkpoint.md says what is in the tree.
+    """
     with atomic_file(path) as stream:
-        torch.save({"gfl_version": VERSION, **tree}, stream)
+        torch.save({"format": FORMAT, "gfl_version": VERSION, **tree}, stream)
 
 
 def read_state(path: Path) -> Mapping[str, object]:
     """Everything in a checkpoint of this project; InputError for a file that --resume cannot go on with."""
     tree = read_torch_file(path, "the last.pt of a run")
+    if isinstance(tree, dict) and "variables" in tree:
+        require_known_format(path, tree)
     if not isinstance(tree, dict) or not tree.keys() >= RESUME_FIELDS:
         raise InputError(f"{path} holds no run to go on with; give the last.pt of a run")
     return tree

@@ -25,7 +25,11 @@ from torch import Tensor
 
 from gfl.engine.torch_file import read_torch_file
 from gfl.errors import InputError, first_line
+from gfl.version import VERSION
 
+# Of this project's .pt, a number that rises when a reader of the one before would misread a file or fail on it.
+# docs/checkpoint.md says what each holds; files from before there was a number are of format 1.
+FORMAT = 2
 FORMATS = "this project's .pt, mmdetection's .pth, torchvision's ResNet .pth or .safetensors"
 
 # torchvision's IMAGENET1K_V1 files, which mmdetection's recipes start from; the name ends in the file's SHA-256.
@@ -83,6 +87,7 @@ def _from_contents(path: Path, contents: object) -> CheckpointFile:
     if not isinstance(contents, Mapping):
         raise InputError(f"checkpoint {path} holds a {type(contents).__name__}, expected {FORMATS}")
     if "variables" in contents:
+        require_known_format(path, contents)
         averaged = contents.get("ema") or {}
         state = _tensors(path, contents["variables"]) | _tensors(path, averaged)
         names = contents.get("names")
@@ -93,6 +98,22 @@ def _from_contents(path: Path, contents: object) -> CheckpointFile:
         return CheckpointFile(path, rename(_tensors(path, contents)))
     extra = {str(key): value for key, value in contents.items() if key not in ("variables", "ema", "state_dict")}
     return CheckpointFile(path, rename(state), _names(path, names), extra)
+
+
+def require_known_format(path: Path, contents: Mapping[object, object]) -> None:
+    """Raise InputError where this project's .pt is of a format that this version does not know."""
+    found, writer = contents.get("format", 1), contents.get("gfl_version")
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise InputError(
+            f"checkpoint {path} says wrongly which format it is of (got {type(found).__name__}, expected a number from "
+            f"1 to {FORMAT}); get it again from where it comes"
+        )
+    if found > FORMAT:
+        by = f", written by gfl {writer[:40]}" if isinstance(writer, str) else ""
+        raise InputError(
+            f"checkpoint {path} is of format {found}{by}, expected at most {FORMAT}, the newest that gfl {VERSION} "
+            "knows; install a newer version of this project to read it"
+        )
 
 
 def _tensors(path: Path, table: object) -> dict[str, Tensor]:

@@ -29,7 +29,8 @@ RATE = 0.01  # the learning rate; any will do
 def fake_state(cfg: RunConfig, canvases: Sequence[Canvas], device: torch.device = CPU) -> TrainState:
     """A state at step 0; to be called under a FakeTensorMode."""
     variables, policy = detector.init(cfg.detector), policy_of(cfg.precision)
-    return make_state(DetectorModule(variables, cfg.detector, canvases, device, policy=policy), cfg)
+    module = DetectorModule(variables, cfg.detector, canvases, device, policy=policy, recompute=cfg.recompute)
+    return make_state(module, cfg)
 
 
 def fake_batch(canvas: Canvas, pictures: int, slots: int, ignored: int = 1, device: torch.device = CPU) -> Batch:
