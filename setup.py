@@ -26,6 +26,7 @@ PACKAGES = [
     "gfl.npu_check",
     "gfl.operators",
     "gfl.record",
+    "gfl.record.trackers",
     "gfl.report",
     "gfl.runtime",
     "gfl.runtime.on_torch",
@@ -66,6 +67,11 @@ EXTRAS = {
     ],
     "openvino": ["openvino>=2024.4"],
     "parquet": ["pyarrow>=16,<30"],
+    # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
+    "tensorboard": ["tensorboard>=2.16,<3"],
+    "mlflow": ["mlflow>=2.14,<4"],
+    "wandb": ["wandb>=0.31,<1"],
+    "trackio": ["trackio>=0.40,<1"],
     # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0
     "npu": ["torch-npu>=2.6,<3", "pyyaml>=6,<7"],
 }
