@@ -456,7 +456,7 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 folder.write_environment(command, environment_fields(run, parsed))
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
-                console.log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {shlex.join(command)}")
+                console.log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {parser().prog} {shlex.join(command[1:])}")
                 print_head(run, folder)
             on_cpu = run.state.module.device.type == "cpu"
             waiting = yielding_on_crowded_cores() if on_cpu else nullcontext()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, redirect_stdout
 from types import ModuleType
 
 from gfl.record.trackers.interface import PROJECT, Ended, Line, Started, store_id, stored_id
@@ -19,15 +21,16 @@ class Trackio:
 
     def start(self, run: Started) -> str:
         known = stored_id(run.folder, NAME) if run.step else None
-        self._run = self._package.init(
-            project=PROJECT,
-            name=known or run.name,
-            config=dict(run.settings),
-            resume="never" if known is None else "allow",
-            embed=False,
-            auto_log_cpu=False,
-            auto_log_gpu=False,
-        )
+        with _unprinted():
+            self._run = self._package.init(
+                project=PROJECT,
+                name=known or run.name,
+                config=dict(run.settings),
+                resume="never" if known is None else "allow",
+                embed=False,
+                auto_log_cpu=False,
+                auto_log_gpu=False,
+            )
         store_id(run.folder, NAME, self._run.name)
         return f"trackio show --project {PROJECT}"
 
@@ -39,4 +42,10 @@ class Trackio:
         self.steps([line])
 
     def end(self, how: Ended) -> None:
-        self._run.finish()
+        with _unprinted():
+            self._run.finish()
+
+
+def _unprinted() -> AbstractContextManager[object]:
+    """Trackio prints in colours, into files too. The console of a run has the stream itself and is not concerned."""
+    return redirect_stdout(io.StringIO())
