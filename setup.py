@@ -27,6 +27,7 @@ PACKAGES = [
     "gfl.npu_check",
     "gfl.operators",
     "gfl.record",
+    "gfl.record.trackers",
     "gfl.report",
     "gfl.runtime",
     "gfl.runtime.on_torch",
@@ -68,6 +69,11 @@ EXTRAS = {
     "browser": ["playwright>=1.45,<2", "axe-playwright-python>=0.1.4,<1"],  # tests of the pages; a Chromium beside them
     "openvino": ["openvino>=2024.4"],
     "parquet": ["pyarrow>=16,<30"],
+    # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
+    "tensorboard": ["tensorboard>=2.16,<3"],
+    "mlflow": ["mlflow>=2.14,<4"],
+    "wandb": ["wandb>=0.31,<1"],
+    "trackio": ["trackio>=0.40,<1"],
     # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0
     "npu": ["torch-npu>=2.6,<3", "pyyaml>=6,<7"],
 }

@@ -432,8 +432,8 @@ def _check_type(name: str, value: object, bindings: _Bindings) -> None:
         knob = bound.name if isinstance(bound, _Macro) else name
         given = bindings[knob].location
         wanted = "finite numbers" if fits else _spell(expected)
-        near = _near(value, list(_words(expected)), LIKELY_MEANT) if isinstance(value, str) else None
-        wanted += f", did you mean {near!r}?" if near else ""
+        meant = _meant(value, expected)
+        wanted += "" if meant is None else f", did you mean {meant!r}?"
         raise InputError(f"{knob.partition('.')[2] or knob} = {_shown(value)}: expected {wanted} ({given})")
 
 
@@ -492,6 +492,18 @@ def _fits(value: object, expected: object) -> bool:
     return isinstance(value, (int, float) if expected is float else typing.cast(type, expected))
 
 
+def _meant(value: object, expected: object) -> object:
+    """What was likely meant by a value of the wrong type: a word that is nearly the value, or a tuple of such words."""
+    words = list(_words(expected))
+    if isinstance(value, str):
+        near = _near(value, words, LIKELY_MEANT)
+        return (near,) if near and typing.get_origin(expected) is tuple else near
+    if not isinstance(value, tuple) or typing.get_origin(expected) is not tuple:
+        return None
+    near_words = [_near(item, words, LIKELY_MEANT) if isinstance(item, str) else None for item in value]
+    return tuple(near_words) if all(near_words) else None
+
+
 def _words(expected: object) -> Iterator[str]:
     """The texts among the values that an annotation names."""
     for arg in typing.get_args(expected):
@@ -508,6 +520,8 @@ def _spell(expected: object) -> str:
         return " | ".join(map(_spell, args))
     if origin is typing.Literal:
         return " | ".join(map(repr, args))
+    if origin is tuple:
+        return f"tuple[{', '.join('...' if arg is Ellipsis else _spell(arg) for arg in args)}]"
     return expected.__name__ if isinstance(expected, type) and not args else str(expected)
 
 

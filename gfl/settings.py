@@ -134,6 +134,7 @@ class RunConfig:
     save_every: int = 0  # steps between last.pt; 0 = each epoch
     log_every: int = 20  # steps between two copies of the metrics to the host
     report: bool = True  # leave plots, pictures and a page in the run's folder
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = ()  # gfl/record/trackers/
 
     def __post_init__(self) -> None:
         require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, 2**63 - 1))
@@ -146,6 +147,8 @@ class RunConfig:
                 f"EVAL_IN_BACKGROUND=True with PATIENCE={self.patience}: expected one of them, for PATIENCE needs an "
                 "evaluation's AP before it lets the run go on; set EVAL_IN_BACKGROUND='auto' or PATIENCE=0"
             )
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError(f"TRACKERS={self.trackers}: expected each tracker once; take the repeated ones out")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"BATCH_SIZE={self.batch_size}: expected a positive multiple of ACCUMULATE={self.accumulate}"

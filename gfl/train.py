@@ -6,12 +6,13 @@ On several devices or hosts: `torchrun --nproc_per_node N -m gfl.train ...`, wit
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice, takewhile
@@ -47,11 +48,14 @@ from gfl.record.console import ProgressWriter
 from gfl.record.drawing import Drawing, write_training_data
 from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, may_count_beside_steps
 from gfl.record.run_data import Splits
-from gfl.record.run_end import end_lines
-from gfl.record.run_folder import BEST, LAST, RunFolder, last_checkpoint, open_run
+from gfl.record.run_end import Spent, end_lines, stopped_text
+from gfl.record.run_folder import BEST, LAST, TEXT_LOG, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.run_report import report_run
 from gfl.record.step_log import StepLog, StepNote
+from gfl.record.trackers.interface import Started, Tracker, flat_settings
+from gfl.record.trackers.opening import open_trackers
+from gfl.record.trackers.tracking import Tracking
 from gfl.record.trained_on import trained_on
 from gfl.report.coco_eval import COCO_LIMIT
 from gfl.report.tables import evaluation_report
@@ -98,18 +102,26 @@ class Run:
     length: RunLength
     outlook: Outlook | None  # None on every rank but the first
     notes: list[str]  # what a user should know of the schedule
+    tracking: Tracking
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
+    saved_step: int = 0  # of last.pt
     evaluations: Evaluations = field(init=False)
     drawing: Drawing | None = None  # None on every rank but the first, and with REPORT = False
 
     def __post_init__(self) -> None:
-        self.evaluations = Evaluations(self.console, self.length.epochs)
+        self.evaluations = Evaluations(self.console, self.length.epochs, tracking=self.tracking)
         if self.folder is not None and self.cfg.report:
             self.drawing = Drawing(self.folder.path, self.console.line)
 
 
 def start(
-    parsed: ParsedRun, saved: Mapping[str, object] | None, folder: RunFolder | None, ranks: Ranks, stop: StopRequest
+    parsed: ParsedRun,
+    saved: Mapping[str, object] | None,
+    folder: RunFolder | None,
+    ranks: Ranks,
+    stop: StopRequest,
+    console: ProgressWriter,
+    trackers: Mapping[str, Tracker],
 ) -> Run:
     """A run before its next step: at step 0, or where the checkpoint `saved` left it."""
     cfg = parsed.run
@@ -133,8 +145,8 @@ def start(
     state, origin = initial_state(cfg, data, device, ranks, resumed=saved is not None)
     if data.val is not None and data.val.truth.crowd.all():
         notes += ("validation has no boxes: there is nothing to measure, and best.pt will be the last weights",)
-    console = ProgressWriter(sys.stdout if ranks.first else None)
-    run = Run(cfg, parsed, precision, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
+    shared = (precision, folder, ranks, console, data, state, origin, stop, length, outlook, list(notes))
+    run = Run(cfg, parsed, *shared, Tracking(trackers, console.tell))
     if saved is not None:
         resume(run, saved)
     return run
@@ -202,7 +214,8 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
         score_thresholds=tuple(thresholds) if isinstance(thresholds, list) else None,
     )
     run.evaluation_due = bool(saved.get("evaluation_due"))
-    run.origin = Origin(f"resumed at step {run.state.cursor.step:,}")
+    run.saved_step = run.state.cursor.step
+    run.origin = Origin(f"resumed at step {run.saved_step:,}")
     earlier, at = read_text(str(saved["config"])).run, run.state.cursor
     done = at.epoch + at.batch / len(run.data.loader.plan(at.epoch))
     if change := changed_length(earlier, run.cfg, at.step, at.epoch, done):
@@ -219,10 +232,11 @@ def resume(run: Run, saved: Mapping[str, object]) -> None:
             )
 
 
-def train(run: Run) -> None:
+def train(run: Run) -> StepLog:
     """The whole run: epochs of steps, a log line a step, an evaluation and a checkpoint an epoch."""
     cfg, state, cursor = run.cfg, run.state, run.state.cursor
-    log = StepLog(cfg, state, run.folder, run.console, run.ranks, run.length.epochs, run.evaluations.settle)
+    epochs, settle = run.length.epochs, run.evaluations.settle
+    log = StepLog(cfg, state, run.folder, run.console, run.ranks, epochs, settle, run.tracking)
     divergence, learning = Divergence(loss_scale=state.loss_scale is not None), Learning()
 
     def judge(steps: list[StepNumbers], *, epoch_ended: bool = False) -> None:
@@ -276,6 +290,7 @@ def train(run: Run) -> None:
     if run.data.val is None:
         run.evaluations.judged = run.evaluations.judged._replace(best_step=cursor.step)
         save(run, BEST)
+    return log
 
 
 def enough_steps(run: Run) -> bool:
@@ -322,7 +337,7 @@ def validate(run: Run) -> None:
     run.evaluation_due = False
     if run.folder is not None:
         for reason in chain.from_iterable(failed for _, failed in shares):
-            run.console.line(f"without detections: {reason}")
+            run.console.tell(f"without detections: {reason}")
         results = sorted_by_image(join_columns(results for results, _ in shares))
         count_and_record(run, run.folder, val, results)
     if run.cfg.patience:  # without it, what the evaluations said is the first rank's alone
@@ -348,7 +363,7 @@ def count_and_record(run: Run, folder: RunFolder, val: CocoData, results: Detect
     outcome = run.evaluations.record(evaluated, counting)
     stale, patience = outcome.judged.stale, run.cfg.patience
     if 0 < patience <= stale:
-        run.console.line(f"ended early: {stale} evaluations without a higher AP (PATIENCE = {patience})")
+        run.console.tell(f"ended early: {stale} evaluations without a higher AP (PATIENCE = {patience})")
     if ended(run):
         run.console.line("")
         run.console.line(evaluation_report(outcome.metrics))
@@ -381,6 +396,8 @@ def save(run: Run, name: str) -> None:
     run.evaluations.settle()
     if run.folder is not None:
         write(run.folder, name, checkpoint_tree(run), run.evaluations.judged, run.evaluation_due)
+    if name == LAST:
+        run.saved_step = run.state.cursor.step
 
 
 def checkpoint_tree(run: Run) -> dict[str, object]:
@@ -445,6 +462,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config>/<time>)")
     flags.add_argument("--checkpoint", type=Path, help="weights to start from; wins over CHECKPOINT")
     flags.add_argument("--resume", action="store_true", help="go on from the workdir's last.pt")
+    flags.add_argument("--quiet", action="store_true", help="print notes and the end alone; train.log has everything")
     flags.add_argument("--print_config", action="store_true", help="print the settings and stop")
     return flags
 
@@ -456,28 +474,54 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
         if ranks.first:
             print_config(parsed)
         return
+    began = time.perf_counter()
+    trackers = open_trackers(parsed.run.trackers) if ranks.first else {}
     name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
     with open_run(arguments.workdir, name, resume=arguments.resume) if ranks.first else nullcontext() as folder:
+        log = None if folder is None else folder.path / TEXT_LOG
+        console = ProgressWriter(sys.stdout if ranks.first else None, log=log, quiet=arguments.quiet)
+        run: Run | None = None
         try:
-            run = start(parsed, saved, folder, ranks, stop)
+            run = start(parsed, saved, folder, ranks, stop, console, trackers)
             if folder is not None:
                 folder.write_text("config.gin", parsed.config_text)
                 folder.write_environment(command, environment_fields(run, parsed))
                 if saved is not None:
                     folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
+                console.log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {parser().prog} {shlex.join(command[1:])}")
                 print_head(run, folder)
                 draw_training_data(run)
             on_cpu = run.state.module.device.type == "cpu"
             waiting = yielding_on_crowded_cores() if on_cpu else nullcontext()
-            with closing(run.console), run.evaluations, waiting:
-                train(run)
+            with closing(console), tracked(run), run.evaluations, waiting:
+                steps = train(run)
         except KeyboardInterrupt as stopped:
-            stopped.args = (how_to_go_on(folder, arguments.workdir),)
+            stopped.args = (how_to_go_on(run, folder, arguments.workdir),)
+            log_end(console, log, f"stopped{stopped}")
+            raise
+        except Exception as error:
+            log_end(console, log, f"error: {error}" if isinstance(error, InputError) else traceback.format_exc())
             raise
         if folder is not None:
             write_report(run)
-            for text in end_lines(folder.path, what_is_best(run), run.data.train, run.data.val):
-                run.console.line(text)
+            best, best_step = what_is_best(run), run.evaluations.judged.best_step
+            spent = Spent(steps.read, steps.seconds, time.perf_counter() - began)
+            for text in end_lines(folder.path, best, best_step, spent, run.data.train, run.data.val):
+                console.tell(text)
+
+
+def tracked(run: Run) -> AbstractContextManager[None]:
+    """The block in which the run's trackers are told of it."""
+    if run.folder is None:
+        return nullcontext()
+    begun = Started(run.folder.path, flat_settings(run.cfg), run.state.cursor.step)
+    return run.tracking.of(begun, run.console.line)
+
+
+def log_end(console: ProgressWriter, log: Path | None, text: str) -> None:
+    """Write why a run ends to its log, where it has one: an error before its first line leaves no file."""
+    if log is not None and log.is_file():
+        console.log(text)
 
 
 def environment_fields(run: Run, parsed: ParsedRun) -> dict[str, object]:
@@ -505,11 +549,14 @@ def print_config(parsed: ParsedRun) -> None:
         say(f"# note: nothing uses {unused}")
 
 
-def how_to_go_on(folder: RunFolder | None, workdir: Path | None) -> str:
+def how_to_go_on(run: Run | None, folder: RunFolder | None, workdir: Path | None) -> str:
     """What an interrupted run leaves to go on with. workdir: of the command line; other ranks know no more."""
     path = workdir if folder is None else folder.path
-    if folder is None or (folder.path / LAST).is_file():
+    if folder is None or (run is None and (folder.path / LAST).is_file()):
         return f"; go on with --resume --workdir {'of this run' if path is None else path}"
+    if run is not None and (folder.path / LAST).is_file():
+        launcher = "python" if run.ranks.world == 1 else "torchrun ..."
+        return stopped_text(folder.path, run.saved_step, run.evaluations.judged, launcher)
     return " before its first checkpoint; start again, in the same folder too (SAVE_EVERY = N saves every N steps)"
 
 
@@ -519,9 +566,9 @@ def print_head(run: Run, folder: RunFolder) -> None:
     if outlook is not None:
         module = run.state.module
         for text in head_lines(run.cfg, module, data.loader, data.val, run.origin, outlook, run.length, run.precision):
-            run.console.line(text)
+            (run.console.tell if text.startswith("note") else run.console.line)(text)
     for note in run.notes:
-        run.console.line(headline("note", note))
+        run.console.tell(headline("note", note))
     if run.ranks.world > 1:
         share = counted(run.data.loader.batch_size, "image") + " each"
         run.console.line(headline("ranks", f"{run.ranks.world} over {run.ranks.backend}", share))
@@ -532,7 +579,7 @@ def print_head(run: Run, folder: RunFolder) -> None:
         for line in settings:
             run.console.line(headline("", line))
     for unused in run.parsed.unused:
-        run.console.line(f"note: nothing uses {unused}")
+        run.console.tell(f"note: nothing uses {unused}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

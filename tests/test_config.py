@@ -25,6 +25,7 @@ ROOT = Path(config.__file__).resolve().parents[1]
 NEEDED = {"finetune.gin": ("DATA_ROOT = 'mine'", "CHECKPOINT = 'coco.pth'")}
 
 COMPILE = "expected bool | 'reduce-overhead' | 'max-autotune' | 'max-autotune-no-cudagraphs'"
+TRACKERS = "expected tuple['tensorboard' | 'mlflow' | 'wandb' | 'trackio', ...]"
 
 # A value for every public knob, none of them any run file's.
 BINDINGS = """
@@ -36,7 +37,7 @@ DECAY_EPOCHS = (3, 5); FINAL_LR = 0.33; WARMUP_STEPS = 33; WARMUP_START = 0.44; 
 BATCH_SIZE = 6; ACCUMULATE = 2; EPOCHS = 31; MAX_STEPS = 17; SEED = 5; CHECKPOINT = 'w.pt'; DEVICE = 'cpu';
 PRECISION = 'o1'; LOSS_SCALE = 'dynamic'; APEX = True; COMPILE = False; EVAL_EVERY = 13; SAVE_EVERY = 14;
 LOG_EVERY = 15; PATIENCE = 16; FREEZE = 'backbone'; RECOMPUTE = False; SETTINGS_FROM_CHECKPOINT = True;
-EVAL_IN_BACKGROUND = False; REPORT = False
+EVAL_IN_BACKGROUND = False; REPORT = False; TRACKERS = ('wandb', 'mlflow')
 """
 KNOBS = {name: ast.literal_eval(value) for name, value in re.findall(r"([A-Z_]+) = (.*?)(?:;|$)", BINDINGS, re.M)}
 
@@ -332,6 +333,9 @@ def test_a_block_binds_several_fields() -> None:
         ("CANVASES = (800, 1344)", "CANVASES = (800, 1344): expected 'auto' | 'own' | tuple[tuple[int, int], ...]"),
         ("OPTIMIZER = 'lion'", "OPTIMIZER = 'lion': expected 'sgd' | 'adamw'"),
         ("DEVICE = 'tpu'", "DEVICE = 'tpu': expected 'auto' | 'cpu' | 'cuda' | 'npu'"),
+        ("TRACKERS = ('tensorbord',)", f"TRACKERS = ('tensorbord',): {TRACKERS}, did you mean ('tensorboard',)?"),
+        ("TRACKERS = 'mlflow'", f"TRACKERS = 'mlflow': {TRACKERS}, did you mean ('mlflow',)?"),
+        ("TRACKERS = ('mlflow', 'comet')", f"TRACKERS = ('mlflow', 'comet'): {TRACKERS}"),
         ("MAX_BOXES = True", "MAX_BOXES = True: expected int | 'auto'"),
         ("OptimConfig.momentum = 'x'", "OptimConfig.momentum = 'x': expected float"),
         ("RunConfig.data = 3", "RunConfig.data = 3: expected DataConfig"),
@@ -340,6 +344,11 @@ def test_a_block_binds_several_fields() -> None:
 )
 def test_a_value_of_the_wrong_type_is_refused_by_its_knob(binding: str, said: str) -> None:
     assert refusal(binding) == f"{said} (--gin_bindings)"
+
+
+def test_a_tracker_twice_is_refused() -> None:
+    said = "TRACKERS=('mlflow', 'mlflow'): expected each tracker once"
+    assert refusal("TRACKERS = ('mlflow', 'mlflow')").startswith(said)
 
 
 def test_a_dataclass_speaks_for_itself() -> None:

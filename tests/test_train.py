@@ -37,6 +37,7 @@ FILES = {
     "operative.gin",
     "env.json",
     "log.jsonl",
+    "train.log",
     "results.csv",
     "last.pt",
     "best.pt",
@@ -397,7 +398,10 @@ def test_interrupted_run_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(train, "validate", interrupted)
         assert train.main(train_arguments(data, tmp_path / "run")) == 130
-    assert capsys.readouterr().err == f"\nstopped; go on with --resume --workdir {tmp_path / 'run'}\n"
+    left = f"the run is in {tmp_path / 'run'}: last.pt is after 4 steps"
+    command = f"  go on     python -m gfl.train --resume --workdir {tmp_path / 'run'}"
+    assert capsys.readouterr().err == f"\nstopped\n{left}\n{command}\n"
+    assert (tmp_path / "run" / "train.log").read_text().endswith(f"stopped\n{left}\n{command}\n")
     assert not (tmp_path / "run" / ".lock").exists()
     assert resume(tmp_path / "run") == 0
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == tiny.VAL_PICTURES
@@ -443,7 +447,10 @@ def test_run_told_to_end_saves_its_step_and_goes_on_from_there(
     with monkeypatch.context() as patch:
         patch.setattr(train, "step", signalled(train.step, step, number))
         assert train.main(train_arguments(data, tmp_path / "run", *LONG_RUN, "LOG_EVERY = 20")) == 128 + number
-    assert capsys.readouterr().err == f"\nstopped; go on with --resume --workdir {tmp_path / 'run'}\n"
+    said = capsys.readouterr().err.splitlines()
+    best = r", best\.pt after 4 steps, AP \d\.\d" if step > 4 else ""
+    assert re.fullmatch(rf"the run is in .*: last\.pt is after {step} steps{best}", said[2])
+    assert said[3] == f"  go on     python -m gfl.train --resume --workdir {tmp_path / 'run'}"
     assert read_state(tmp_path / "run" / "last.pt")["cursor"]["step"] == step  # type: ignore[index]
     assert not (tmp_path / "run" / ".lock").exists()
     assert resume(tmp_path / "run", "LOG_EVERY = 1") == 0

@@ -1,12 +1,15 @@
 """What a run prints while it works: a bar an epoch, a line an evaluation.
 
-On a terminal `rich` keeps the bar in place; in a log file it is a plain line every half minute.
+On a terminal `rich` keeps the bar in place; in a file it is a plain line every half minute. The run's train.log gets
+all of it, whatever the console shows.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO, cast
 
 from gfl.say import Output
@@ -74,31 +77,59 @@ class ProgressWriter:
 
     On a terminal the bar is redrawn in place, cut to the terminal's width; elsewhere it is a plain line every
     PLAIN_EVERY_S and at the end of the epoch. An output that fails never stops a run: see `gfl.say.Output`.
+
+    log: a file that gets every line, and the bar as elsewhere; what it holds already stays.
+    quiet: show nothing but what `tell` is given; the log is the same.
     """
 
-    def __init__(self, stream: TextIO | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None,
+        *,
+        log: Path | None = None,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._output = Output(stream)
         self._terminal = self._output.isatty()
-        self._clock = clock
+        self._path, self._quiet, self._clock = log, quiet, clock
         self._next_s = clock() if self._terminal else clock() + PLAIN_EVERY_S
+        self._next_logged_s = clock() + PLAIN_EVERY_S
         self._live: Live | None = None  # the bar in place
 
     def line(self, text: str) -> None:
         """Print a line; a bar that is open is left above it."""
-        self.close()
-        self._output.write(text + "\n")
+        if not self._quiet:
+            self._print(text)
+        self.log(text)
+
+    def tell(self, text: str) -> None:
+        """Print a line that a quiet run shows too: a note, or its end."""
+        self._print(text)
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """Write a line to the log alone."""
+        if self._path is not None:
+            # Opened anew each time: lines are few, and no handle is left open however the run ends. What cannot be
+            # written is lost, as on a console: log.jsonl is the record, and its failure ends the run.
+            with suppress(OSError), open(self._path, "a", encoding="utf-8", errors="backslashreplace") as handle:
+                handle.write(text + "\n")
 
     def update(self, progress: EpochProgress) -> None:
         """Show how far the epoch is, if the last time is long enough ago, and always at the epoch's last step."""
         finished = progress.step >= progress.steps
         now = self._clock()
-        if not finished and now < self._next_s:
+        if finished or now >= self._next_logged_s:
+            self._next_logged_s = now + PLAIN_EVERY_S
+            self.log(epoch_line(progress))
+        if self._quiet or (not finished and now < self._next_s):
             return
         self._next_s = now + (REDRAW_EVERY_S if self._terminal else PLAIN_EVERY_S)
         if self._terminal:
             self._draw(progress)
         else:
-            self.line(epoch_line(progress))
+            self._print(epoch_line(progress))
         if finished:
             self.close()
 
@@ -107,6 +138,10 @@ class ProgressWriter:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _print(self, text: str) -> None:
+        self.close()
+        self._output.write(text + "\n")
 
     def _draw(self, progress: EpochProgress) -> None:
         from rich.console import Console

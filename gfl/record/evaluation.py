@@ -18,6 +18,7 @@ from gfl.data.coco_json import GroundTruth
 from gfl.errors import first_line
 from gfl.record.console import ProgressWriter, validation_line
 from gfl.record.run_folder import BEST, LAST, RunFolder
+from gfl.record.trackers.tracking import NOT_TRACKED, Tracking
 from gfl.report.best_f1 import thresholds_by_label
 from gfl.report.coco_eval import Metrics, evaluate_detections, limit_notes
 from gfl.report.coco_matching import choose_backend
@@ -48,6 +49,7 @@ class Evaluated(NamedTuple):
 class Outcome(NamedTuple):
     """What an evaluation came to."""
 
+    step: int
     epoch: int
     judged: Judged
     metrics: Metrics
@@ -84,7 +86,7 @@ def record_evaluation(evaluated: Evaluated, before: Judged, counting: Counting) 
     if is_best:
         save(BEST, judged)
     save(LAST, judged)
-    return Outcome(epoch, judged, metrics, is_best, limit_notes(truth, results, max_detections))
+    return Outcome(step, epoch, judged, metrics, is_best, limit_notes(truth, results, max_detections))
 
 
 def may_count_beside_steps(cfg: RunConfig, device: torch.device) -> bool:
@@ -100,9 +102,11 @@ def may_count_beside_steps(cfg: RunConfig, device: torch.device) -> bool:
 class Evaluations:
     """The evaluations of a run: what they have said, and at most one that is being counted beside its steps."""
 
-    def __init__(self, console: ProgressWriter, epochs: int, judged: Judged = NOTHING_SAID) -> None:
-        """epochs: that the run goes through."""
-        self.judged = judged
+    def __init__(
+        self, console: ProgressWriter, epochs: int, judged: Judged = NOTHING_SAID, tracking: Tracking = NOT_TRACKED
+    ) -> None:
+        """epochs: that the run goes through. tracking: is told of each evaluation."""
+        self.judged, self._tracking = judged, tracking
         self._console, self._epochs = console, epochs
         self._pending: Future[Outcome] | None = None
 
@@ -141,11 +145,12 @@ class Evaluations:
         except Exception as error:
             if kind is None:
                 raise
-            self._console.line(f"note: the last evaluation was not recorded ({first_line(error)})")
+            self._console.tell(f"note: the last evaluation was not recorded ({first_line(error)})")
 
     def _take_up(self, outcome: Outcome) -> None:
         self.judged = outcome.judged
         summary, best = outcome.metrics.summary(), BEST if outcome.is_best else None
         self._console.line(validation_line(max(outcome.epoch, 1), self._epochs, summary, best))
         for note in outcome.notes:
-            self._console.line(f"note: {note}")
+            self._console.tell(f"note: {note}")
+        self._tracking.evaluation(outcome.step, summary)

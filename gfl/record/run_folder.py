@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,17 +21,22 @@ from gfl.errors import InputError
 from gfl.files import append_text, make_folder, to_json, write_atomic, write_errors
 from gfl.record.environment import environment
 from gfl.record.lock import lock_folder, unlock_folder
+from gfl.record.trackers.interface import TRACKED, TRACKERS_FOLDERS
 from gfl.say import say
 
 LOG = "log.jsonl"
 RESULTS = "results.csv"
+TEXT_LOG = "train.log"  # what the console said, without the redraws of its live line
 LAST = "last.pt"
 BEST = "best.pt"
 ENVIRONMENT = "env.json"
 LABELS = "labels.png"
 CURVES = "results.png"
 # What a run writes before its first checkpoint. People have a config.gin of their own, but an env.json only from a run.
-_FIRST_FILES = ("config.gin", "operative.gin", ENVIRONMENT, LOG, RESULTS, LABELS, CURVES)
+_FIRST_FILES = (
+    *("config.gin", "operative.gin", ENVIRONMENT, LOG, RESULTS, LABELS, CURVES),
+    *(TEXT_LOG, TRACKED, *TRACKERS_FOLDERS),
+)
 _FIRST_PATTERN = re.compile(r"train_batch\d+\.jpg")
 
 
@@ -215,7 +221,8 @@ def _clear(workdir: Path) -> None:
         with write_errors(workdir):
             # env.json last: until then a removal that is cut short can be done again.
             for name in sorted(names, key=ENVIRONMENT.__eq__):
-                (workdir / name).unlink()
+                path = workdir / name
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         say(f"removed what a run left in {workdir} that ended before its first checkpoint: {', '.join(names)}")
     _remove_unfinished(workdir)
 

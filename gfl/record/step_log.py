@@ -19,6 +19,7 @@ from gfl.engine.ranks import Ranks
 from gfl.engine.state import TrainState
 from gfl.record.console import EpochProgress, ProgressWriter
 from gfl.record.run_folder import RunFolder
+from gfl.record.trackers.tracking import NOT_TRACKED, Tracking
 from gfl.settings import RunConfig
 
 
@@ -43,7 +44,7 @@ class StepLog:
     """Collects steps, and once every LOG_EVERY writes them to log.jsonl and prints how far the run is.
 
     folder: the run's folder; None on the ranks that do not write. before_writing: called before each write: lines of an
-    evaluation that came earlier than the steps must stand before theirs.
+    evaluation that came earlier than the steps must stand before theirs. tracking: is told of the same lines.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class StepLog:
         ranks: Ranks,
         epochs: int,
         before_writing: Callable[[], None] = lambda: None,
+        tracking: Tracking = NOT_TRACKED,
     ) -> None:
+        self.tracking = tracking
         self.before_writing = before_writing
         self.epochs = epochs  # that the run goes through
         self.cfg, self.state, self.folder, self.out, self.ranks = cfg, state, folder, out, ranks
@@ -114,12 +117,14 @@ class StepLog:
         for reason in (reason for note in by_rank for reason in note.failed):
             if reason not in self.passed_over:
                 self.passed_over.add(reason)
-                self.out.line(f"passed over ({len(self.passed_over)} so far): {reason}")
+                self.out.tell(f"passed over ({len(self.passed_over)} so far): {reason}")
         seconds = max(time.perf_counter() - self.started, 1e-9)
         waited_s = sum(note.waited_s for note in by_rank) / len(by_rank)
         images = sum(note.images for note in by_rank)
         speed = {"img_per_s": round(images / seconds, 3), "data_wait": round(waited_s / seconds, 4)}
-        folder.append([{**row, **note._asdict(), **speed} for row, note in zip(rows, self.notes, strict=True)])
+        lines = [{**row, **note._asdict(), **speed} for row, note in zip(rows, self.notes, strict=True)]
+        folder.append(lines)
+        self.tracking.steps(lines)
         self._show(rows[-1], speed, seconds)
 
     def _show(self, last: dict[str, float], speed: dict[str, float], seconds: float) -> None:
