@@ -64,6 +64,7 @@ EXTRAS = {
         "pillow>=10,<13",
         "pyarrow>=16,<30",
     ],
+    "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
     "parquet": ["pyarrow>=16,<30"],
     # Its version must be that of torch: pip install -e '.[npu]' torch==2.13.0 torch-npu==2.13.0
