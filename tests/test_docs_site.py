@@ -34,10 +34,10 @@ def test_every_knob_is_on_its_page_with_default_type_and_meaning() -> None:
         for field in fields(getattr(gfl.settings, owner)):
             if field.name not in ("detector", "data", "optim"):
                 name = field.metadata.get("knob", field.name.upper())
-                row = re.search(rf"(?m)^\| `{name}` \| (`.+?`) \| (.+?) \| (.*?) \| .*$", page)
+                row = re.search(rf"(?m)^\| `{name}` \| (.*?) \| (`.+?`) \| .*$", page)
                 assert row, f"{name} is not on the page"
-                assert ast.literal_eval(row[1].strip("`")) == field.default, name
-                assert len(row[3]) > 10, f"{name} has no meaning"
+                assert ast.literal_eval(row[2].strip("`")) == field.default, name
+                assert len(row[1]) > 10, f"{name} has no meaning"
 
 
 def test_the_page_of_the_knobs_has_no_other_rows() -> None:
@@ -135,6 +135,16 @@ def test_pages_are_written_anew_and_other_folders_are_left(tmp_path: Path, capsy
     assert (tmp_path / "mine" / "a.txt").exists()
 
 
+def test_the_page_of_the_model_cards_lists_the_sections_that_a_card_has() -> None:
+    card = ROOT / "gfl" / "card" / "page.py"
+    if not card.is_file():
+        pytest.skip("gfl/card is not there")
+    page = (ROOT / "docs" / "model-card.md").read_text(encoding="utf-8")
+    sections = re.findall(r'yield "## (.+?)"', card.read_text(encoding="utf-8"))
+    assert sections
+    assert [name for name in sections if f"| {name} |" not in page] == []
+
+
 class Loaded(HTMLParser):
     """The addresses that a browser loads by itself when it opens a page."""
 
@@ -150,20 +160,57 @@ class Loaded(HTMLParser):
             self.addresses.append(given.get("href") or "")
 
 
-@pytest.mark.slow
-def test_make_docs_builds_the_site_without_warnings_and_it_needs_no_network() -> None:
+def docs_python() -> str | None:
+    """A Python with zensical: that of GFL_DOCS_PYTHON, or this one."""
     python = os.environ.get("GFL_DOCS_PYTHON", sys.executable)
-    found = subprocess.run([python, "-c", "import zensical"], capture_output=True, check=False).returncode == 0
-    if shutil.which("make") is None or not found:
-        pytest.skip("make is missing, or zensical, of the extra `docs`; GFL_DOCS_PYTHON names a Python that has it")
+    found = subprocess.run([python, "-c", "import zensical"], capture_output=True, check=False)
+    return python if found.returncode == 0 else None
+
+
+def build(python: str) -> str:
+    """Build the site; what make said."""
     line = ["make", "docs", f"DOCS_PYTHON={python}"]
     environment = {**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "warning" not in (done.stdout + done.stderr).lower()
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_make_docs_builds_the_site_without_warnings_and_it_needs_no_network() -> None:
+    python = docs_python()
+    if shutil.which("make") is None or python is None:
+        pytest.skip("make is missing, or zensical, of the extra `docs`; GFL_DOCS_PYTHON names a Python that has it")
+    assert "warning" not in build(python).lower()
+    assert (ROOT / "site" / "search.js").stat().st_size > 10_000  # what a page without a server searches
     for name in pages():
         page = Loaded()
         page.feed((ROOT / "site" / name).with_suffix(".html").read_text(encoding="utf-8"))
         assert page.addresses
         assert [each for each in page.addresses if "//" in each and not each.startswith("data:")] == [], name
-    assert (ROOT / "site" / "search.js").stat().st_size > 10_000  # what a page without a server searches
+
+
+@pytest.mark.slow
+def test_the_site_searches_and_shows_every_page_from_a_disk_without_network(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    browser, python = shutil.which("chromium"), docs_python()
+    if browser is None or python is None:
+        pytest.skip("chromium is missing, or zensical, of the extra `docs`; GFL_DOCS_PYTHON names a Python that has it")
+    if not (ROOT / "site" / "index.html").is_file():
+        build(python)
+    told: list[str] = []
+    with playwright.sync_playwright() as start:
+        chromium = start.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_context(offline=True, viewport={"width": 390, "height": 844}).new_page()
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: told.extend([request.url] if not request.url.startswith("file:") else []))
+        for name in pages():
+            page.goto((ROOT / "site" / name).with_suffix(".html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        page.goto((ROOT / "site" / "index.html").as_uri())
+        page.keyboard.press("Control+k")
+        page.wait_for_timeout(500)
+        page.keyboard.type("warmup", delay=50)
+        page.get_by_text("Optimiser and schedule").first.wait_for()  # the part of the knobs that has WARMUP_STEPS
+        chromium.close()
+    assert told == []

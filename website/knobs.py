@@ -76,7 +76,7 @@ def knobs_page() -> str:
         ]
         parts += [
             f"## {section[:1].upper()}{section[1:]}\n",
-            table(("Knob", "Default", "Takes", "What it does", "In run files"), rows),
+            table(("Knob", "What it does", "Default", "Takes", "In run files"), rows),
             "",
         ]
     return "\n".join(parts)
@@ -111,4 +111,4 @@ def run_files_page() -> str:
 def _row(knob: Knob, field: Field, elsewhere: Mapping[str, str]) -> tuple[str, ...]:
     takes = " or ".join(code(each.replace("Canvas", "tuple[int, int]")) for each in alternatives(field.kind))
     values = "<br>".join(f"{name.removesuffix('.gin')}: {code(value)}" for name, value in elsewhere.items())
-    return code(knob.name), code(knob.default), takes, escaped(knob.meaning or field.meaning), values
+    return code(knob.name), escaped(knob.meaning or field.meaning), code(knob.default), takes, values
