@@ -7,6 +7,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST_ARGS ?=
 
+# docs: the interpreter, one with the extra `docs`; .venv gets it by itself.
+DOCS_PYTHON ?= $(BIN)/python
+
 # npu-check and coco: the interpreter (one with torch_npu, where .venv has none) and the device.
 NPU_PYTHON ?= $(BIN)/python
 DEVICE ?= npu
@@ -16,7 +19,7 @@ NPROC ?= 1
 PRECISION ?= o1
 COCO_RUN ?= runs/coco/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: install demo test test-slow check bench npu-check npu-trace coco
+.PHONY: install demo test test-slow check bench docs npu-check npu-trace coco
 
 install: $(INSTALLED)
 
@@ -44,11 +47,20 @@ test-slow: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy --strict gfl export infer benchmarks
+	$(BIN)/mypy --strict gfl export infer benchmarks website
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks --output docs/benchmarks.md
+
+# The site, into site/index.html: pages from docs/ and from the code (website/), with every warning an error.
+docs: $(if $(filter $(BIN)/python,$(DOCS_PYTHON)),.venv/.docs)
+	$(DOCS_PYTHON) -m website --output build/docs
+	$(DOCS_PYTHON) -m zensical build --clean --strict
+
+.venv/.docs: $(INSTALLED)
+	$(BIN)/python -m pip install --editable '.[docs]'
+	touch $@
 
 # Everything that a person with an NPU should run; DEVICE=cpu runs the same with a tiny model. SOC_VERSION: ATC's name.
 npu-check: $(if $(filter $(BIN)/python,$(NPU_PYTHON)),$(INSTALLED))

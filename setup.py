@@ -67,6 +67,7 @@ EXTRAS = {
         "pyarrow>=16,<30",
     ],
     "browser": ["playwright>=1.45,<2", "axe-playwright-python>=0.1.4,<1"],  # tests of the pages; a Chromium beside them
+    "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
     "parquet": ["pyarrow>=16,<30"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.

@@ -16,7 +16,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("numpy", "opencv-python-headless", "onnxruntime")  # of gflv2's requirements
-LEFT_OUT = ("test", "npu")  # of its extras: these are for training
+LEFT_OUT = ("test", "docs", "npu")  # of its extras: these are for training
 
 
 def value_of(name: str) -> object:

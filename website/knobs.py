@@ -1,0 +1,114 @@
+"""The page of the knobs, made from gin/base.gin and gfl/settings.py as they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from website.markdown import code, escaped, table
+from website.source import ROOT, Field, alternatives, class_named, fields_of, read_source
+
+SETTINGS = "gfl/settings.py"
+OWNERS = ("RunConfig", "DataConfig", "OptimConfig")
+KNOB = re.compile(r"^([A-Z][A-Z_]*) = ((?:'[^']*'|[^#'])*?)\s*(?:# ?(.*))?$")
+
+HEAD = """# Knobs
+
+Every knob of a run, read from `gin/base.gin` and `gfl/settings.py` when this page was made. A run file sets knobs with
+lines such as `LR = 0.005`; a command sets them with `--gin_bindings 'LR = 0.005'`, and the command wins. Text needs
+quotes inside the quotes of the shell: `--gin_bindings "DEVICE = 'cpu'"`. A mistyped knob is refused with the nearest
+name, a value of another type with the type that is expected. `--print_config` prints what a run would use.
+
+What has no knob is bound by the name of its setting, `--gin_bindings 'HeadConfig.convs = 2'`: the
+[Python API](reference.md#settings-of-the-model) lists these with their defaults. The values that the run files set
+are in the last column; [Run files](run-files.md) shows the files themselves.
+"""
+
+
+class Knob(NamedTuple):
+    """A knob as gin/base.gin has it."""
+
+    name: str
+    default: str
+    meaning: str
+    section: str
+
+
+def read_knobs(text: str) -> list[Knob]:
+    """The knobs of a gin file with their comments and the section that they stand in, in their order."""
+    knobs: list[Knob] = []
+    section = ""
+    for line in text.splitlines():
+        if line.startswith("# ----"):
+            section = line.strip("#- ")
+        elif found := KNOB.match(line):
+            knobs.append(Knob(found[1], found[2].strip(), (found[3] or "").strip(), section))
+        elif knobs and re.match(r"^\s+#", line):  # a comment goes on
+            last = knobs[-1]
+            knobs[-1] = last._replace(meaning=f"{last.meaning} {line.strip().lstrip('#').strip()}")
+    return knobs
+
+
+def settings_by_knob() -> dict[str, Field]:
+    """Knob -> the field of gfl/settings.py that it sets."""
+    source = read_source(SETTINGS)
+    fields = [field for owner in OWNERS for field in fields_of(source, class_named(source, owner))]
+    # A field that is a configuration itself has no knob: its own fields have.
+    return {field.knob or field.name.upper(): field for field in fields if not field.kind.endswith("Config")}
+
+
+def knobs_page() -> str:
+    """The page. Raises ValueError where a knob has no setting, or a setting no knob."""
+    knobs = read_knobs((ROOT / "gin" / "base.gin").read_text(encoding="utf-8"))
+    settings = settings_by_knob()
+    if differing := {knob.name for knob in knobs} ^ set(settings):
+        raise ValueError(
+            f"got {', '.join(sorted(differing))} in only one of gin/base.gin and {SETTINGS}, expected in both; "
+            "add what is missing"
+        )
+    sections = dict.fromkeys(knob.section for knob in knobs)
+    elsewhere = set_in_run_files()
+    parts = [HEAD]
+    for section in sections:
+        rows = [
+            _row(knob, settings[knob.name], elsewhere.get(knob.name, {})) for knob in knobs if knob.section == section
+        ]
+        parts += [
+            f"## {section[:1].upper()}{section[1:]}\n",
+            table(("Knob", "What it does", "Default", "Takes", "In run files"), rows),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def set_in_run_files() -> dict[str, dict[str, str]]:
+    """Knob -> the run files that set it, and to what."""
+    found: dict[str, dict[str, str]] = {}
+    for name, text in run_files():
+        for knob in read_knobs(text):
+            found.setdefault(knob.name, {})[name] = knob.default
+    return found
+
+
+def run_files() -> Iterator[tuple[str, str]]:
+    """The name and text of each run file."""
+    for path in sorted((ROOT / "gin").glob("*.gin")):
+        if path.name != "base.gin":
+            yield path.name, path.read_text(encoding="utf-8")
+
+
+def run_files_page() -> str:
+    """The page that shows the run files whole."""
+    head = (
+        "# Run files\n\nThe files of `gin/`, as they ship with the package: `--gin_file r50.gin` finds them from any "
+        "folder. A file of your own may `include` one of them and set what differs. [Recipes](recipes.md) says what "
+        "each is for.\n"
+    )
+    return "\n".join([head, *(f"## {name}\n\n```python\n{text.rstrip()}\n```\n" for name, text in run_files())])
+
+
+def _row(knob: Knob, field: Field, elsewhere: Mapping[str, str]) -> tuple[str, ...]:
+    takes = " or ".join(code(each.replace("Canvas", "tuple[int, int]")) for each in alternatives(field.kind))
+    values = "<br>".join(f"{name.removesuffix('.gin')}: {code(value)}" for name, value in elsewhere.items())
+    return code(knob.name), escaped(knob.meaning or field.meaning), code(knob.default), takes, values
