@@ -138,7 +138,7 @@ def test_checkpoints_carry_the_best_f1_score_of_each_class(whole: Path) -> None:
 
 def test_detections_are_coco_results_with_the_categories_of_the_data(whole: Path) -> None:
     results = json.loads((whole / "val_detections.json").read_text())
-    assert {tuple(result) for result in results} == {("image_id", "category_id", "bbox", "score")}
+    assert {tuple(result) for result in results} == {("image_id", "category_id", "bbox", "score", "edge_std")}
     assert {result["image_id"] for result in results} == {1, 2, 3}
     assert {result["category_id"] for result in results} <= {1, 2, 3, 5, 8}
 
