@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +157,55 @@ def test_no_stream_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     writer.update(LAST)
     writer.close()
     assert capfd.readouterr() == ("", "")
+
+
+# ---- the log ----
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal, Broken, None])
+def test_the_log_is_plain_and_complete_whatever_the_console_shows(
+    kind: type[io.StringIO] | None, quiet: bool, tmp_path: Path
+) -> None:
+    clock, log = Clock(), tmp_path / "train.log"
+    writer = ProgressWriter(None if kind is None else kind(), log=log, quiet=quiet, clock=clock)
+    writer.line("data")
+    writer.tell("note    猫 \udce9")
+    for step in range(1, 101):
+        clock.now = float(step)
+        writer.update(LAST._replace(step=step, steps=100))
+    writer.log("log alone")
+    steps = [epoch_line(LAST._replace(step=step, steps=100)) for step in (30, 60, 90, 100)]
+    expected = ["data", "note    猫 \\udce9", *steps, "log alone"]
+    assert log.read_text(encoding="utf-8").splitlines() == expected
+
+
+def test_a_log_goes_on_after_what_it_holds(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    for text in ("one", "two"):
+        ProgressWriter(None, log=log).line(text)
+    assert log.read_text() == "one\ntwo\n"
+
+
+def test_no_file_of_a_log_is_made_before_its_first_line(tmp_path: Path) -> None:
+    ProgressWriter(io.StringIO(), log=tmp_path / "train.log").close()
+    assert not (tmp_path / "train.log").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    for log in (tmp_path / "train.log", tmp_path, tmp_path / "nowhere" / "train.log"):
+        stream = io.StringIO()
+        ProgressWriter(stream, log=log).line("one")
+        assert stream.getvalue() == "one\n"
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_quiet_console_shows_what_it_is_told_alone(kind: type[io.StringIO]) -> None:
+    stream = kind()
+    writer = ProgressWriter(stream, quiet=True)
+    writer.line("data")
+    writer.update(LAST)
+    writer.tell("note: look")
+    assert stream.getvalue() == "note: look\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import struct
@@ -19,14 +20,24 @@ from tiny import log_lines, train_arguments
 
 from gfl import train
 from gfl.errors import InputError
-from gfl.record.trackers.interface import stored_id
+from gfl.record.trackers.interface import Started, stored_id
 from gfl.record.trackers.opening import open_trackers
+from gfl.record.trackers.tracking import Tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of packages that are not this project's
 
 # Two epochs of four steps, killed in the sixth; it goes on from the fourth.
 BINDINGS = ("EPOCHS = 2", tiny.SEES_EVERYTHING)
 STEPS, EVALUATIONS = list(range(1, 9)), [4, 8]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def trackio_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trackio reads where its store is when it is first imported: for all tests here the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACKIO_DIR", str(tmp_path_factory.mktemp("trackio")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
 
 
 class Killed(BaseException):
@@ -87,6 +98,38 @@ def test_tensorboard_shows_each_step_once_and_the_settings(
     settings = events.Tensors("settings/text_summary")
     assert b"| optim.clip | 11.0 |" in settings[-1].tensor_proto.string_val[0]
     assert "torchvision" not in sys.modules
+
+
+@pytest.mark.slow
+def test_of_two_ranks_the_first_alone_tracks(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    arguments = train_arguments(data, run, "TRACKERS = ('tensorboard',)")
+    variables = {**os.environ, "PYTHONPATH": str(Path(train.__file__).resolve().parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, "-m", "gfl.train", *arguments], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tracker tensorboard") == 1
+    assert len(list((run / "tensorboard").iterdir())) == 1
+
+
+# ---- what is not finite ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow", "wandb", "trackio"])
+def test_a_loss_that_is_not_finite_drops_no_tracker(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(name)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    notes: list[str] = []
+    tracking = Tracking(open_trackers([name]), notes.append)
+    with tracking.of(Started(tmp_path, {"optim.lr": "0.01"}, 0), lambda text: None):
+        tracking.steps([{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}, {"step": 3, "loss": 1.0}])
+    assert notes == []
 
 
 # ---- MLflow ----
@@ -254,14 +297,12 @@ def test_wandb_without_a_key_is_refused_before_it_asks_for_one(tmp_path: Path, m
 
 @pytest.mark.slow
 def test_trackio_has_the_run_in_its_local_store(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))  # read when Trackio is first imported: in this test
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     trackio = pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage
 
     run = resumed_run("trackio", data, tmp_path / "run", monkeypatch)
-    (found,) = trackio.Api().runs("gfl")
-    assert (found.name, found.config["optim.lr"]) == (stored_id(run, "trackio"), "0.004")
+    (found,) = [each for each in trackio.Api().runs("gfl") if each.name == stored_id(run, "trackio")]
+    assert found.config["optim.lr"] == "0.004"
     rows = SQLiteStorage.get_logs("gfl", run_id=found.id)
     losses, aps = ({row["step"]: row[name] for row in rows if name in row} for name in ("train/loss", "val/AP"))
     assert (sorted(losses), sorted(aps)) == (STEPS, EVALUATIONS)

@@ -256,6 +256,21 @@ def test_a_tracker_that_is_slow_at_the_end_is_left(monkeypatch: pytest.MonkeyPat
     hanging.release.set()
 
 
+def test_a_tracker_that_never_began_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable(Hanging):
+        def start(self, run: Started) -> str:
+            self.release.wait(30)
+            return ""
+
+    monkeypatch.setattr(tracking, "START_WAIT_S", 0.1)
+    unreachable, before = Unreachable(), time.monotonic()
+    assert "was dropped (no answer since the run began)" in drop_note(
+        unreachable, lambda tracked: tracked.steps([{"step": 1}])
+    )
+    assert time.monotonic() - before < 5
+    unreachable.release.set()
+
+
 def test_a_tracker_whose_library_exits_is_dropped_too() -> None:
     failing = Failing("steps", SystemExit("no key"))
     assert "was dropped (no key)" in drop_note(failing, lambda tracked: tracked.steps([{"step": 1}]))

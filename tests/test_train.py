@@ -823,6 +823,67 @@ def test_a_run_ends_with_what_best_holds_and_the_commands_to_go_on(
     assert f"python -m infer.run --model '{best}' --input {val} --output '{tmp_path}/my run/found' --draw" in said
 
 
+def test_a_run_ends_with_a_table_of_its_last_and_best_evaluation_and_its_time(whole: Path) -> None:
+    said = (whole / "train.log").read_text()
+    last = [float(str(line["AP"])) for line in log_lines(whole) if "AP" in line][-1]
+    assert re.search(rf"\n +step +AP +AP50 +AP75 +S +M +L\nlast +8 +{100 * last:.1f} .*\nbest +[48] ", said)
+    assert re.search(r"\ntime    \d:\d\d of steps, \d+\.\d pictures a second \| \d:\d\d in all\n", said)
+
+
+def test_a_quiet_run_prints_notes_and_its_end_and_logs_everything(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    run = run_training(data, tmp_path / "run", flags=["--quiet"])
+    printed, log = capsys.readouterr().out.splitlines(), (run / "train.log").read_text().splitlines()
+    assert {line.split()[0] for line in printed if line and line[0] != " "} <= {
+        "note",
+        "note:",
+        "last",
+        "best",
+        "time",
+        "the",
+    }
+    assert [line.split()[0] for line in printed[-3:]] == ["evaluate", "export", "detect"]
+    assert set(printed) <= set(log)
+    assert {"GFLV2", "data", "shapes", "model", "epoch", "val", "AP"} <= {line.split()[0] for line in log if line}
+
+
+def test_the_log_of_a_run_is_what_a_file_gets_and_goes_on_with_it(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = told(data, tmp_path / "run", capsys, "MAX_STEPS = 2")
+    log = tmp_path / "run" / "train.log"
+    command, _, rest = log.read_text().partition("\n")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d python -m gfl\.train --gin_file tiny\.gin .*", command)
+    assert rest == said
+    before = log.read_text()
+    assert resume(tmp_path / "run", "MAX_STEPS = 3") == 0
+    assert log.read_text().startswith(before)
+    assert "resumed at step 2" in log.read_text()
+
+
+def test_an_error_is_in_the_log_of_its_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise InputError("cannot write: the disk is full; free some space")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    for name, instead, said in (("write", full, "error: cannot write: the disk is full"), ("step", broken, "a bug\n")):
+        with monkeypatch.context() as patch:
+            patch.setattr(train, name, instead)
+            arguments = train_arguments(data, tmp_path / name)
+            if instead is full:
+                assert train.main(arguments) == 2
+            else:
+                with pytest.raises(RuntimeError):
+                    train.main(arguments)
+        log = (tmp_path / name / "train.log").read_text()
+        assert said in log
+        assert ("Traceback" in log) == (instead is broken)
+
+
 def test_without_an_evaluation_best_is_the_last(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = told(data, tmp_path / "run", capsys, "EVAL_EVERY = 0", "MAX_STEPS = 2")
     assert "best.pt holds the last weights (2 steps): nothing was evaluated" in said

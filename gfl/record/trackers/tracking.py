@@ -55,10 +55,12 @@ class _Sender:
         self.where = self.tracker.start(run)
 
     def join(self, seconds: float) -> None:
-        """Wait for the last event to be done."""
-        self._thread.join(seconds)
+        """Wait for the last event to be done; not for a tracker that has not even begun."""
+        begun = self.started.is_set()
+        if begun:
+            self._thread.join(seconds)
         if self._thread.is_alive() and not self.failure:
-            self.failure = "the last events were not sent in time"
+            self.failure = "the last events were not sent in time" if begun else "no answer since the run began"
 
     def _work(self) -> None:
         while not self.failure:

@@ -11,6 +11,7 @@ from gfl.errors import InputError
 from gfl.record.trackers.interface import PROJECT, Ended, Line, Started, store_id, stored_id
 
 NAME = "wandb"
+INIT_TIMEOUT_S = 20.0  # wandb waits for it even when the program ends
 EXIT_CODES: dict[Ended, int] = {"finished": 0, "stopped": 130, "failed": 1}
 
 
@@ -37,7 +38,7 @@ class WeightsAndBiases:
             id=known,
             resume=None if known is None else "allow",
             # What the run prints is in train.log; wandb would take the console, and print on it.
-            settings=self._package.Settings(console="off", silent=True, init_timeout=60.0),
+            settings=self._package.Settings(console="off", silent=True, init_timeout=INIT_TIMEOUT_S),
         )
         if known is not None:
             self._run.config.update(dict(run.settings), allow_val_change=True)
