@@ -14,13 +14,12 @@ import torch
 import yaml
 from tiny import BINDINGS, GIN_FILE
 
-from gfl.card import page
 from gfl.card.__main__ import main
-from gfl.card.changed import changed_settings
-from gfl.card.facts import read_facts, run_files_of
+from gfl.card.facts import read_facts
 from gfl.card.page import TO_FILL_IN
 from gfl.config import read_run
 from gfl.engine.checkpoints import load_trained, read_state
+from gfl.record.changed_settings import PAPER, changed_settings, run_files_of
 from gfl.runtime.on_torch.digest import digest_of
 
 
@@ -114,7 +113,7 @@ def test_checkpoint_alone_and_of_the_first_format_has_a_card(run: Path, tmp_path
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "the checkpoint does not say how many pictures and boxes" in text
     assert "| format of the .pt | 1 |" in text
-    assert f"settings that differ from {page.PAPER}" in text
+    assert f"settings that differ from {PAPER}" in text
     assert "Not known. It was not evaluated" in text
 
 

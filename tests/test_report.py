@@ -19,7 +19,7 @@ from gfl.errors import InputError
 from gfl.evaluate import main as evaluate
 from gfl.record import drawing as drawing_module
 from gfl.record.drawing import Drawing
-from gfl.record.run_data import bindings_in, read_log
+from gfl.record.run_data import read_log
 from gfl.record.run_report import compare_folders
 from gfl.report import analysis as analysis_module
 from gfl.report import figures
@@ -315,13 +315,6 @@ def test_a_log_that_was_cut_short_is_read_up_to_there(tmp_path: Path) -> None:
     file.write_text('{"st\n{"step": 2}\n')
     with pytest.raises(InputError, match="line 1 of"):
         read_log(file)
-
-
-def test_bindings_over_several_lines_are_read_whole() -> None:
-    text = "# Macros:\nfrom gfl import settings\nA = 1\nB = \\\n    ('x',\n     'y')\nsettings.RunConfig.epochs = %E\n"
-    joined = bindings_in("A = 1\nB = \\\n    ('x', 'y')\nsettings.RunConfig.epochs = %E\n")
-    assert joined == {"A": "1", "B": "('x', 'y')", "settings.RunConfig.epochs": "%E"}
-    assert bindings_in(text)["A"] == "1"
 
 
 def test_the_curves_are_drawn_again_only_for_a_small_share_of_the_time(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,15 +95,6 @@ def sha256_of(path: Path) -> str:
         while chunk := handle.read(CHUNK):
             total.update(chunk)
     return total.hexdigest()
-
-
-def run_files_of(environment: Mapping[str, object]) -> list[str]:
-    """The names behind --gin_file in the command of a run."""
-    command = environment.get("command")
-    words = [word for word in command if isinstance(word, str)] if isinstance(command, list) else []
-    following = [after for word, after in pairwise(words) if word == "--gin_file"]
-    joined = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
-    return [*following, *joined]
 
 
 def _trained(file: CheckpointFile) -> Trained | None:

@@ -8,19 +8,16 @@ from collections.abc import Iterator
 
 import yaml
 
-from gfl.card.changed import changed_settings
-from gfl.card.facts import DataSet, Facts, run_files_of
+from gfl.card.facts import DataSet, Facts
 from gfl.card.markdown import code, file_name, plain, shown_path, table
-from gfl.config import read_run, run_files
 from gfl.data.sizes import eval_short_side, short_side_range
+from gfl.record.changed_settings import changed_settings, usual_settings
 from gfl.report.tables import percent
-from gfl.settings import RunConfig
 from gfl.tensors.variables import flatten
 from gfl.words import counted, memory
 
 TO_FILL_IN = "**TO FILL IN**"
 UNKNOWN = "unknown"  # a licence in the words of model hubs
-PAPER = "the paper's R50 recipe (base.gin)"
 FEW_BOXES = 100  # to train a class on
 # COCO's numbers in words.
 MEANING = {
@@ -134,7 +131,7 @@ def training(facts: Facts) -> Iterator[str]:
         )
     yield f"- started from {starting_point(facts)}"
     yield f"- computed in {facts.precision or run.precision}{_machine(facts)}"
-    usual_run, usual = usual_settings(facts)
+    usual_run, usual = usual_settings(facts.environment)
     changes = list(changed_settings(run, usual_run))
     if not changes:
         yield f"- every setting as in {usual}"
@@ -269,14 +266,6 @@ def starting_point(facts: Facts) -> str:
     if checkpoint == "torchvision":
         return "torchvision's ImageNet weights of the backbone (IMAGENET1K_V1)"
     return f"the weights in {plain(file_name(checkpoint))}"
-
-
-def usual_settings(facts: Facts) -> tuple[RunConfig, str]:
-    """The settings to compare with, and their name: the run files of the command if they are the project's own."""
-    names = [file_name(name) for name in run_files_of(facts.environment)]
-    if names and set(names) <= set(run_files()):
-        return read_run(names).run, " and ".join(names)
-    return read_run([]).run, PAPER
 
 
 def _machine(facts: Facts) -> str:

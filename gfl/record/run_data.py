@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from gfl.config import ParsedRun, read_run, read_text
+from gfl.config import ParsedRun, read_text
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.coco_json import CocoDetection
 from gfl.data.paths import SYNTHETIC, split_paths
@@ -91,33 +89,6 @@ def read_results(path: Path) -> list[CocoDetection]:
     if not isinstance(rows, list):
         raise InputError(f"got a JSON {type(rows).__name__} in {path}, expected COCO results, a list of detections")
     return rows
-
-
-def changed_settings(parsed: ParsedRun, environment: Mapping[str, object]) -> list[tuple[str, str, str]]:
-    """(name, value, default) of the settings that differ from those of the run files of the command line.
-
-    Where these files are no longer there, from the defaults of base.gin.
-    """
-    command = environment.get("command")
-    files: list[str] = []
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    for flag, value in pairwise(words):
-        if flag == "--gin_file":
-            files.append(value)
-    try:
-        usual = bindings_in(read_run(files, []).config_text)
-    except InputError:
-        usual = bindings_in(read_run([], []).config_text)
-    here = bindings_in(parsed.config_text)
-    names = sorted(usual.keys() | here.keys())
-    return [(name, here.get(name, "-"), usual.get(name, "-")) for name in names if here.get(name) != usual.get(name)]
-
-
-def bindings_in(config_text: str) -> dict[str, str]:
-    """name -> value of the lines of a gin text, those that go on over several lines joined."""
-    joined = config_text.replace("\\\n", " ")
-    pairs = (line.partition(" = ") for line in joined.splitlines() if not line.startswith(("#", "from ", "import ")))
-    return {name.strip(): " ".join(value.split()) for name, _, value in pairs if value}
 
 
 def detection_limit(folder: Path) -> int:

@@ -21,11 +21,10 @@ from gfl.data.coco import CocoData, read_coco
 from gfl.data.paths import split_paths
 from gfl.errors import InputError
 from gfl.files import write_atomic
+from gfl.record.changed_settings import changed_settings, named_settings, usual_settings
 from gfl.record.drawing import write_curves, write_training_data
 from gfl.record.run_data import (
     Splits,
-    bindings_in,
-    changed_settings,
     data_as_started,
     detection_limit,
     read_config,
@@ -98,8 +97,7 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
 
     Raises InputError where the folder is no run's, or its data set is gone.
     """
-    parsed = read_config(folder)
-    cfg = parsed.run
+    cfg = read_config(folder).run
     log = read_log(folder / LOG)
     evaluations = [line for line in log if "AP" in line]
     steps = [line for line in log if "AP" not in line]
@@ -112,6 +110,7 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         analysis = analyse(val.truth, read_results(folder / RESULTS), max_detections=detection_limit(folder))
         write_evaluation(folder, analysis, val)
     environment = read_mapping(folder / "env.json")
+    usual_run, usual = usual_settings(environment)
     subject = Subject(
         title=f"Run {folder.resolve().parent.name}/{folder.resolve().name}",
         analysis=analysis,
@@ -121,7 +120,8 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         batch=cfg.batch_size,
         labels_svg="" if train is None else figures.svg(figures.labels_figure(train)),
         findings=findings_of(splits or Splits(train, val), cfg.data),
-        settings=changed_settings(parsed, environment),
+        usual=usual,
+        settings=[(each.name, repr(each.value), repr(each.usual)) for each in changed_settings(cfg, usual_run)],
         environment=_told_environment(environment),
         commands=list(next_commands(folder, train, val)),
         notes=() if analysis is not None else ("This run has no evaluation: its page shows the training alone.",),
@@ -199,10 +199,9 @@ def _evaluated_data(folder: Path) -> tuple[CocoData, dict[str, str]]:
     """The validation data of a folder, and the settings of its run."""
     if not (folder / "config.gin").is_file() and (folder / EVALUATION).is_file():
         return _data_of_evaluation(folder), {}
-    parsed = read_config(folder)
-    cfg = data_as_started(parsed.run.data, started_in(folder))
-    data = read_coco(*split_paths(cfg, "val"), keep_empty=True)
-    return data, bindings_in(parsed.config_text)
+    run = read_config(folder).run
+    data = read_coco(*split_paths(data_as_started(run.data, started_in(folder)), "val"), keep_empty=True)
+    return data, {name: repr(value) for name, value in named_settings(run)}
 
 
 def _same_truth(one: CocoData, other: CocoData) -> bool:

@@ -47,7 +47,8 @@ class Subject:
     batch: int = 1  # pictures a step
     labels_svg: str = ""  # the plot of the training data
     findings: Mapping[str, Sequence[Finding]] = field(default_factory=dict)  # 'training' -> what its check found
-    settings: Sequence[tuple[str, str, str]] = ()  # name, value, default: where they differ
+    usual: str = ""  # the name of the settings that those of the run are compared with
+    settings: Sequence[tuple[str, str, str]] = ()  # name, value, usual value: where they differ
     environment: Mapping[str, object] = field(default_factory=dict)
     commands: Sequence[tuple[str, str]] = ()  # what for, command
     notes: Sequence[str] = ()  # what the page lacks, and why
@@ -230,8 +231,8 @@ def _how(subject: Subject) -> Iterator[str]:
         yield "<h2>How to go on</h2>"
         yield from (f"<p>{text(purpose)}</p><pre>{text(command)}</pre>" for purpose, command in subject.commands)
     if subject.settings:
-        yield "<h2>Settings that differ from the defaults</h2>"
-        yield table(["setting", "here", "default"], subject.settings, texts=(1, 2))
+        yield f"<h2>Settings that differ from {text(subject.usual)}</h2>"
+        yield table(["setting", "here", "there"], subject.settings, texts=(1, 2))
     if subject.environment:
         yield "<h2>Where it ran</h2>"
         rows = "".join(
