@@ -116,7 +116,7 @@ def test_alternatives_of_a_type() -> None:
 
 def test_cells_and_text_show_their_characters() -> None:
     assert escaped("a_b <c> `d_e` [f]") == r"a\_b \<c\> `d_e` \[f\]"
-    assert table(("a", "b"), [("c|d", "e\nf")]).splitlines()[2] == "| c&#124;d | e f |"
+    assert table(("a", "b"), [("c|d `e|f`", "g\nh")]).splitlines()[2] == "| c&#124;d `e|f` | g h |"
 
 
 # ---- the site ----

@@ -109,6 +109,12 @@ def run_files_page() -> str:
 
 
 def _row(knob: Knob, field: Field, elsewhere: Mapping[str, str]) -> tuple[str, ...]:
-    takes = " or ".join(code(each.replace("Canvas", "tuple[int, int]")) for each in alternatives(field.kind))
+    takes = " or ".join(code(_spelt(each)) for each in alternatives(field.kind))
     values = "<br>".join(f"{name.removesuffix('.gin')}: {code(value)}" for name, value in elsewhere.items())
     return code(knob.name), escaped(knob.meaning or field.meaning), code(knob.default), takes, values
+
+
+def _spelt(kind: str) -> str:
+    """A type without the names that only the code knows."""
+    kind = kind.replace("Canvas", "tuple[int, int]")
+    return re.sub(r"Literal\[(.*?)\]", lambda values: values[1].replace(", ", " | "), kind)
