@@ -497,10 +497,10 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
                 steps = train(run)
         except KeyboardInterrupt as stopped:
             stopped.args = (how_to_go_on(run, folder, arguments.workdir),)
-            log_end(console, log, f"stopped{stopped}")
+            console.log_end(f"stopped{stopped}")
             raise
         except Exception as error:
-            log_end(console, log, f"error: {error}" if isinstance(error, InputError) else traceback.format_exc())
+            console.log_end(f"error: {error}" if isinstance(error, InputError) else traceback.format_exc())
             raise
         if folder is not None:
             write_report(run)
@@ -516,12 +516,6 @@ def tracked(run: Run) -> AbstractContextManager[None]:
         return nullcontext()
     begun = Started(run.folder.path, flat_settings(run.cfg), run.state.cursor.step)
     return run.tracking.of(begun, run.console.line)
-
-
-def log_end(console: ProgressWriter, log: Path | None, text: str) -> None:
-    """Write why a run ends to its log, where it has one: an error before its first line leaves no file."""
-    if log is not None and log.is_file():
-        console.log(text)
 
 
 def environment_fields(run: Run, parsed: ParsedRun) -> dict[str, object]:

@@ -409,6 +409,7 @@ def test_no_space_for_a_checkpoint(
         "env.json",
         "log.jsonl",
         "operative.gin",
+        "train.log",
     }
 
 

@@ -93,6 +93,7 @@ class ProgressWriter:
         self._output = Output(stream)
         self._terminal = self._output.isatty()
         self._path, self._quiet, self._clock = log, quiet, clock
+        self._logged = False
         self._next_s = clock() if self._terminal else clock() + PLAIN_EVERY_S
         self._next_logged_s = clock() + PLAIN_EVERY_S
         self._live: Live | None = None  # the bar in place
@@ -110,11 +111,17 @@ class ProgressWriter:
 
     def log(self, text: str) -> None:
         """Write a line to the log alone."""
+        self._logged = True
         if self._path is not None:
             # Opened anew each time: lines are few, and no handle is left open however the run ends. What cannot be
             # written is lost, as on a console: log.jsonl is the record, and its failure ends the run.
             with suppress(OSError), open(self._path, "a", encoding="utf-8", errors="backslashreplace") as handle:
                 handle.write(text + "\n")
+
+    def log_end(self, text: str) -> None:
+        """Write to the log alone why the run ends; nothing before the first line: a refused run leaves no trace."""
+        if self._logged:
+            self.log(text)
 
     def update(self, progress: EpochProgress) -> None:
         """Show how far the epoch is, if the last time is long enough ago, and always at the epoch's last step."""
