@@ -39,15 +39,15 @@ SMALL = ("--config", "small", "--size", "320x448", "--batch", "8")
 # The paper's sizes, at which the one square is 1344x1344, with a small model: the R50 would take an hour.
 FULL_SIZE = ("--config", "small", "--short_side", "800", "--long_side", "1333", "--pictures", "12", "--repeats", "2")
 RUNS: Sequence[tuple[str, Sequence[str]]] = (
-    ("step", ("--repeats", "3")),
+    ("step", ("--repeats", "2")),
     ("train", ("--repeats", "2")),
     ("train", (*SMALL, "--repeats", "3")),
     ("loss", ("--repeats", "3")),
     ("growth", ("--repeats", "2")),
     ("canvases", FULL_SIZE),
-    ("infer", ("--repeats", "3")),
+    ("infer", ("--repeats", "2")),
     ("loader", ()),
-    ("evaluate", ()),
+    ("evaluate", ("--repeats", "3")),
 )
 QUICK_RUNS = (
     ("step", ("--quick",)),
