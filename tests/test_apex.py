@@ -190,7 +190,7 @@ def changed(state: TrainState, before: dict[str, torch.Tensor]) -> list[str]:
 
 
 @pytest.mark.parametrize("loss_scale", [128.0, "dynamic"])
-@pytest.mark.parametrize("good_steps", [0, 2])
+@pytest.mark.parametrize("good_steps", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_overflow_under_apex_skips_the_step_and_counts_it(
     good_steps: int, loss_scale: float | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

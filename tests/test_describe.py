@@ -117,6 +117,7 @@ def test_bytes_are_counted_while_a_tensor_is_held() -> None:
     assert (memory.live, memory.peak) == (0, 800)
 
 
+@pytest.mark.slow
 def test_peak_of_a_step_is_more_than_its_parts_and_less_when_activations_are_computed_again() -> None:
     run, canvas = narrow_run(), (512, 512)  # tensors without values: nothing is computed
     usual = estimated_memory(run, canvas, 2, 8)
@@ -138,6 +139,7 @@ def test_r50_is_what_others_count() -> None:
     assert total.trained / 1e6 == pytest.approx(32.2, abs=0.05)
 
 
+@pytest.mark.slow
 def test_two_real_steps_take_about_what_is_estimated() -> None:
     canvas, pictures = (256, 256), 4
     run = replace(narrow_run(), device="cpu")
@@ -159,6 +161,7 @@ def test_a_run_file_that_lets_the_machine_choose_gets_its_precision(
     assert f"in {choice.used} (auto: {choice.reason}) takes" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_model_of_a_finetuning_run_is_that_of_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -304,6 +304,7 @@ def assert_near(half: Course, full: Course) -> None:
     assert 0 < way < PATH_BOUND
 
 
+@pytest.mark.slow
 def test_50_steps_in_real_float16_stay_near_those_in_float32() -> None:
     assert gmac(REAL, REAL_CANVAS) <= 0.1
     assert_near(course(REAL, REAL_CANVAS, "o1"), course(REAL, REAL_CANVAS, "fp32"))

@@ -342,6 +342,16 @@ def test_the_colours_of_a_plot_follow_the_page(analysed: Analysis) -> None:
     assert "<text" in drawn
 
 
+def test_class_names_of_any_script_and_with_signs_of_formulas_are_drawn(analysed: Analysis) -> None:
+    names = ["猫 собака", "$a_{$ \\frac", "two\nlines\x1b"]
+    drawn = figures.precision_recall_figure(analysed.curves, names, [row.AP for row in analysed.classes])
+    assert figures.png(drawn)[:4] == b"\x89PNG"
+    assert "猫 собака" in figures.svg(drawn)
+    breakdown = analysed.breakdown
+    assert breakdown is not None
+    assert "猫" in figures.svg(figures.confusion_figure(breakdown.confusion, names))
+
+
 @pytest.mark.parametrize("steps", [[], [{"step": 1}]])
 def test_a_run_without_numbers_has_a_plot(steps: list[dict[str, object]]) -> None:
     assert figures.png(figures.run_figure(steps, [], 2))[:4] == b"\x89PNG"

@@ -7,7 +7,10 @@ Colours are those of Okabe and Ito (2008), which everyone can tell apart; lines 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +21,7 @@ from gfl.data.coco_json import Floats
 from gfl.report.breakdown import Breakdown
 from gfl.report.coco_matching import Curves
 from gfl.report.edges import EdgeSummary
+from gfl.words import printable
 
 if TYPE_CHECKING:  # half a second to import: programs that draw nothing start faster without it
     from matplotlib.axes import Axes
@@ -33,11 +37,24 @@ MOST_CLASSES = 20  # shown by name
 CELLS = 32  # of a map of positions or sizes, a side
 
 
+# It tells once a machine that it looks through the fonts; a run has better things to say.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+
 def png(figure: Figure) -> bytes:
     """The picture of a figure."""
     written = io.BytesIO()
-    figure.savefig(written, format="png", dpi=110)
+    with _any_letters():
+        figure.savefig(written, format="png", dpi=110)
     return written.getvalue()
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """Letters that matplotlib's font lacks become boxes, without a warning each; in an SVG the browser has them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
 
 
 def svg(figure: Figure) -> str:
@@ -45,7 +62,8 @@ def svg(figure: Figure) -> str:
     from matplotlib import rc_context
 
     written = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "gfl"}):  # the same figure gives the same file
+    # The same figure gives the same file.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "gfl"}), _any_letters():
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     text = written.getvalue()
     text = text[text.index("<svg") :]
@@ -180,6 +198,7 @@ def _density(axes: Axes, across: Floats, up: Floats) -> None:
 
 def _shortened(name: str, most: int = 18) -> str:
     """A class name that fits beside an axis; a dollar sign would begin a formula."""
+    name = printable(name)
     return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
