@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -18,8 +17,11 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import torch
+
 from benchmarks.cases import Case
 from gfl.engine.crowded import yielding_on_crowded_cores
+from gfl.engine.device import memory_bytes
 from gfl.engine.heap import keep_freed_memory
 from gfl.errors import InputError
 
@@ -102,11 +104,7 @@ def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
 
 def peak_mb() -> float:
     """The most memory that this process has held, MB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # on Linux the other count begins with the peak of the process that started this one
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return (memory_bytes(torch.device("cpu")) or 0) / 2**20
 
 
 def main() -> int:

@@ -32,7 +32,8 @@ from gfl.model.postprocess import MOST_DETECTIONS
 from gfl.model.structures import Detections
 from gfl.record.drawing import Drawing
 from gfl.record.environment import environment
-from gfl.record.run_report import EVALUATION, RESULTS, report_evaluation
+from gfl.record.run_folder import DETECTIONS
+from gfl.record.run_report import EVALUATION, report_evaluation
 from gfl.report.coco_eval import COCO_LIMIT, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.description import DETECTION_NAMES
@@ -139,7 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
         )
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
-    write_atomic(output / RESULTS, to_json(results.rows()))
+    write_atomic(output / DETECTIONS, to_json(results.rows()))
     about = {
         "model": str(path.resolve()),
         "annotations": str(arguments.annotations.resolve()),
@@ -152,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
         say(f"note: {note}")
     for reason in failed:
         say(f"without detections: {reason}", error=True)
-    say(f"\nwrote {output / 'metrics.json'} and {output / RESULTS}")
+    say(f"\nwrote {output / 'metrics.json'} and {output / DETECTIONS}")
     if arguments.report:
         pages: list[Path] = []
         drawing = Drawing(output, say)

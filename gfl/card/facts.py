@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from gfl.card.results import Result, find_result
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.engine.weights import CheckpointFile, read_checkpoint
 from gfl.errors import InputError
+from gfl.record.run_data import read_mapping
 from gfl.record.run_folder import ENVIRONMENT
 from gfl.runtime.on_torch.digest import digest_of
 
@@ -84,7 +84,7 @@ def read_facts(path: Path, metrics: Path | None = None) -> Facts:
         val=val,
         result=result,
         result_note=note,
-        environment=_environment(path.parent / ENVIRONMENT),
+        environment=read_mapping(path.parent / ENVIRONMENT),
     )
 
 
@@ -132,12 +132,3 @@ def _numbers(value: object, count: int) -> tuple[int, ...] | None:
         return None
     numbers = tuple(each for each in value if isinstance(each, int))
     return numbers if len(numbers) == count else None
-
-
-def _environment(path: Path) -> Mapping[str, object]:
-    """env.json; empty where it is missing or no JSON, for a card can do without it."""
-    try:
-        content: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -16,6 +16,7 @@ import torch
 
 from gfl.autoload import NPU_ENVIRONMENT
 from gfl.errors import InputError, first_line
+from gfl.machine import status_bytes
 from gfl.model.structures import Batch
 
 SEED_LIMIT = 2**32  # NumPy takes no larger seed
@@ -63,6 +64,8 @@ def memory_bytes(device: torch.device) -> int | None:
     if device.type != "cpu":
         allocated = getattr(torch.get_device_module(device), "max_memory_allocated", None)
         return None if allocated is None else int(allocated())
+    if peak_bytes := status_bytes("VmHWM"):  # the other count begins with the peak of the process that started this one
+        return peak_bytes
     try:
         import resource  # late: not on Windows
     except ImportError:

@@ -17,6 +17,7 @@ from gfl.engine.memory import MEND, memory_errors
 from gfl.engine.module import DetectorModule
 from gfl.engine.state import make_state, step
 from gfl.errors import InputError
+from gfl.machine import status_bytes
 from gfl.model import detector
 from gfl.model.structures import Batch
 from gfl.operators.fake_step import RATE
@@ -26,7 +27,6 @@ from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
 from gfl.words import counted
 
-STATUS = Path("/proc/self/status")  # of Linux
 FORGET_PEAK = Path("/proc/self/clear_refs"), "5"
 
 
@@ -73,11 +73,9 @@ def _measure(cfg: RunConfig, canvas: Canvas, pictures: int, boxes: int) -> Measu
         batch = to_device(random_batch(canvas, pictures, boxes, cfg.detector.num_classes), device)
         for _ in range(STEPS):
             step(state, [batch] * parts_of_step(cfg), RATE, cfg.optim)
-    if device.type == "cpu":
-        peak = _peak_bytes()
-    else:
+    if device.type != "cpu":
         torch.get_device_module(device).synchronize()
-        peak = memory_bytes(device)
+    peak = memory_bytes(device)
     return Measured(None if peak is None or before is None else peak - before, describe(device))
 
 
@@ -102,19 +100,7 @@ def random_batch(canvas: Canvas, pictures: int, boxes: int, classes: int) -> Bat
 
 def _resident_bytes() -> int | None:
     """What this process holds now, from where its peak counts anew if the system lets it."""
-    if not STATUS.is_file():
-        return memory_bytes(torch.device("cpu"))  # its peak so far: what is more than that is the steps'
     with suppress(OSError):
         FORGET_PEAK[0].write_text(FORGET_PEAK[1])
-    return _status_bytes("VmRSS")
-
-
-def _peak_bytes() -> int | None:
-    """The most that this process held. Not ru_maxrss on Linux, which begins with that of the process before exec."""
-    return _status_bytes("VmHWM") if STATUS.is_file() else memory_bytes(torch.device("cpu"))
-
-
-def _status_bytes(name: str) -> int | None:
-    lines = STATUS.read_text(encoding="utf-8").splitlines()
-    found = next((line.split() for line in lines if line.startswith(f"{name}:")), None)  # 'VmHWM:  123 kB'
-    return None if found is None else int(found[1]) * 1024
+    # Elsewhere its peak so far: what is more than that is the steps'.
+    return status_bytes("VmRSS") or memory_bytes(torch.device("cpu"))

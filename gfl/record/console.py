@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imported when a bar is drawn: programs that draw none start
 PLAIN_EVERY_S, REDRAW_EVERY_S = 30.0, 0.1  # between two lines in a file, and two drawings on a terminal
 _BAR_CELLS = 8
 # The numbers in the line of an evaluation, and their short names.
-_VALIDATION_NAMES = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"), ("APs", "S"), ("APm", "M"), ("APl", "L"))
+VALIDATION_NAMES = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"), ("APs", "S"), ("APm", "M"), ("APl", "L"))
 
 
 class EpochProgress(NamedTuple):
@@ -67,7 +67,7 @@ def validation_line(epoch: int, epochs: int, metrics: Mapping[str, float], best:
     metrics: AP, AP50, AP75, APs, APm, APl, as shares of 1; others are not printed.
     best: the file that these weights were saved to as the best so far; None where they are not the best.
     """
-    shares = [(short, metrics[name]) for name, short in _VALIDATION_NAMES]
+    shares = [(short, metrics[name]) for name, short in VALIDATION_NAMES]
     numbers = " ".join(f"{short} {100 * share:.1f}" if share >= 0 else f"{short} -" for short, share in shares)
     return f"val   {epoch}/{epochs} {numbers}" + (f" | best -> {best}" if best else "")
 

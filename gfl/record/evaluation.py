@@ -17,7 +17,7 @@ from gfl.data.coco_columns import DetectionColumns
 from gfl.data.coco_json import GroundTruth
 from gfl.errors import first_line
 from gfl.record.console import ProgressWriter, validation_line
-from gfl.record.run_folder import BEST, LAST, RunFolder
+from gfl.record.run_folder import BEST, DETECTIONS, LAST, RunFolder
 from gfl.record.trackers.tracking import NOT_TRACKED, Tracking
 from gfl.report.best_f1 import thresholds_by_label
 from gfl.report.coco_eval import Metrics, evaluate_detections, limit_notes
@@ -75,7 +75,7 @@ def record_evaluation(evaluated: Evaluated, before: Judged, counting: Counting) 
     folder.append([row])
     folder.append_result(row)
     folder.write_json("metrics.json", metrics.as_dict())
-    folder.write_json("val_detections.json", results.rows())
+    folder.write_json(DETECTIONS, results.rows())
     is_best, gained = before.best <= metrics.AP, before.best < metrics.AP
     judged = Judged(
         best=metrics.AP if is_best else before.best,

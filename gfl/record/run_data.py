@@ -97,7 +97,7 @@ def detection_limit(folder: Path) -> int:
 
 
 def read_mapping(path: Path) -> dict[str, object]:
-    """A JSON object, or nothing where there is none: the page does without it."""
+    """A JSON object, or nothing where there is none: a page or a card does without it."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

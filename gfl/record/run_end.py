@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gfl.data.coco import CocoData
+from gfl.record.console import VALIDATION_NAMES
 from gfl.record.evaluation import Judged
-from gfl.record.run_folder import BEST, LAST, RESULTS
+from gfl.record.run_folder import BEST, LAST, PAGE, RESULTS
 from gfl.report.tables import aligned, percent
 from gfl.words import counted, duration, headline
-
-REPORT = "report.html"
-# Of the twelve numbers, those of the table, and their short names.
-_COLUMNS = (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"), ("APs", "S"), ("APm", "M"), ("APl", "L"))
 
 
 class Spent(NamedTuple):
@@ -35,16 +32,28 @@ def end_lines(
         yield f"\n{table}"
     yield f"\n{headline('time', *time_parts(spent))}"
     yield f"\nthe run is in {folder}; {BEST} holds {best}"
-    report, checkpoint = folder / REPORT, folder / BEST
-    if report.is_file():
-        yield f"  report    {_quoted(report)}"
+    if (folder / PAGE).is_file():
+        yield f"  report    {_quoted(folder / PAGE)}"
+    for name, command in next_commands(folder, train, val):
+        yield f"  {name:<10}{command}"
+
+
+def next_commands(folder: Path, train: CocoData | None, val: CocoData | None) -> Iterator[tuple[str, str]]:
+    """(name, command) of what is done next with a run's best.pt; detecting needs to know some pictures."""
+    checkpoint = folder / BEST
     if val is not None:
         where = f"--annotations {_quoted(val.annotations)} --images {_quoted(val.images)}"
-        yield f"  evaluate  python -m gfl.evaluate --checkpoint {_quoted(checkpoint)} {where}"
-    yield f"  export    python -m export.onnx --checkpoint {_quoted(checkpoint)}"
-    pictures, found = (val or train).images, folder / "found"
-    flags = f"--input {_quoted(pictures)} --output {_quoted(found)} --draw"
-    yield f"  detect    python -m infer.run --model {_quoted(checkpoint)} {flags}"
+        yield "evaluate", f"python -m gfl.evaluate --checkpoint {_quoted(checkpoint)} {where}"
+    yield "export", f"python -m export.onnx --checkpoint {_quoted(checkpoint)}"
+    seen = val or train
+    if seen is not None:
+        flags = f"--input {_quoted(seen.images)} --output {_quoted(folder / 'found')} --draw"
+        yield "detect", f"python -m infer.run --model {_quoted(checkpoint)} {flags}"
+
+
+def resume_command(folder: Path, launcher: str = "python") -> str:
+    """launcher: what goes before '-m gfl.train'."""
+    return f"{launcher} -m gfl.train --resume --workdir {_quoted(folder)}"
 
 
 def evaluations_table(results: Path, best_step: int) -> str:
@@ -52,22 +61,18 @@ def evaluations_table(results: Path, best_step: int) -> str:
     try:
         with open(results, encoding="utf-8", newline="") as handle:
             rows = {row["step"]: row for row in csv.DictReader(handle)}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        csv.Error,
-    ):  # none, or changed by hand: the run's end is no place to complain
+    # None, or changed by hand: the run's end is no place to complain.
+    except (OSError, ValueError, KeyError, csv.Error):
         return ""
     last, best = next(reversed(rows.values()), None), rows.get(str(best_step))
     named = [(name, row) for name, row in (("last", last), ("best", best)) if row is not None]
-    header = ["", "step", *(short for _, short in _COLUMNS)]
+    header = ["", "step", *(short for _, short in VALIDATION_NAMES)]
     return aligned([header, *([name, *_cells(row)] for name, row in named)]) if named else ""
 
 
 def _cells(row: Mapping[str, str | None]) -> Iterator[str]:
     yield row["step"] or ""
-    for name, _ in _COLUMNS:
+    for name, _ in VALIDATION_NAMES:
         try:
             yield percent(float(row.get(name) or -1))
         except ValueError:
@@ -93,7 +98,7 @@ def stopped_text(folder: Path, step: int, judged: Judged, launcher: str) -> str:
         measured = f", AP {percent(judged.best)}" if judged.best >= 0 else ""
         best = f", {BEST} after {counted(judged.best_step, 'step')}{measured}"
     where = f"\nthe run is in {folder}: {LAST} is after {counted(step, 'step')}{best}"
-    return f"{where}\n  go on     {launcher} -m gfl.train --resume --workdir {_quoted(folder)}"
+    return f"{where}\n  go on     {resume_command(folder, launcher)}"
 
 
 def _quoted(path: Path) -> str:

@@ -32,6 +32,8 @@ BEST = "best.pt"
 ENVIRONMENT = "env.json"
 LABELS = "labels.png"
 CURVES = "results.png"
+PAGE = "report.html"
+DETECTIONS = "val_detections.json"
 # What a run writes before its first checkpoint. People have a config.gin of their own, but an env.json only from a run.
 _FIRST_FILES = (
     *("config.gin", "operative.gin", ENVIRONMENT, LOG, RESULTS, LABELS, CURVES),

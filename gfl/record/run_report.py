@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -34,7 +34,8 @@ from gfl.record.run_data import (
     read_splits,
     started_in,
 )
-from gfl.record.run_folder import BEST, LABELS, LAST, LOG
+from gfl.record.run_end import next_commands, resume_command
+from gfl.record.run_folder import BEST, DETECTIONS, LABELS, LAST, LOG, PAGE
 from gfl.report import figures
 from gfl.report.analysis import Analysis, analyse
 from gfl.report.coco_eval import COCO_LIMIT
@@ -44,8 +45,7 @@ from gfl.report.page import CLASS_HEAD, Subject, class_cells, report_page
 from gfl.report.sheets import jpeg, sheet
 from gfl.settings import DataConfig
 
-PAGE, PRECISION_RECALL, CONFUSION, PER_CLASS = "report.html", "pr_curve.png", "confusion.png", "per_class.csv"
-RESULTS = "val_detections.json"
+PRECISION_RECALL, CONFUSION, PER_CLASS = "pr_curve.png", "confusion.png", "per_class.csv"
 EVALUATION = "evaluation.json"  # what an evaluation's folder says of its data
 SHEETS, ROWS = 3, 4  # of validation pictures, truth beside what was found
 MOST_CHECKED = 20_000  # training pictures: more are not looked at again at the end of a run
@@ -106,11 +106,14 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
     if train is not None and (splits is None or not (folder / LABELS).is_file()):  # a run drew it at its start
         write_training_data(folder, cfg, train, val)
     analysis = None
-    if val is not None and (folder / RESULTS).is_file():
-        analysis = analyse(val.truth, read_results(folder / RESULTS), max_detections=detection_limit(folder))
+    if val is not None and (folder / DETECTIONS).is_file():
+        analysis = analyse(val.truth, read_results(folder / DETECTIONS), max_detections=detection_limit(folder))
         write_evaluation(folder, analysis, val)
     environment = read_mapping(folder / "env.json")
     usual_run, usual = usual_settings(environment)
+    commands = [("go on training", resume_command(folder))] if (folder / LAST).is_file() else []
+    if (folder / BEST).is_file():
+        commands += next_commands(folder, train, val)
     subject = Subject(
         title=f"Run {folder.resolve().parent.name}/{folder.resolve().name}",
         analysis=analysis,
@@ -123,7 +126,7 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         usual=usual,
         settings=[(each.name, repr(each.value), repr(each.usual)) for each in changed_settings(cfg, usual_run)],
         environment=_told_environment(environment),
-        commands=list(next_commands(folder, train, val)),
+        commands=[(f"{name.capitalize()}:", command) for name, command in commands],
         notes=() if analysis is not None else ("This run has no evaluation: its page shows the training alone.",),
     )
     return write_page(folder, subject)
@@ -131,7 +134,7 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
 
 def report_evaluation(folder: Path, data: CocoData, about: Mapping[str, object], limit: int = COCO_LIMIT) -> Path:
     """As `report_run`, of the folder of an evaluation. about: what was evaluated, on what, by which command."""
-    analysis = analyse(data.truth, read_results(folder / RESULTS), max_detections=limit)
+    analysis = analyse(data.truth, read_results(folder / DETECTIONS), max_detections=limit)
     write_evaluation(folder, analysis, data)
     subject = Subject(
         title=f"Evaluation of {'/'.join(Path(str(about.get('model', folder))).parts[-2:])}",
@@ -187,9 +190,9 @@ def compare_folders(folders: Sequence[Path]) -> str:
                 f"({first.annotations}), expected the same; evaluate both on one annotation file"
             )
         first = first or data
-        if not (folder / RESULTS).is_file():
-            raise InputError(f"got {folder}, which has no {RESULTS}, expected a run that was evaluated; evaluate it")
-        analysis = analyse(data.truth, read_results(folder / RESULTS), max_detections=detection_limit(folder))
+        if not (folder / DETECTIONS).is_file():
+            raise InputError(f"got {folder}, which has no {DETECTIONS}, expected a run that was evaluated; evaluate it")
+        analysis = analyse(data.truth, read_results(folder / DETECTIONS), max_detections=detection_limit(folder))
         compared.append(Compared(str(folder), analysis, settings))
     pictures = {} if first is None else {picture.id: picture for picture in first.pictures}
     return compare_page(compared, pictures)
@@ -224,28 +227,6 @@ def findings_of(splits: Splits, cfg: DataConfig) -> dict[str, list[Finding]]:
         )
         found["both together"] = check_run(one, other, cfg)
     return found
-
-
-def next_commands(folder: Path, train: CocoData | None, val: CocoData | None) -> Iterator[tuple[str, str]]:
-    """(what for, command) of what is done next with a run."""
-    best, last = folder / BEST, folder / LAST
-    if last.is_file():
-        yield "Go on training:", f"python -m gfl.train --resume --workdir {_quoted(folder)}"
-    if not best.is_file():
-        return
-    if val is not None:
-        where = f"--annotations {_quoted(val.annotations)} --images {_quoted(val.images)}"
-        yield "Evaluate:", f"python -m gfl.evaluate --checkpoint {_quoted(best)} {where}"
-    yield "Export to static ONNX:", f"python -m export.onnx --checkpoint {_quoted(best)}"
-    seen = val or train
-    if seen is not None:
-        found = folder / "found"
-        flags = f"--input {_quoted(seen.images)} --output {_quoted(found)} --draw"
-        yield "Detect:", f"python -m infer.run --model {_quoted(best)} {flags}"
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 def _told_environment(environment: Mapping[str, object]) -> dict[str, object]:

@@ -22,7 +22,8 @@ from gfl.signals import exit_code, interrupt_on_sigterm
 def run(arguments: argparse.Namespace) -> None:
     """Write the page that the command line asks for."""
     # Here and not above: the settings of a run need torch, and the rest of this room does without it.
-    from gfl.record.run_report import PAGE, compare_folders, report_folder, results_page
+    from gfl.record.run_folder import PAGE
+    from gfl.record.run_report import compare_folders, report_folder, results_page
 
     of_results = (arguments.annotations, arguments.results, arguments.images)
     asked = [arguments.folder is not None, bool(arguments.compare), any(each is not None for each in of_results)]

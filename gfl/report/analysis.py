@@ -15,7 +15,7 @@ from gfl.data.coco_columns import CocoResults, DetectionColumns, checked_columns
 from gfl.data.coco_json import GroundTruth
 from gfl.report.best_f1 import BestF1, score_thresholds
 from gfl.report.breakdown import Breakdown, break_down
-from gfl.report.coco_eval import COCO_LIMIT, Metrics, distinct_names, matching_of, metrics_of
+from gfl.report.coco_eval import COCO_LIMIT, Metrics, distinct_names, matching_of, mean_measured, metrics_of
 from gfl.report.coco_matching import Curves, Matching, choose_backend, curves
 from gfl.report.edges import EdgeSummary, right_edges, summarise
 from gfl.report.kinds import CROWD, RIGHT, Judged, judge
@@ -101,10 +101,6 @@ def _kept(truth: GroundTruth, found: DetectionColumns, thresholds: tuple[float, 
 def _class_rows(
     truth: GroundTruth, shown: DetectionColumns, metrics: Metrics, measured: Curves
 ) -> tuple[ClassRow, ...]:
-    def mean(values: NDArray[np.float64]) -> float | None:
-        present = values[values > -1]
-        return float(present.mean()) if present.size else None
-
     names = distinct_names(truth.class_names)
     rows = []
     for index, (name, category_id) in enumerate(zip(names, truth.class_names, strict=True)):
@@ -115,9 +111,9 @@ def _class_rows(
                 objects=int(((truth.category_id == category_id) & ~truth.crowd).sum()),
                 shown=int((shown.category_ids == category_id).sum()),
                 AP=metrics.per_class[name],
-                AP50=mean(precision[0]),
-                AP75=mean(precision[5]),
-                AR=mean(measured.recall[:, index, 0, -1]),
+                AP50=mean_measured(precision[0]),
+                AP75=mean_measured(precision[5]),
+                AR=mean_measured(measured.recall[:, index, 0, -1]),
                 best=metrics.best_f1[name],
             )
         )

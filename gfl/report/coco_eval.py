@@ -109,7 +109,7 @@ def metrics_of(found: Curves, truth: GroundTruth, images: int, max_detections: i
     at_half, scores_at_half = found.precision[0, :, :, 0, -1], found.scores[0, :, :, 0, -1]  # (recalls, classes)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, _summarised(found), strict=True)),
-        per_class={name: _mean_precision(found.precision[:, :, index, 0, -1]) for index, name in enumerate(names)},
+        per_class={name: mean_measured(found.precision[:, :, index, 0, -1]) for index, name in enumerate(names)},
         best_f1={name: best_f1(at_half[:, index], scores_at_half[:, index]) for index, name in enumerate(names)},
         images=images,
         max_detections=max_detections,
@@ -211,9 +211,9 @@ def _next_limit(objects: int) -> int:
     return -(-objects * 3 // 2 // 50) * 50
 
 
-def _mean_precision(precision: Floats) -> float | None:
-    """The AP of one class from its precision (T,R), all areas; None without ground truth, which -1 marks."""
-    present = precision[precision > -1]
+def mean_measured(values: Floats) -> float | None:
+    """The mean of what was measured, e.g. a class's AP from its precision (T,R); None without truth, which -1 marks."""
+    present = values[values > -1]
     return float(present.mean()) if present.size else None
 
 

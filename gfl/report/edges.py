@@ -53,7 +53,7 @@ def right_edges(truth: GroundTruth, found: DetectionColumns, judged: Sequence[Ju
         return None
     pairs = [(each.rows[each.objects >= 0], each.objects[each.objects >= 0]) for each in judged]
     rows, objects = (np.concatenate([np.empty(0, np.int64), *part]) for part in zip(*pairs, strict=True))
-    return Edges(found.edge_std[rows], _corners(found.boxes_xywh[rows]) - _corners(truth.boxes_xywh[objects]))
+    return Edges(found.edge_std[rows], corners_xyxy(found.boxes_xywh[rows]) - corners_xyxy(truth.boxes_xywh[objects]))
 
 
 def summarise(edges: Edges) -> EdgeSummary | None:
@@ -92,5 +92,6 @@ def _ranks(values: Floats) -> Floats:
     return (ends - (counts - 1) / 2)[places]
 
 
-def _corners(boxes_xywh: Floats) -> Floats:
+def corners_xyxy(boxes_xywh: Floats) -> Floats:
+    """(N,4) x, y, width, height -> left, top, right, bottom."""
     return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)

@@ -14,6 +14,7 @@ from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.report.analysis import Analysis
 from gfl.report.draw import Colour, draw
+from gfl.report.edges import corners_xyxy
 from gfl.report.kinds import CROWD, ERRORS, MISSED, RIGHT, Judged
 from gfl.report.sheets import CELL_PX, sheet
 from gfl.words import counted
@@ -105,14 +106,14 @@ def read_if_possible(picture: Picture) -> Image | None:
 def _with_truth(image: Image, analysis: Analysis, rows: Ints, missed: set[int]) -> Image:
     truth, labels = analysis.truth, _labels(analysis, analysis.truth.category_id[rows])
     colours = [WRONG if row in missed else FINE for row in rows.tolist()]
-    return draw(image, _corners(truth.boxes_xywh[rows]), None, labels, _names(analysis, labels), colours=colours)
+    return draw(image, corners_xyxy(truth.boxes_xywh[rows]), None, labels, _names(analysis, labels), colours=colours)
 
 
 def _with_found(image: Image, analysis: Analysis, rows: Ints, wrong: set[int]) -> Image:
     found, labels = analysis.shown, _labels(analysis, analysis.shown.category_ids[rows])
     colours = [WRONG if row in wrong else FINE for row in rows.tolist()]
     spread = None if found.edge_std is None else found.edge_std[rows]
-    boxes, names = _corners(found.boxes_xywh[rows]), _names(analysis, labels)
+    boxes, names = corners_xyxy(found.boxes_xywh[rows]), _names(analysis, labels)
     return draw(image, boxes, found.scores[rows], labels, names, edge_std=spread, colours=colours)
 
 
@@ -126,7 +127,3 @@ def _labels(analysis: Analysis, category_ids: Ints) -> Ints:
 def _names(analysis: Analysis, labels: Ints) -> Sequence[str]:
     names = list(analysis.truth.class_names.values())
     return [names[label] for label in labels.tolist()]
-
-
-def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
