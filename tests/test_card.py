@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -17,9 +18,9 @@ from tiny import BINDINGS, GIN_FILE
 from gfl.card.__main__ import main
 from gfl.card.facts import read_facts
 from gfl.card.page import TO_FILL_IN
-from gfl.config import read_run
+from gfl.config import read_run, run_files
 from gfl.engine.checkpoints import load_trained, read_state
-from gfl.record.changed_settings import PAPER, changed_settings, run_files_of
+from gfl.record.changed_settings import PAPER, changed_settings, run_files_of, usual_settings
 from gfl.runtime.on_torch.digest import digest_of
 
 
@@ -183,3 +184,13 @@ def test_facts_have_the_boxes_of_each_class(run: Path) -> None:
     assert facts.boxes is not None
     assert sum(facts.boxes) == facts.train.boxes > 0
     assert len(facts.boxes) == len(facts.model.names)
+
+
+@pytest.mark.parametrize("name", run_files())
+def test_a_run_of_each_run_file_has_usual_settings(name: str) -> None:
+    """Of those too that ask for a checkpoint: what it brings is compared with the file alone."""
+    usual, what = usual_settings({"command": ["gfl.train", "--gin_file", name]})
+    assert what == name
+    started = dataclasses.replace(usual, checkpoint="/somewhere/best.pt", epochs=77)
+    changes = {change.name: change.value for change in changed_settings(started, usual)}
+    assert changes == {"CHECKPOINT": "best.pt", "EPOCHS": 77}

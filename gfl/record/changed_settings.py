@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 from typing import NamedTuple
 
 from gfl.config import read_run, run_files
+from gfl.errors import InputError
 from gfl.settings import DataConfig, OptimConfig, RunConfig
 
 PAPER = "the paper's R50 recipe (base.gin)"
 # What is about the files of a machine, or the data set's own.
-LEFT_OUT = ("root", "train_json", "train_images", "val_json", "val_images", "checkpoint", "num_classes")
+LEFT_OUT = ("root", "train_json", "train_images", "val_json", "val_images", "num_classes")
+GIVEN = "given in the command"
 
 
 class Change(NamedTuple):
@@ -25,7 +27,7 @@ class Change(NamedTuple):
 
 
 def changed_settings(run: RunConfig, usual: RunConfig) -> Iterator[Change]:
-    """The settings of `run` that are others in `usual`, in the order of gfl/settings.py; paths are left out.
+    """The settings of `run` that are others in `usual`, in the order of gfl/settings.py, folders left out.
 
     Example:
         >>> from dataclasses import replace
@@ -39,12 +41,14 @@ def changed_settings(run: RunConfig, usual: RunConfig) -> Iterator[Change]:
 
 
 def named_settings(config: object) -> Iterator[tuple[str, object]]:
-    """(name, value) of every setting of a run, paths left out."""
+    """(name, value) of every setting of a run; of CHECKPOINT the file's name, and no other path."""
     knobs = isinstance(config, (RunConfig, DataConfig, OptimConfig))
     for field in fields(config) if is_dataclass(config) else ():
         value = getattr(config, field.name)
         if is_dataclass(value):
             yield from named_settings(value)
+        elif field.name == "checkpoint" and value is not None:
+            yield "CHECKPOINT", PurePath(value).name
         elif field.name not in LEFT_OUT:
             yield field.name.upper() if knobs else f"{type(config).__name__}.{field.name}", value
 
@@ -56,8 +60,16 @@ def usual_settings(environment: Mapping[str, object]) -> tuple[RunConfig, str]:
     """
     names = [PurePosixPath(name.replace("\\", "/")).name for name in run_files_of(environment)]
     if names and set(names) <= set(run_files()):
-        return read_run(names).run, " and ".join(names)
+        return _read_alone(names), " and ".join(names)
     return read_run([]).run, PAPER
+
+
+def _read_alone(names: Sequence[str]) -> RunConfig:
+    """The project's own run files, without what a command adds; where one asks for CHECKPOINT or data, a word."""
+    try:
+        return read_run(names).run
+    except InputError:
+        return read_run(names, [f"{name} = {GIVEN!r}" for name in ("CHECKPOINT", "DATA_ROOT")]).run
 
 
 def run_files_of(environment: Mapping[str, object]) -> list[str]:
