@@ -19,7 +19,7 @@ import gfl.settings
 from website import knobs, reference
 from website.__main__ import main
 from website.assemble import pages
-from website.markdown import escaped, table
+from website.markdown import escaped, table, with_languages
 from website.source import alternatives, class_named, definition, fields_of, read_source
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +117,20 @@ def test_alternatives_of_a_type() -> None:
 def test_cells_and_text_show_their_characters() -> None:
     assert escaped("a_b <c> `d_e` [f]") == r"a\_b \<c\> `d_e` \[f\]"
     assert table(("a", "b"), [("c|d `e|f`", "g\nh")]).splitlines()[2] == "| c&#124;d `e|f` | g h |"
+
+
+def test_columns_without_content_are_left_out() -> None:
+    assert table(("a", "b", "c"), [("d", "", "e"), ("f", "", "")]) == "| a | c |\n| --- | --- |\n| d | e |\n| f |  |"
+
+
+def test_indented_code_becomes_fences_of_its_language() -> None:
+    text = (
+        "A:\n\n    make demo\n\n    python -m gfl\n\n    b\n\n```js\n\n    c\n```\n\n    from d import e\n\n    f\ng\n"
+    )
+    assert with_languages(text) == (
+        "A:\n\n```sh\nmake demo\n\npython -m gfl\n\nb\n```\n\n```js\n\n    c\n```\n\n"
+        "```python\nfrom d import e\n\nf\n```\ng\n"
+    )
 
 
 # ---- the site ----
