@@ -28,7 +28,7 @@ FOREIGN = ("pip", "venv", "ais_bench", "...", "every", "torch.distributed.run") 
 COMMANDS = [each for page in documents.PAGES if page not in HISTORY for each in documents.commands(page)]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NEEDS = {"APEX": ["PRECISION = 'o1'"]}  # a knob that is no setting alone
-TIME = "20260101-120000"  # stands for <time>
+TIME, ANOTHER = "20260101-120000", "20260102-120000"  # stand for <time> and <another>
 
 
 class Parsed(BaseException):  # leaves a program after its flags; no `except Exception` of it is in the way
@@ -141,6 +141,16 @@ def test_a_whole_command_is_taken_by_its_program(command: Command, capsys: pytes
         pytest.fail(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("page", "module"),
+    [("docs/detect.md", "infer.run"), ("docs/export.md", "export.onnx"), ("docs/model-card.md", "gfl.card.__main__")],
+)
+def test_a_page_about_a_program_names_all_of_its_flags(page: str, module: str) -> None:
+    flags = {flag for action in parser_of(module)._actions for flag in action.option_strings if flag.startswith("--")}
+    named = set(re.findall(r"--\w+", documents.page_text(page)))
+    assert sorted(flags - named - {"--help"}) == []
+
+
 @each([command for command in COMMANDS if command.program == "make"])
 def test_a_command_of_make_names_a_target_and_variables_of_the_makefile(command: Command) -> None:
     assert re.search(rf"(?m)^{re.escape(command.arguments[0])}:", MAKEFILE)
@@ -225,9 +235,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def as_in(command: Command) -> list[str]:
     """The arguments with names of files that are in `folder`."""
-    words = " ".join(command.words).replace("<time>", TIME)  # for the sentence of a failure
-    assert words
-    stand_ins = {"<time>": TIME, "'/data/coco'": "'data/coco'", "latest.pth": "best.pt", "SOURCE": "my_export"}
+    stand_ins = {
+        "<time>": TIME,
+        "<another>": ANOTHER,
+        "'/data/coco'": "'data/coco'",
+        "latest.pth": "best.pt",
+        "SOURCE": "my_export",
+    }
     changed = []
     for word in arguments_of(command):
         for name, other in stand_ins.items():
@@ -291,6 +305,8 @@ def trained(folder: Path) -> Path:
     """`folder` with a trained model in every place and form that the pages name."""
     run_folder = folder / "runs" / "r50" / TIME
     tiny.run_training(folder / "data" / "coco", run_folder, SEES_EVERYTHING)
+    shutil.copytree(run_folder, run_folder.with_name(ANOTHER))
+    shutil.copy(run_folder / "val_detections.json", folder / "results.json")
     for place in (folder, folder / "start"):
         place.mkdir(exist_ok=True)
         shutil.copy(run_folder / "best.pt", place / "best.pt")

@@ -19,7 +19,7 @@ import gfl.settings
 from website import knobs, reference
 from website.__main__ import main
 from website.assemble import pages
-from website.markdown import escaped, table
+from website.markdown import escaped, table, with_languages
 from website.source import alternatives, class_named, definition, fields_of, read_source
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +119,20 @@ def test_cells_and_text_show_their_characters() -> None:
     assert table(("a", "b"), [("c|d `e|f`", "g\nh")]).splitlines()[2] == "| c&#124;d `e|f` | g h |"
 
 
+def test_columns_without_content_are_left_out() -> None:
+    assert table(("a", "b", "c"), [("d", "", "e"), ("f", "", "")]) == "| a | c |\n| --- | --- |\n| d | e |\n| f |  |"
+
+
+def test_indented_code_becomes_fences_of_its_language() -> None:
+    text = (
+        "A:\n\n    make demo\n\n    python -m gfl\n\n    b\n\n```js\n\n    c\n```\n\n    from d import e\n\n    f\ng\n"
+    )
+    assert with_languages(text) == (
+        "A:\n\n```sh\nmake demo\n\npython -m gfl\n\nb\n```\n\n```js\n\n    c\n```\n\n"
+        "```python\nfrom d import e\n\nf\n```\ng\n"
+    )
+
+
 # ---- the site ----
 
 
@@ -214,3 +228,24 @@ def test_the_site_searches_and_shows_every_page_from_a_disk_without_network(tmp_
         page.get_by_text("Optimiser and schedule").first.wait_for()  # the part of the knobs that has WARMUP_STEPS
         chromium.close()
     assert told == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_site_can_be_read_by_everyone(scheme: str) -> None:
+    """Contrast and names of links by axe-core, on a page with tables, one with code and one with pictures."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    browser, python = shutil.which("chromium"), docs_python()
+    if browser is None or python is None:
+        pytest.skip("chromium is missing, or zensical, of the extra `docs`; GFL_DOCS_PYTHON names a Python that has it")
+    if not (ROOT / "site" / "index.html").is_file():
+        build(python)
+    with playwright.sync_playwright() as start:
+        chromium = start.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_context(color_scheme=scheme, viewport={"width": 1300, "height": 900}).new_page()
+        for name in ("index", "knobs", "reference"):
+            page.goto((ROOT / "site" / f"{name}.html").as_uri())
+            found = axe.Axe().run(page, options={"runOnly": ["color-contrast", "link-name", "image-alt"]})
+            assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+        chromium.close()

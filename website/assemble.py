@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from gfl.files import new_folder
 from website.knobs import knobs_page, run_files_page
+from website.markdown import with_languages
 from website.reference import reference_page
 from website.source import ROOT
 
@@ -40,7 +41,8 @@ def write_pages(output: Path) -> None:
 def pages() -> dict[str, str]:
     """Name -> text of every page."""
     written = {path: page_path(path) for path in (*ROOT_PAGES, *_docs(".md"))}
-    found = {page: with_page_links((ROOT / path).read_text(encoding="utf-8"), path) for path, page in written.items()}
+    texts = {path: with_languages((ROOT / path).read_text(encoding="utf-8")) for path in written}
+    found = {page: with_page_links(texts[path], path) for path, page in written.items()}
     return found | {name: make() for name, make in GENERATED.items()}
 
 
