@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gfl.report.best_f1 import BestF1
 from gfl.report.coco_eval import Metrics
 from gfl.report.tables import aligned, evaluation_report, per_class_table, summary_table, threshold_line
@@ -18,6 +20,11 @@ def test_the_summary_table_is_aligned_in_percent_with_a_dash_for_nothing_to_find
         "    1/image  10/image  100/image  small  medium  large",
         "AR     30.0      40.0       50.0      -    60.0   70.0",
     ]
+
+
+def test_the_summary_table_names_the_limits_that_were_measured_at() -> None:
+    table = summary_table(replace(metrics_of({}), max_detections=7))
+    assert "1/image  7/image  7/image" in table
 
 
 def test_the_class_table_ranks_classes_and_says_which_had_no_boxes() -> None:

@@ -44,6 +44,10 @@ class Metrics:
     max_detections: int = COCO_LIMIT  # that count a picture
     best_f1: dict[str, BestF1 | None] = field(default_factory=dict)  # as per_class; None also where nothing was found
 
+    def limits(self) -> list[int]:
+        """How many detections a picture AR1, AR10 and AR100 are of, which is what their names say up to a limit."""
+        return limits_of(self.max_detections)
+
     def summary(self) -> dict[str, float]:
         """The twelve numbers by name, in pycocotools' order."""
         return {name: getattr(self, name) for name in SUMMARY_NAMES}
@@ -99,8 +103,12 @@ def matching_of(
     columns = checked_columns(detections)
     _require_known_ids(columns, truth)
     images = _chosen_images(image_ids, truth)
-    limits = [min(limit, max_detections) for limit in (1, 10)] + [max_detections]
-    return _numbered_from_one(truth, columns, images, limits)
+    return _numbered_from_one(truth, columns, images, limits_of(max_detections))
+
+
+def limits_of(max_detections: int) -> list[int]:
+    """The limits that COCO's recalls are measured at, where so many detections of a picture count at most."""
+    return [min(limit, max_detections) for limit in (1, 10)] + [max_detections]
 
 
 def metrics_of(found: Curves, truth: GroundTruth, images: int, max_detections: int, started: float) -> Metrics:

@@ -37,7 +37,7 @@ def text_width(text: str) -> int:
 def summary_table(metrics: Metrics) -> str:
     """The twelve numbers in two pairs of lines: AP by overlap and size, AR by detections an image and size."""
     overlap = ["", "all", "IoU .50", "IoU .75", "small", "medium", "large"]
-    limits = ["", "1/image", "10/image", "100/image", "small", "medium", "large"]
+    limits = ["", *(f"{limit}/image" for limit in metrics.limits()), "small", "medium", "large"]
     numbers = list(map(percent, metrics.summary().values()))
     return aligned([overlap, ["AP", *numbers[:6]], limits, ["AR", *numbers[6:]]])
 
