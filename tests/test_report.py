@@ -19,8 +19,9 @@ from gfl.data.coco import CocoData, read_coco
 from gfl.errors import InputError
 from gfl.evaluate import main as evaluate
 from gfl.record import drawing as drawing_module
+from gfl.record import run_report
 from gfl.record.drawing import Drawing
-from gfl.record.run_data import read_log
+from gfl.record.run_data import Splits, read_log
 from gfl.record.run_report import compare_folders
 from gfl.report import analysis as analysis_module
 from gfl.report import figures
@@ -29,6 +30,7 @@ from gfl.report.analysis import Analysis, analyse
 from gfl.report.compare_page import Compared, changes, compare_page, difference_sentence, f1
 from gfl.report.gallery import found_picture
 from gfl.report.sentences import calibration_sentence, cost_sentence, exactness_sentence, found_sentence, hints, summary
+from gfl.settings import DataConfig
 from tests.support import tiny
 from tests.support.made_once import made_once
 
@@ -355,6 +357,13 @@ def test_settings_are_compared_among_the_runs_that_have_them(data: CocoData) -> 
     assert "Those of C are not known" in page
     assert "<td>LR</td>" in page
     assert "<td>EMA</td>" not in page
+
+
+def test_a_set_too_large_to_be_looked_at_again_is_named(data: CocoData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_report, "MOST_CHECKED", 5)
+    found = run_report.findings_of(Splits(data, data), DataConfig())
+    assert list(found) == ["training", "validation"]
+    assert all("6 pictures are not looked at here" in each[0].text for each in found.values())
 
 
 # ---- refusals and small parts ----

@@ -231,6 +231,8 @@ def _data(subject: Subject) -> Iterator[str]:
     yield "<h2>The data</h2>"
     if subject.labels_svg:
         yield figure(subject.labels_svg, "The training data.", "Boxes a class, sizes, places and shapes of the boxes")
+    if subject.findings:
+        yield paragraph("What gfl.data check says of it, without decoding the pictures.", "faint")
     for split, found in subject.findings.items():
         yield f"<h3>{text(split.capitalize())}</h3>"
         yield findings_list(found)

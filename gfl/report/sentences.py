@@ -106,8 +106,10 @@ def edges_sentence(edges: EdgeSummary) -> str:
         tells = "tells well which edges are far off"
     elif edges.correlation >= WEAK:
         tells = "tells something about which edges are far off"
-    else:
+    elif edges.correlation > -WEAK:
         tells = "tells little about which edges are far off"
+    else:
+        tells = "is smaller, not larger, where edges are far off"
     text += f", and the spread predicted for an edge {tells} (rank correlation {edges.correlation:.2f}"
     return text + (f", but of {edges.edges:,} edges alone: too few to rely on)." if edges.edges < ENOUGH else ").")
 
