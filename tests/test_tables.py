@@ -37,6 +37,14 @@ def test_the_class_table_ranks_classes_and_says_which_had_no_boxes() -> None:
     ]
 
 
+def test_names_with_ends_of_lines_are_one_line_each() -> None:
+    names = [f"c{number}" for number in range(21)]
+    table = per_class_table(dict.fromkeys([*names, "two\nlines\x1b"], 0.5))
+    assert "two\\nlines\\x1b  50.0" in table
+    assert len(table.split("\n")) == 1 + 11
+    assert "\n" not in threshold_line({"two\nlines": BestF1(0.5, 0.5, 0.5, 0.5), "none\nfound": None})
+
+
 def test_many_classes_stand_in_blocks_and_none_is_lost() -> None:
     assert [per_class_table({f"c{i}": 0.5 for i in range(count)}).count("50.0") for count in (1, 21, 81)] == [1, 21, 81]
     table = per_class_table({f"c{index}": index / 100 for index in range(23)}, blocks=4)
