@@ -89,7 +89,7 @@ def evaluate_detections(
         truth = ground_truth(read_coco_file(truth), strict=False)
     matching = matching_of(truth, detections, image_ids=image_ids, max_detections=max_detections)
     found = curves(matching, backend)
-    return metrics_of(found, truth, matching.pictures, max_detections, started)
+    return metrics_of(found, truth, matching, started)
 
 
 def matching_of(
@@ -111,16 +111,20 @@ def limits_of(max_detections: int) -> list[int]:
     return [min(limit, max_detections) for limit in (1, 10)] + [max_detections]
 
 
-def metrics_of(found: Curves, truth: GroundTruth, images: int, max_detections: int, started: float) -> Metrics:
-    """The numbers that curves come to. started: on the clock of time.perf_counter."""
+def metrics_of(found: Curves, truth: GroundTruth, matching: Matching, started: float) -> Metrics:
+    """The numbers that the curves of a matching come to. started: on the clock of time.perf_counter."""
     names = distinct_names(truth.class_names)
+    objects = np.bincount(matching.truth.classes[~matching.crowd], minlength=len(names) + 1)[1:].tolist()
     at_half, scores_at_half = found.precision[0, :, :, 0, -1], found.scores[0, :, :, 0, -1]  # (recalls, classes)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, _summarised(found), strict=True)),
         per_class={name: mean_measured(found.precision[:, :, index, 0, -1]) for index, name in enumerate(names)},
-        best_f1={name: best_f1(at_half[:, index], scores_at_half[:, index]) for index, name in enumerate(names)},
-        images=images,
-        max_detections=max_detections,
+        best_f1={
+            name: best_f1(at_half[:, index], scores_at_half[:, index], objects[index])
+            for index, name in enumerate(names)
+        },
+        images=matching.pictures,
+        max_detections=matching.limits[-1],
         seconds=time.perf_counter() - started,
     )
 
