@@ -46,23 +46,24 @@ def by_hand(truth: GroundTruth, rows: list[tuple[float, bool]]) -> tuple[float, 
     return max(candidates)
 
 
+@pytest.mark.parametrize("objects", [1, 12, 67, 92, 100])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_threshold_is_that_of_the_highest_f1(backend: str) -> None:
-    truth = truth_of({1: 12})
+def test_the_threshold_is_that_of_the_highest_f1(backend: str, objects: int) -> None:
+    truth = truth_of({1: objects})
     rng = np.random.default_rng(3)
     rows, detections = [], []
-    for index in range(12):
+    for index in range(objects):
         score = round(float(rng.uniform(0.2, 0.9)), 4)
         rows.append((score, True))
         detections.append(detection(truth, index, score))
     for index in range(30):
         score = round(float(rng.uniform(0.05, 0.7)), 4)
         rows.append((score, False))
-        detections.append(detection(truth, index % 12, score, shift=15.0))
-    best = evaluate_detections(truth, detections, backend=backend).best_f1["class 1"]
+        detections.append(detection(truth, index % objects, score, shift=15.0))
+    best = evaluate_detections(truth, detections, backend=backend, max_detections=200).best_f1["class 1"]
     expected_f1, expected_score = by_hand(truth, rows)
     assert best is not None
-    assert best.f1 == pytest.approx(expected_f1, abs=0.01)
+    assert best.f1 == pytest.approx(expected_f1, abs=1e-9)
     assert expected_score - 1e-3 <= best.score <= expected_score
 
 
@@ -86,7 +87,7 @@ def test_perfect_detections_are_all_kept() -> None:
 def test_a_threshold_never_lies_above_the_detection_that_it_keeps() -> None:
     precision = np.ones(101)
     for score in np.random.default_rng(0).uniform(0.05, 1.0, 200):
-        best = best_f1(precision, np.full(101, score))
+        best = best_f1(precision, np.full(101, score), 100)
         assert best is not None
         assert score - 1e-3 < best.score <= score + 1e-9
 

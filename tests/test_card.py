@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tiny import BINDINGS, GIN_FILE
 
 from gfl.card.__main__ import main
 from gfl.card.facts import read_facts
-from gfl.card.page import TO_FILL_IN
+from gfl.card.page import TO_FILL_IN, classes
 from gfl.config import read_run, run_files
 from gfl.engine.checkpoints import load_trained, read_state
 from gfl.record.changed_settings import PAPER, changed_settings, run_files_of, usual_settings
@@ -156,12 +157,22 @@ def test_what_has_no_card_is_one_sentence(run: Path, tmp_path: Path, capsys: pyt
 
 
 def test_names_with_signs_of_markdown_keep_the_table_whole(own_run: Path, tmp_path: Path) -> None:
-    names = ["a|b", "<script>", "_c_", "d\ne", "`f`"]
+    names = ["a|b", "<script>", "$_c_$", "d\ne", "`f`"]
     change(own_run / "last.pt", names=names)
     text = card_of(own_run / "last.pt", tmp_path / "card.md")
     assert r"| a\|b | " in text
     assert r"| \<script\> | " in text
     assert r"| d\\ne | " in text
+
+
+def test_classes_of_one_name_have_their_own_results(own_run: Path) -> None:
+    facts = read_facts(own_run / "best.pt")
+    assert facts.result is not None
+    model = replace(facts.model, names=("cat", "cat"), category_ids=(4, 7))
+    result = facts.result._replace(per_class={"cat (4)": 0.25, "cat (7)": 0.75})
+    text = "\n".join(classes(facts._replace(model=model, result=result, boxes=(1, 2))))
+    assert "| cat (4) | 4 | 1 | 25.0 |" in text
+    assert "| cat (7) | 7 | 2 | 75.0 |" in text
 
 
 def test_settings_that_differ_are_named_as_people_set_them() -> None:

@@ -143,6 +143,16 @@ def test_missing_and_damaged_pictures_are_named_and_counted(tmp_path: Path, caps
     assert "14.jpg is 200x60, the annotations say 200x100" in said
 
 
+def test_a_picture_whose_header_is_damaged_is_found_without_decoding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "train", clean())
+    write(tmp_path, "val", clean())
+    (tmp_path / "train" / "1.jpg").write_bytes(b"")
+    assert check(tmp_path) == 1
+    assert "pictures that cannot be used (1): passed over" in capsys.readouterr().out
+
+
 def test_a_picture_on_both_sides_is_found_by_its_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "train", clean())
     write(tmp_path, "val", clean())

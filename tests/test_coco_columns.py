@@ -50,7 +50,7 @@ def test_the_spread_of_the_edges_is_kept_where_every_detection_has_it() -> None:
     assert sorted_by_image(known).rows() == sorted(rows, key=lambda row: row["image_id"])
     assert join_columns([known, known]).rows() == [*rows, *rows]
     assert join_columns([known, columns()]).edge_std is None
-    for wrong in ([1.0, 2.0], "wide", [1.0, 2.0, 3.0, float("nan")]):
+    for wrong in ([1.0, 2.0], "wide", [1.0, 2.0, 3.0, float("nan")], [1.0, 2.0, -3.0, 4.0]):
         assert checked_columns([*rows, {**rows[0], "edge_std": wrong}]).edge_std is None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from gfl.report.edges import Edges, correlation, right_edges, summarise
 from gfl.report.kinds import judge
+from gfl.report.sentences import edges_sentence, spread_sentence, whole_percent
 from tests.test_kinds import FAR, OBJECT, found_of, truth_of
 
 
@@ -51,3 +52,25 @@ def test_the_summary_of_edges_whose_error_is_half_their_spread() -> None:
     assert [group.edges for group in said.groups] == [40] * 10
     assert [group.error_px / group.spread_px for group in said.groups] == pytest.approx([0.5] * 10)
     assert np.mean(said.error_by_side_px) == pytest.approx(said.error_px)
+
+
+def test_the_sentence_of_the_edges_claims_no_more_than_they_tell() -> None:
+    spread, error = np.linspace(1, 9, 40).reshape(10, 4), np.linspace(1, 9, 40).reshape(10, 4)
+    few, same, alike = (
+        summarise(Edges(*pair)) for pair in ((spread, error), (1 + 0 * spread, error), (spread, 0 * error))
+    )
+    many = summarise(Edges(np.tile(spread, (10, 1)), np.tile(error, (10, 1))))
+    assert few is not None
+    assert same is not None
+    assert alike is not None
+    assert many is not None
+    assert "but of 40 edges alone: too few to rely on" in edges_sentence(few)
+    assert edges_sentence(many).endswith("(rank correlation 1.00).")
+    assert "their predicted spread is always the same" in edges_sentence(same)
+    assert "The tenth" not in spread_sentence(same)
+    assert "nothing for their predicted spread to tell" in edges_sentence(alike)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_none_and_all_are_said_of_none_and_all_alone(share: float) -> None:
+    assert whole_percent(share) not in ("0%", "100%")

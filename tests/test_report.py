@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,15 +19,18 @@ from gfl.data.coco import CocoData, read_coco
 from gfl.errors import InputError
 from gfl.evaluate import main as evaluate
 from gfl.record import drawing as drawing_module
+from gfl.record import run_report
 from gfl.record.drawing import Drawing
-from gfl.record.run_data import read_log
+from gfl.record.run_data import Splits, read_log
 from gfl.record.run_report import compare_folders
 from gfl.report import analysis as analysis_module
 from gfl.report import figures
 from gfl.report.__main__ import main
 from gfl.report.analysis import Analysis, analyse
-from gfl.report.compare_page import changes, f1
-from gfl.report.sentences import cost_sentence, exactness_sentence, found_sentence, hints, summary
+from gfl.report.compare_page import Compared, changes, compare_page, difference_sentence, f1
+from gfl.report.gallery import found_picture
+from gfl.report.sentences import calibration_sentence, cost_sentence, exactness_sentence, found_sentence, hints, summary
+from gfl.settings import DataConfig
 from tests.support import tiny
 from tests.support.made_once import made_once
 
@@ -141,12 +145,50 @@ def test_the_sentences_hold_without_objects_and_without_hotcoco(
     assert main(report_arguments(empty, tmp_path, results(data))) == 0
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(100.0, 0.0), (1.0, -3.0)], ids=["percent", "logits"])
+def test_scores_of_other_scales_have_a_page_without_calibration(
+    data: CocoData, tmp_path: Path, scale: float, shift: float
+) -> None:
+    found = [{**row, "score": scale * row["score"] + shift} for row in results(data)]  # type: ignore[operator]
+    assert main(report_arguments(data, tmp_path, found)) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "The scores do not lie between 0 and 1" in page
+
+
+def test_the_sentences_are_right_for_none_and_one(data: CocoData) -> None:
+    found = results(data)
+    nothing = analyse(data.truth, [])
+    assert cost_sentence(nothing) == "So all objects are missed, and there is no other error to count."
+    assert exactness_sentence(nothing) == "No box is right, so how exact the boxes are cannot be told."
+    one = analyse(data.truth, found[:1])  # type: ignore[arg-type]
+    assert "and the one box that it shows is right" in found_sentence(one)
+    assert one.breakdown is not None
+    assert calibration_sentence(one.breakdown).startswith("The detection with the highest score (0.90) is right.")
+    wrong = analyse(data.truth, found[4::5])  # type: ignore[arg-type]
+    assert "of the 6 boxes that it shows none are right" in found_sentence(wrong)
+    assert "Mending no single kind of error alone" in cost_sentence(wrong)
+
+
+def test_classes_of_equal_ap_are_not_called_best_and_hardest(data: CocoData) -> None:
+    perfect = [{**row, "bbox": box} for row, box in zip(results(data, shift=0)[:3], BOXES, strict=True)]
+    found = [{**row, "image_id": picture.id} for picture in data.pictures for row in perfect]
+    said = exactness_sentence(analyse(data.truth, [{**row, "edge_std": None} for row in found]))  # type: ignore[misc]
+    assert said == "How exact the boxes are is told by AP75: 100.0."
+
+
+def test_some_detections_without_the_spread_of_their_edges_are_counted(data: CocoData, tmp_path: Path) -> None:
+    found = results(data)
+    del found[3]["edge_std"]
+    assert main(report_arguments(data, tmp_path, found)) == 0
+    assert "29 of 30 detections have an edge_std" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_pictures_that_cannot_be_read_are_counted_and_left_out(data: CocoData, tmp_path: Path) -> None:
     for picture in data.pictures[:5]:
         picture.path.write_bytes(b"no picture")
     assert main(report_arguments(data, tmp_path, results(data))) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert re.search(r"Left out: \d+ that could not be read", page)
+    assert re.search(r"Left out: \d+ examples whose pictures could not be read", page)
 
 
 # ---- folders ----
@@ -261,7 +303,7 @@ def test_runs_are_compared_with_the_settings_that_differ(run: Path, tmp_path: Pa
     assert main(["--compare", str(one), str(other), "--output", str(output)]) == 0
     page = output.read_text(encoding="utf-8")
     assert re.search(r"<td>CLIP</td><td>10\.0</td><td>5\.0</td>", page)
-    assert "Drawing the pictures anew 200 times" in page
+    assert "(0.00 and 0.00), whichever of the pictures are drawn." in page
 
 
 def test_the_pictures_that_changed_are_told_with_the_sign_of_the_change(data: CocoData) -> None:
@@ -277,8 +319,51 @@ def test_the_pictures_that_changed_are_told_with_the_sign_of_the_change(data: Co
 def test_folders_on_other_boxes_are_not_compared(run: Path, tmp_path: Path) -> None:
     one, other = copied(run, tmp_path / "one"), copied(run, tmp_path / "other")
     tiny.change_annotations(other.parent / "data", lambda content: content["annotations"].pop(), "val")
-    with pytest.raises(InputError, match="was evaluated on other pictures or boxes"):
+    with pytest.raises(InputError, match="was evaluated on other pictures, classes or boxes"):
         compare_folders([one, other])
+
+
+def test_folders_on_other_class_names_are_not_compared(run: Path, tmp_path: Path) -> None:
+    one, other = copied(run, tmp_path / "one"), copied(run, tmp_path / "other")
+
+    def rename(content: dict[str, list[dict[str, object]]]) -> None:
+        content["categories"][0]["name"] = "another"
+
+    tiny.change_annotations(other.parent / "data", rename, "val")
+    with pytest.raises(InputError, match="was evaluated on other pictures, classes or boxes"):
+        compare_folders([one, other])
+
+
+def test_runs_of_other_limits_of_detections_are_compared_at_the_least(run: Path, tmp_path: Path) -> None:
+    one, other = copied(run, tmp_path / "one"), copied(run, tmp_path / "other")
+    metrics = json.loads((other / "metrics.json").read_text())
+    (other / "metrics.json").write_text(json.dumps({**metrics, "max_detections": 7}))
+    assert "Of the 7 best detections of a picture, all runs alike" in compare_folders([one, other])
+
+
+def test_a_comparison_tells_alike_few_pictures_and_no_objects_apart(data: CocoData) -> None:
+    one, worse = (analyse(data.truth, results(data)[kept]) for kept in (slice(None), slice(0, 4)))  # type: ignore[arg-type]
+    runs = [Compared(str(each), each, {}) for each in (one, worse)]
+    assert difference_sentence(runs[0], runs[0], "B").endswith("whichever of the pictures are drawn.")
+    assert "but 6 pictures cannot stand for others" in difference_sentence(runs[0], runs[1], "B")
+    empty = analyse(replace(data.truth, crowd=np.ones(len(data.truth.crowd), bool)), [])
+    assert "cannot be compared" in difference_sentence(Compared("", empty, {}), Compared("", empty, {}), "B")
+
+
+def test_settings_are_compared_among_the_runs_that_have_them(data: CocoData) -> None:
+    analysed = analyse(data.truth, [])
+    runs = [Compared("", analysed, settings) for settings in ({"LR": "1", "EMA": "0"}, {"LR": "2", "EMA": "0"}, {})]
+    page = compare_page(runs, {})
+    assert "Those of C are not known" in page
+    assert "<td>LR</td>" in page
+    assert "<td>EMA</td>" not in page
+
+
+def test_a_set_too_large_to_be_looked_at_again_is_named(data: CocoData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_report, "MOST_CHECKED", 5)
+    found = run_report.findings_of(Splits(data, data), DataConfig())
+    assert list(found) == ["training", "validation"]
+    assert all("6 pictures are not looked at here" in each[0].text for each in found.values())
 
 
 # ---- refusals and small parts ----
@@ -335,7 +420,8 @@ def test_the_curves_are_drawn_again_only_for_a_small_share_of_the_time(
 
 
 def test_the_colours_of_a_plot_follow_the_page(analysed: Analysis) -> None:
-    drawn = figures.svg(figures.costs_figure({"missed": 0.1, "background": 0.2}))
+    assert analysed.edges is not None
+    drawn = figures.svg(figures.edges_figure(analysed.edges))
     assert drawn.startswith("<svg")
     assert "var(--ink)" in drawn
     assert figures.INK not in drawn
@@ -350,6 +436,40 @@ def test_class_names_of_any_script_and_with_signs_of_formulas_are_drawn(analysed
     breakdown = analysed.breakdown
     assert breakdown is not None
     assert "猫" in figures.svg(figures.confusion_figure(breakdown.confusion, names))
+
+
+@pytest.mark.parametrize("line", [b"5", b'{"loss": 1}', b"\xff\xfe", b"null"])
+def test_a_line_of_the_log_that_is_no_step_is_one_sentence(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(InputError, match=r"line 2 of .*log\.jsonl is broken"):
+        read_log(tmp_path / "log.jsonl")
+
+
+def test_settings_that_are_no_text_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.gin").write_bytes(b"\xff")
+    assert "is no text in UTF-8" in tiny.refusal(main, [str(tmp_path)], capsys)
+
+
+def test_classes_of_one_name_have_bars_of_their_own_and_no_boxes_have_a_plot(data: CocoData) -> None:
+    content = json.loads(data.annotations.read_text())
+    content["categories"] = [{"id": number, "name": "cat"} for number in (1, 2, 3)]
+    data.annotations.write_text(json.dumps(content))
+    drawn = figures.svg(figures.labels_figure(read_coco(data.annotations, data.images, keep_empty=True)))
+    assert all(f">cat ({number})<" in drawn for number in (1, 2, 3))
+    data.annotations.write_text(json.dumps({**content, "annotations": []}))
+    empty = read_coco(data.annotations, data.images, keep_empty=True)
+    assert figures.png(figures.labels_figure(empty))[:4] == b"\x89PNG"
+
+
+def test_boxes_are_drawn_on_pictures_that_are_shrunk_already(data: CocoData, analysed: Analysis) -> None:
+    large = replace(data.pictures[0], height=640, width=800)
+    cv2.imwrite(str(large.path), np.full((640, 800, 3), 128, np.uint8))
+    truth = replace(analysed.truth, boxes_xywh=10 * analysed.truth.boxes_xywh)
+    drawn = found_picture(large, analysed._replace(truth=truth), analysed.judged[0], 200)
+    assert drawn is not None
+    assert drawn.shape == (160, 200, 3)
+    # Colours as they are, which a line that was shrunk with its picture does not keep.
+    assert (drawn == np.array((213, 94, 0), np.uint8)).all(axis=2).sum() > 20
 
 
 @pytest.mark.parametrize("steps", [[], [{"step": 1}]])

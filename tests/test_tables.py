@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gfl.report.best_f1 import BestF1
 from gfl.report.coco_eval import Metrics
 from gfl.report.tables import aligned, evaluation_report, per_class_table, summary_table, threshold_line
@@ -20,6 +22,11 @@ def test_the_summary_table_is_aligned_in_percent_with_a_dash_for_nothing_to_find
     ]
 
 
+def test_the_summary_table_names_the_limits_that_were_measured_at() -> None:
+    table = summary_table(replace(metrics_of({}), max_detections=7))
+    assert "1/image  7/image  7/image" in table
+
+
 def test_the_class_table_ranks_classes_and_says_which_had_no_boxes() -> None:
     assert per_class_table({"cat": 0.1, "fox": None, "dog": 0.35}).split("\n") == [
         "class    AP",
@@ -28,6 +35,14 @@ def test_the_class_table_ranks_classes_and_says_which_had_no_boxes() -> None:
         "fox       -",
         "- 1 without ground truth, in no average",
     ]
+
+
+def test_names_with_ends_of_lines_are_one_line_each() -> None:
+    names = [f"c{number}" for number in range(21)]
+    table = per_class_table(dict.fromkeys([*names, "two\nlines\x1b"], 0.5))
+    assert "two\\nlines\\x1b  50.0" in table
+    assert len(table.split("\n")) == 1 + 11
+    assert "\n" not in threshold_line({"two\nlines": BestF1(0.5, 0.5, 0.5, 0.5), "none\nfound": None})
 
 
 def test_many_classes_stand_in_blocks_and_none_is_lost() -> None:

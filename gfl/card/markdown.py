@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from gfl.words import printable
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")  # signs of Markdown within a line
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$])")  # signs of Markdown within a line; $ begins a formula
 HOME = re.compile(r"^(?:/home/[^/]+|/Users/[^/]+|/root|[A-Za-z]:/Users/[^/]+)/|^[A-Za-z]:/|^/|^~/")
 SHOWN_PARTS = 3  # of a path
 

@@ -12,6 +12,7 @@ from gfl.card.facts import DataSet, Facts
 from gfl.card.markdown import code, file_name, plain, shown_path, table
 from gfl.data.sizes import eval_short_side, short_side_range
 from gfl.record.changed_settings import changed_settings, usual_settings
+from gfl.report.coco_eval import distinct_names
 from gfl.report.tables import percent
 from gfl.tensors.variables import flatten
 from gfl.words import counted, memory
@@ -103,7 +104,9 @@ def classes(facts: Facts) -> Iterator[str]:
     header += ["AP"] if per_class is not None else []
     header += ["best score threshold"] if thresholds else []
     rows = [header]
-    for label, name in enumerate(model.names):
+    # Results name the classes of one name apart, by their ids.
+    names = distinct_names(dict(zip(model.category_ids, model.names, strict=True)))
+    for label, name in enumerate(names):
         row = [plain(name), str(model.category_ids[label])]
         row += [f"{facts.boxes[label]:,}"] if facts.boxes else []
         row += [percent(per_class.get(name))] if per_class is not None else []

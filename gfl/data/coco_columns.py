@@ -127,14 +127,15 @@ def _read_one_by_one(detections: Sequence[CocoDetection]) -> DetectionColumns:
 
 
 def _read_spreads(detections: Sequence[CocoDetection]) -> Floats | None:
-    """The `edge_std` of all, where every detection has one; those that are no four finite numbers count as none."""
+    """The `edge_std` of all, where every detection has one; what is no four finite numbers of 0 or more is none."""
     try:
         spreads = np.array([row["edge_std"] for row in detections], dtype=np.float64)
     except (LookupError, TypeError, ValueError, OverflowError):
         return None
     if not len(detections):
         return spreads.reshape(0, 4)
-    return spreads if spreads.shape == (len(detections), 4) and np.isfinite(spreads).all() else None
+    is_sound = spreads.shape == (len(detections), 4) and np.isfinite(spreads).all() and (spreads >= 0).all()
+    return spreads if is_sound else None
 
 
 def _refuse_values(index: int, box: list[float], score: float) -> NoReturn:

@@ -31,7 +31,12 @@ def read_config(folder: Path) -> ParsedRun:
             f"got {folder}, which has no config.gin, expected the folder of a run or of an evaluation; give that, or "
             "--annotations, --results and --images"
         )
-    return read_text(path.read_text(encoding="utf-8"))
+    try:
+        return read_text(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is no text in UTF-8 ({first_line(error)}), expected the settings that a run wrote; copy it again"
+        ) from error
 
 
 def read_splits(cfg: RunConfig, started_in: Path) -> Splits:
@@ -67,11 +72,14 @@ def read_log(path: Path) -> list[dict[str, object]]:
     """The lines of a log.jsonl; none where it is missing. A last line that was cut short is left out."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rows: list[dict[str, object]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("it is no object with a step")
+            rows.append(row)
         except ValueError as error:
             if number < len(lines):
                 raise InputError(
@@ -92,8 +100,9 @@ def read_results(path: Path) -> list[CocoDetection]:
 
 
 def detection_limit(folder: Path) -> int:
+    """The best detections of a picture that counted, as the folder's metrics.json says; else COCO's."""
     limit = read_mapping(folder / "metrics.json").get("max_detections")
-    return limit if isinstance(limit, int) else COCO_LIMIT
+    return limit if isinstance(limit, int) and limit > 0 else COCO_LIMIT
 
 
 def read_mapping(path: Path) -> dict[str, object]:

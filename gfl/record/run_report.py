@@ -18,6 +18,7 @@ from gfl.data.check.findings import Finding
 from gfl.data.check.inspection import Inspection, check_pictures, check_run
 from gfl.data.check.truth import check_boxes
 from gfl.data.coco import CocoData, read_coco
+from gfl.data.coco_json import CocoDetection
 from gfl.data.paths import split_paths
 from gfl.errors import InputError
 from gfl.files import write_atomic
@@ -44,6 +45,7 @@ from gfl.report.gallery import truth_and_found
 from gfl.report.page import CLASS_HEAD, Subject, class_cells, report_page
 from gfl.report.sheets import jpeg, sheet
 from gfl.settings import DataConfig
+from gfl.words import counted
 
 PRECISION_RECALL, CONFUSION, PER_CLASS = "pr_curve.png", "confusion.png", "per_class.csv"
 EVALUATION = "evaluation.json"  # what an evaluation's folder says of its data
@@ -105,9 +107,11 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
     write_curves(folder, cfg.batch_size)
     if train is not None and (splits is None or not (folder / LABELS).is_file()):  # a run drew it at its start
         write_training_data(folder, cfg, train, val)
-    analysis = None
+    analysis, notes = None, ["This run has no evaluation: its page shows the training alone."]
     if val is not None and (folder / DETECTIONS).is_file():
-        analysis = analyse(val.truth, read_results(folder / DETECTIONS), max_detections=detection_limit(folder))
+        found = read_results(folder / DETECTIONS)
+        analysis = analyse(val.truth, found, max_detections=detection_limit(folder))
+        notes = _spread_notes(found, analysis)
         write_evaluation(folder, analysis, val)
     environment = read_mapping(folder / "env.json")
     usual_run, usual = usual_settings(environment)
@@ -127,14 +131,15 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         settings=[(each.name, repr(each.value), repr(each.usual)) for each in changed_settings(cfg, usual_run)],
         environment=_told_environment(environment),
         commands=[(f"{name.capitalize()}:", command) for name, command in commands],
-        notes=() if analysis is not None else ("This run has no evaluation: its page shows the training alone.",),
+        notes=notes,
     )
     return write_page(folder, subject)
 
 
 def report_evaluation(folder: Path, data: CocoData, about: Mapping[str, object], limit: int = COCO_LIMIT) -> Path:
     """As `report_run`, of the folder of an evaluation. about: what was evaluated, on what, by which command."""
-    analysis = analyse(data.truth, read_results(folder / DETECTIONS), max_detections=limit)
+    found = read_results(folder / DETECTIONS)
+    analysis = analyse(data.truth, found, max_detections=limit)
     write_evaluation(folder, analysis, data)
     subject = Subject(
         title=f"Evaluation of {'/'.join(Path(str(about.get('model', folder))).parts[-2:])}",
@@ -142,6 +147,7 @@ def report_evaluation(folder: Path, data: CocoData, about: Mapping[str, object],
         pictures={picture.id: picture for picture in data.pictures},
         findings=findings_of(Splits(None, data), DataConfig()),
         environment=_told_environment(about),
+        notes=_spread_notes(found, analysis),
     )
     return write_page(folder, subject)
 
@@ -164,13 +170,27 @@ def _data_of_evaluation(folder: Path) -> CocoData:
 
 def results_page(data: CocoData, results: Path) -> str:
     """The page of any COCO results file."""
+    found = read_results(results)
+    analysis = analyse(data.truth, found)
     subject = Subject(
         title=f"{results.name} on {data.annotations.name}",
-        analysis=analyse(data.truth, read_results(results)),
+        analysis=analysis,
         pictures={picture.id: picture for picture in data.pictures},
         findings=findings_of(Splits(None, data), DataConfig()),
+        notes=_spread_notes(found, analysis),
     )
     return report_page(subject)
+
+
+def _spread_notes(found: Sequence[CocoDetection], analysis: Analysis) -> list[str]:
+    """What is to be said where some detections have the spread of their edges, but not all."""
+    having = sum("edge_std" in row for row in found)
+    if analysis.shown.edge_std is not None or not having:
+        return []
+    return [
+        f"{having:,} of {counted(len(found), 'detection')} have an edge_std, but not each has four numbers of 0 or "
+        "more: so the spread of the edges is left out."
+    ]
 
 
 def compare_folders(folders: Sequence[Path]) -> str:
@@ -182,17 +202,18 @@ def compare_folders(folders: Sequence[Path]) -> str:
         raise InputError(f"got {len(folders)} folder with --compare, expected at least two; name another run")
     compared: list[Compared] = []
     first: CocoData | None = None
+    limit = min(map(detection_limit, folders))  # of all alike: numbers of other limits cannot be compared
     for folder in folders:
         data, settings = _evaluated_data(folder)
         if first is not None and not _same_truth(first, data):
             raise InputError(
-                f"{folder} was evaluated on other pictures or boxes ({data.annotations}) than {folders[0]} "
+                f"{folder} was evaluated on other pictures, classes or boxes ({data.annotations}) than {folders[0]} "
                 f"({first.annotations}), expected the same; evaluate both on one annotation file"
             )
         first = first or data
         if not (folder / DETECTIONS).is_file():
             raise InputError(f"got {folder}, which has no {DETECTIONS}, expected a run that was evaluated; evaluate it")
-        analysis = analyse(data.truth, read_results(folder / DETECTIONS), max_detections=detection_limit(folder))
+        analysis = analyse(data.truth, read_results(folder / DETECTIONS), max_detections=limit)
         compared.append(Compared(str(folder), analysis, settings))
     pictures = {} if first is None else {picture.id: picture for picture in first.pictures}
     return compare_page(compared, pictures)
@@ -208,7 +229,7 @@ def _evaluated_data(folder: Path) -> tuple[CocoData, dict[str, str]]:
 
 
 def _same_truth(one: CocoData, other: CocoData) -> bool:
-    return all(
+    return list(one.truth.class_names.items()) == list(other.truth.class_names.items()) and all(
         np.array_equal(getattr(one.truth, name), getattr(other.truth, name))
         for name in ("image_ids", "image_id", "category_id", "boxes_xywh", "crowd")
     )
@@ -218,10 +239,14 @@ def findings_of(splits: Splits, cfg: DataConfig) -> dict[str, list[Finding]]:
     """What `gfl.data check` says of the data, without decoding its pictures."""
     found: dict[str, list[Finding]] = {}
     for name, data in (("training", splits.train), ("validation", splits.val)):
-        if data is not None and len(data.pictures) <= MOST_CHECKED:
+        if data is not None and len(data.pictures) > MOST_CHECKED:
+            skipped = f"{len(data.pictures):,} pictures are not looked at here; `python -m gfl.data check` does it"
+            found[name] = [Finding("not_checked", 1, skipped, is_note=True)]
+        elif data is not None:
             notes = [Finding("read_otherwise", 1, note, is_note=True) for note in data.notes]
-            found[name] = [*check_boxes(data), *notes, *check_pictures(data.pictures)]
-    if splits.train is not None and splits.val is not None and len(found) == 2:
+            found[name] = [*check_boxes(data), *notes, *check_pictures(data)]
+    sizes = [len(data.pictures) for data in splits if data is not None]
+    if len(sizes) == 2 and max(sizes) <= MOST_CHECKED:
         one, other = (
             Inspection(name, data.annotations, [], data) for name, data in zip(found, splits, strict=True) if data
         )

@@ -70,7 +70,7 @@ def analyse(truth: GroundTruth, detections: CocoResults, *, max_detections: int 
     matching = matching_of(truth, found, max_detections=max_detections)
     backend = choose_backend("auto")
     measured = curves(matching, backend)
-    metrics = metrics_of(measured, truth, matching.pictures, max_detections, started)
+    metrics = metrics_of(measured, truth, matching, started)
     thresholds = score_thresholds(metrics.best_f1.values())
     kept = _kept(truth, found, thresholds)
     shown = found.taken(kept)

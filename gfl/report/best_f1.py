@@ -30,16 +30,18 @@ class BestF1(NamedTuple):
     recall: float
 
 
-def best_f1(precision: NDArray[np.float64], scores: NDArray[np.float64]) -> BestF1 | None:
+def best_f1(precision: NDArray[np.float64], scores: NDArray[np.float64], objects: int) -> BestF1 | None:
     """The best of one class's precision and scores (R,) at COCO's recalls; None without objects or true detections.
 
-    COCO's precision at a recall is the best that this or a higher recall has. That does not change the maximum of F1:
-    where a higher recall lends its precision, its own F1 is higher still. So up to 100 objects the maximum is exact,
-    and beyond the recall is right to a hundredth.
+    COCO's numbers at a recall are those of the first detection that reaches it, whose own recall is the next that so
+    many objects allow. COCO's precision is the best that this or a higher recall has, which does not change the maximum
+    of F1: where a higher recall lends its precision, its own F1 is higher still. So up to 100 objects the maximum is
+    exact, and beyond the recall is right to a hundredth.
     """
     if precision.size == 0 or precision.max() <= 0:
         return None
-    recalls = np.linspace(0.0, 1.0, len(precision))
+    # Less a rounding error: 0.29 of 100 objects is 29.000000000000004.
+    recalls = np.ceil(np.linspace(0.0, 1.0, len(precision)) * objects - 1e-9) / objects
     f1 = 2 * precision * recalls / np.maximum(precision + recalls, 1e-12)
     best = int(f1.argmax())
     if f1[best] <= 0:

@@ -44,6 +44,10 @@ class Metrics:
     max_detections: int = COCO_LIMIT  # that count a picture
     best_f1: dict[str, BestF1 | None] = field(default_factory=dict)  # as per_class; None also where nothing was found
 
+    def limits(self) -> list[int]:
+        """How many detections a picture AR1, AR10 and AR100 are of, which is what their names say up to a limit."""
+        return limits_of(self.max_detections)
+
     def summary(self) -> dict[str, float]:
         """The twelve numbers by name, in pycocotools' order."""
         return {name: getattr(self, name) for name in SUMMARY_NAMES}
@@ -85,7 +89,7 @@ def evaluate_detections(
         truth = ground_truth(read_coco_file(truth), strict=False)
     matching = matching_of(truth, detections, image_ids=image_ids, max_detections=max_detections)
     found = curves(matching, backend)
-    return metrics_of(found, truth, matching.pictures, max_detections, started)
+    return metrics_of(found, truth, matching, started)
 
 
 def matching_of(
@@ -99,20 +103,28 @@ def matching_of(
     columns = checked_columns(detections)
     _require_known_ids(columns, truth)
     images = _chosen_images(image_ids, truth)
-    limits = [min(limit, max_detections) for limit in (1, 10)] + [max_detections]
-    return _numbered_from_one(truth, columns, images, limits)
+    return _numbered_from_one(truth, columns, images, limits_of(max_detections))
 
 
-def metrics_of(found: Curves, truth: GroundTruth, images: int, max_detections: int, started: float) -> Metrics:
-    """The numbers that curves come to. started: on the clock of time.perf_counter."""
+def limits_of(max_detections: int) -> list[int]:
+    """The limits that COCO's recalls are measured at, where so many detections of a picture count at most."""
+    return [min(limit, max_detections) for limit in (1, 10)] + [max_detections]
+
+
+def metrics_of(found: Curves, truth: GroundTruth, matching: Matching, started: float) -> Metrics:
+    """The numbers that the curves of a matching come to. started: on the clock of time.perf_counter."""
     names = distinct_names(truth.class_names)
+    objects = np.bincount(matching.truth.classes[~matching.crowd], minlength=len(names) + 1)[1:].tolist()
     at_half, scores_at_half = found.precision[0, :, :, 0, -1], found.scores[0, :, :, 0, -1]  # (recalls, classes)
     return Metrics(
         **dict(zip(SUMMARY_NAMES, _summarised(found), strict=True)),
         per_class={name: mean_measured(found.precision[:, :, index, 0, -1]) for index, name in enumerate(names)},
-        best_f1={name: best_f1(at_half[:, index], scores_at_half[:, index]) for index, name in enumerate(names)},
-        images=images,
-        max_detections=max_detections,
+        best_f1={
+            name: best_f1(at_half[:, index], scores_at_half[:, index], objects[index])
+            for index, name in enumerate(names)
+        },
+        images=matching.pictures,
+        max_detections=matching.limits[-1],
         seconds=time.perf_counter() - started,
     )
 

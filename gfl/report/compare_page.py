@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from gfl.data.coco import Picture
 from gfl.report.analysis import Analysis
-from gfl.report.coco_eval import SUMMARY_NAMES
+from gfl.report.coco_eval import COCO_LIMIT, SUMMARY_NAMES
 from gfl.report.coco_matching import choose_backend, interval_of_difference
 from gfl.report.gallery import found_picture
 from gfl.report.html_parts import DIALOG, document, image, paragraph, sorting_table, table, text, tile
 from gfl.report.kinds import ERRORS, KIND_NAMES, RIGHT, Judged
 from gfl.report.sheets import jpeg, sheet
 from gfl.report.tables import percent
+from gfl.words import counted
 
 CHANGED = 6  # pictures that are shown, of those that gained and of those that lost
 SAMPLES, MOST_SAMPLED = 200, 2_000  # draws of pictures for an interval; with more pictures each draw takes long
+FEW_PICTURES = 30  # with fewer, the draws repeat the same ones and say little of others
 TILE_PX, TILE_QUALITY = 460, 72
 
 
@@ -37,19 +37,21 @@ def compare_page(runs: Sequence[Compared], pictures: Mapping[int, Picture]) -> s
 
 
 def _sections(runs: Sequence[Compared], pictures: Mapping[int, Picture]) -> Iterator[str]:
-    letters = [chr(ord("A") + index) if index < 26 else str(index) for index in range(len(runs))]
+    letters = [letter_of(index) for index in range(len(runs))]
     yield table(["run", "folder"], [[letter, run.title] for letter, run in zip(letters, runs, strict=True)], texts=(1,))
     for letter, run in zip(letters[1:], runs[1:], strict=True):
         yield paragraph(difference_sentence(runs[0], run, letter), "lead")
     yield "<h2>COCO's twelve numbers, %</h2>"
     yield table(["", *letters], [[name, *(_number(run, name) for run in runs)] for name in SUMMARY_NAMES])
+    if (limit := runs[0].analysis.metrics.max_detections) != COCO_LIMIT:
+        yield paragraph(f"Of the {limit:,} best detections of a picture, all runs alike; so is what AR100 stands for.")
     yield "<h2>Errors</h2>"
     rows = []
     for kind in ERRORS:
         cells = []
         for run in runs:
             count = sum(each.count(kind) for each in run.analysis.judged)
-            cost = None if run.analysis.breakdown is None else run.analysis.breakdown.costs[KIND_NAMES[kind]]
+            cost = None if run.analysis.breakdown is None else run.analysis.breakdown.costs.get(KIND_NAMES[kind])
             cells.append(f"{count:,}" + ("" if cost is None else f" ({100 * cost:.1f})"))
         rows.append([KIND_NAMES[kind], *cells])
     yield table(["kind: how many, and the AP50 it costs", *letters], rows)
@@ -61,8 +63,21 @@ def _sections(runs: Sequence[Compared], pictures: Mapping[int, Picture]) -> Iter
     yield DIALOG
 
 
+def letter_of(index: int) -> str:
+    """A, B, ... Z, AA, AB, ... as the columns of a spreadsheet.
+
+    Example:
+        >>> [letter_of(index) for index in (0, 25, 26, 52)]
+        ['A', 'Z', 'AA', 'BA']
+    """
+    before, last = divmod(index, 26)
+    return (letter_of(before - 1) if before else "") + chr(ord("A") + last)
+
+
 def difference_sentence(one: Compared, other: Compared, letter: str) -> str:
     """How far apart two runs are, and whether other pictures might have said otherwise."""
+    if not one.analysis.objects:
+        return f"There is no object to find, so {letter} and A cannot be compared."
     difference = 100 * (other.analysis.metrics.AP - one.analysis.metrics.AP)
     change = (
         "the same AP as" if abs(difference) < 0.05 else f"{abs(difference):.1f} points of AP {_way(difference)} than"
@@ -74,12 +89,15 @@ def difference_sentence(one: Compared, other: Compared, letter: str) -> str:
     interval = interval_of_difference(one.analysis.matching, other.analysis.matching, SAMPLES)
     if interval is None:
         return sentence + "."
+    if not any(interval):
+        return f"{sentence}, whichever of the pictures are drawn."
     low, high = (100 * bound for bound in interval)
-    verdict = (
-        "so these pictures do not tell which is better"
-        if low <= 0 <= high
-        else "so the difference is no chance of the draw"
-    )
+    if low <= 0 <= high:
+        verdict = "so these pictures do not tell which is better"
+    elif (pictures := other.analysis.metrics.images) < FEW_PICTURES:
+        verdict = f"but {counted(pictures, 'picture')} cannot stand for others"
+    else:
+        verdict = "so the choice of the pictures hardly explains it"
     return (
         f"{sentence}. Drawing the pictures anew {SAMPLES} times puts the difference between {low:+.1f} and {high:+.1f} "
         f"points in 95 of 100 draws, {verdict}; other seeds of training may differ more."
@@ -110,11 +128,15 @@ def _classes(runs: Sequence[Compared], letters: Sequence[str]) -> Iterator[str]:
 
 
 def _settings(runs: Sequence[Compared], letters: Sequence[str]) -> Iterator[str]:
-    names = sorted(set().union(*(run.settings for run in runs)))
-    differing = [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+    known = [run.settings for run in runs if run.settings]
+    names = sorted(set().union(*known))
+    differing = [name for name in names if len({settings.get(name) for settings in known}) > 1]
+    unknown = [letter for letter, run in zip(letters, runs, strict=True) if not run.settings]
     yield "<h2>Settings that differ</h2>"
+    if unknown:
+        yield paragraph(f"Those of {', '.join(unknown)} are not known: an evaluation's folder has none.")
     if not differing:
-        yield paragraph("None." if names else "Not known: these are no runs' folders.")
+        yield paragraph("None.") if len(known) > 1 else ""
         return
     rows = [[name, *(run.settings.get(name, "-") for run in runs)] for name in differing]
     yield table(["setting", *letters], rows, texts=tuple(range(1, len(runs) + 1)))
@@ -139,18 +161,20 @@ def _changed(one: Compared, other: Compared, letter: str, pictures: Mapping[int,
     changed = [each for each in changes(one.analysis, other.analysis) if each[1].image_id in pictures]
     gained = [each for each in changed if each[0] > 0][:CHANGED]
     lost = [each for each in changed[::-1] if each[0] < 0][:CHANGED]
-    count = np.array([each[0] for each in changed])
+    better, worse = (sum(sign * each[0] > 0 for each in changed) for sign in (1, -1))
     yield f"<h2>Pictures that changed from A to {letter}</h2>"
     yield paragraph(
-        f"{(count > 0).sum():,} pictures are better in {letter}, {(count < 0).sum():,} are worse, "
-        f"{len(one.analysis.judged) - len(count):,} are as before, by the F1 of what is shown. Left A, right {letter}; "
-        "vermilion is wrong."
+        f"{counted(better, 'picture')} better in {letter}, {worse:,} worse, "
+        f"{len(one.analysis.judged) - len(changed):,} as before, by the F1 of what is shown."
+        + (f" Left A, right {letter}; vermilion is wrong." if changed else "")
     )
     for heading, part in (("Better", gained), ("Worse", lost)):
         tiles = []
         for gain, before, after in part:
             picture = pictures[before.image_id]
-            pair = [found_picture(picture, one.analysis, before), found_picture(picture, other.analysis, after)]
+            pair = [
+                found_picture(picture, run.analysis, judged, TILE_PX) for run, judged in ((one, before), (other, after))
+            ]
             if (left := pair[0]) is None or (right := pair[1]) is None:
                 continue
             drawn = sheet([left, right], 2, TILE_PX)

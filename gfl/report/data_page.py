@@ -13,7 +13,7 @@ from gfl.report.draw import draw
 from gfl.report.figures import labels_figure, svg
 from gfl.report.findings_part import findings_list
 from gfl.report.html_parts import DIALOG, document, figure, image, sorting_table, text, tile
-from gfl.report.sheets import jpeg, shrunk
+from gfl.report.sheets import jpeg, shrinkage, shrunk
 from gfl.words import counted
 
 SAMPLES = 12
@@ -70,10 +70,11 @@ def _samples(data: CocoData) -> Iterator[str]:
         except InputError:
             continue
         shown += 1
+        small = shrunk(drawn, SAMPLE_PX)
         if drawn.shape[:2] == (picture.height, picture.width):
             names = [data.names[label] for label in picture.labels.tolist()]
-            drawn = draw(drawn, picture.boxes_xyxy, None, picture.labels, names)
-        small = shrunk(drawn, SAMPLE_PX)
+            boxes_xyxy = shrinkage(drawn, SAMPLE_PX) * picture.boxes_xyxy
+            small = draw(small, boxes_xyxy, None, picture.labels, names)
         caption = f"{picture.file_name}, {counted(len(picture.labels), 'box', 'boxes')}"
         tag = image(jpeg(small, SAMPLE_QUALITY), caption, small.shape[1], small.shape[0])
         yield tile(tag, caption)

@@ -17,6 +17,9 @@ from gfl.report.kinds import Judged
 
 GROUPS = 10  # of edges, by predicted spread, as many edges in each
 FEWEST = 40  # edges that a correlation is worth telling of
+# Edges from which it is worth relying on: with fewer, one of 0.2 comes by chance more than once in twenty times, the
+# four edges of a box being no four independent ones.
+ENOUGH = 400
 SIDES = ("left", "top", "right", "bottom")
 
 
@@ -40,6 +43,7 @@ class EdgeSummary(NamedTuple):
 
     edges: int
     correlation: float  # Spearman's, of predicted spread and distance; NaN where one of them is always the same
+    is_spread_constant: bool
     within_one: float  # share of edges that lie no further from the true edge than their spread
     within_two: float
     error_px: float  # mean distance
@@ -68,6 +72,7 @@ def summarise(edges: Edges) -> EdgeSummary | None:
     return EdgeSummary(
         edges=len(spread),
         correlation=correlation(spread, distance),
+        is_spread_constant=bool(np.ptp(spread) == 0),
         within_one=float((distance <= spread).mean()),
         within_two=float((distance <= 2 * spread).mean()),
         error_px=float(distance.mean()),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gfl.data.coco import CocoData
 from gfl.data.coco_json import Floats
 from gfl.report.breakdown import Breakdown
+from gfl.report.coco_eval import distinct_names
 from gfl.report.coco_matching import Curves
 from gfl.report.edges import EdgeSummary
 from gfl.words import printable
@@ -151,22 +152,21 @@ def _averaged(at: Floats, values: Floats) -> tuple[Floats, Floats]:
 
 
 def labels_figure(data: CocoData) -> Figure:
-    """What a data set holds: boxes a class, their sizes, and where they lie. At least one picture must have a box."""
-    with_boxes = [picture for picture in data.pictures if len(picture.boxes_xyxy)]
-    boxes_xyxy = np.concatenate([picture.boxes_xyxy for picture in with_boxes]).astype(np.float64)
-    sides = np.array([(picture.height, picture.width) for picture in with_boxes], np.float64)
-    sides_hw = np.repeat(sides, [len(picture.boxes_xyxy) for picture in with_boxes], axis=0)
-    labels = np.concatenate([picture.labels for picture in with_boxes])
-    counts = dict(zip(data.names, np.bincount(labels, minlength=len(data.names)).tolist(), strict=True))
+    """What a data set holds: boxes a class, their sizes, and where they lie."""
+    boxes_xyxy = np.concatenate([picture.boxes_xyxy for picture in data.pictures]).astype(np.float64)
+    sides = np.array([(picture.height, picture.width) for picture in data.pictures], np.float64)
+    sides_hw = np.repeat(sides, [len(picture.boxes_xyxy) for picture in data.pictures], axis=0)
+    labels = np.concatenate([picture.labels for picture in data.pictures])
+    names = distinct_names(data.truth.class_names)
+    counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
     figure, (classes, sizes, places, shapes) = panels(2, 2)
     ranked = sorted(counts.items(), key=lambda entry: -entry[1])
     shown = ranked[:MOST_CLASSES]
     if len(ranked) > len(shown):
         rest = ranked[MOST_CLASSES:]
         shown.append((f"{len(rest)} more", sum(count for _, count in rest)))
-    names = [_shortened(name) for name, _ in shown]
     classes.barh(range(len(shown)), [count for _, count in shown], color=BLUE)
-    classes.set_yticks(range(len(shown)), names, fontsize=8 if len(shown) < 12 else 6)
+    classes.set_yticks(range(len(shown)), [_shortened(name) for name, _ in shown], fontsize=8 if len(shown) < 12 else 6)
     classes.invert_yaxis()
     _titled(classes, "boxes a class")
     wide, high = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).T
@@ -260,20 +260,6 @@ def most_confused(confusion: NDArray[np.int64], most: int) -> list[int]:
     return [*sorted(ranked.tolist()), background]
 
 
-def costs_figure(costs: Mapping[str, float]) -> Figure:
-    """AP50 that mending each kind of error alone would gain."""
-    figure, (axes,) = panels(1, width=5.6, height=2.6)
-    names, values = list(costs), [100 * value for value in costs.values()]
-    axes.barh(range(len(names)), values, color=BLUE)
-    axes.set_yticks(range(len(names)), names, fontsize=9)
-    axes.invert_yaxis()
-    for place, value in enumerate(values):
-        axes.text(value, place, f" {value:.1f}", va="center", fontsize=8, color=INK)
-    axes.margins(x=0.12)
-    _titled(axes, "AP50 that mending each would gain, percentage points")
-    return figure
-
-
 def calibration_figure(breakdown: Breakdown) -> Figure:
     """What share of the detections of a score is right, and how many there are."""
     figure, (right, counts) = panels(2, width=3.6, height=2.9)
@@ -288,8 +274,11 @@ def calibration_figure(breakdown: Breakdown) -> Figure:
         [each.lowest + 0.05 for each in breakdown.bins], [each.detections for each in breakdown.bins], 0.09, color=BLUE
     )
     counts.set_yscale("log")
+    counts.set_ylim(bottom=0.5)  # one detection has a bar too
+    counts.yaxis.set_major_formatter("{x:,.0f}")
+    counts.minorticks_off()
     counts.set_xlim(0, 1)
-    _titled(counts, "detections", "score")
+    _titled(counts, "detections (logarithmic)", "score")
     return figure
 
 

@@ -11,7 +11,7 @@ from gfl.report.html_parts import folded, items, text
 def findings_list(findings: Sequence[Finding]) -> str:
     """The worst first."""
     if not findings:
-        return "<p>Nothing was found.</p>"
+        return "<p>Nothing wrong was found.</p>"
     rows = []
     for each in sorted(findings, key=lambda found: (not found.is_fatal, found.is_note)):
         kind = "unusable" if each.is_fatal else "note" if each.is_note else "finding"

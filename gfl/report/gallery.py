@@ -16,7 +16,7 @@ from gfl.report.analysis import Analysis
 from gfl.report.draw import Colour, draw
 from gfl.report.edges import corners_xyxy
 from gfl.report.kinds import CROWD, ERRORS, MISSED, RIGHT, Judged
-from gfl.report.sheets import CELL_PX, sheet
+from gfl.report.sheets import CELL_PX, sheet, shrinkage, shrunk
 from gfl.words import counted
 
 EACH = 4  # pictures of a kind of error
@@ -67,7 +67,10 @@ def example_picture(example: Example, analysis: Analysis, cell_px: int = CELL_PX
     truth_rows = np.flatnonzero((analysis.truth.image_id == example.judged.image_id) & ~analysis.truth.crowd)
     missed = focus if example.kind == MISSED else set()
     wrong = set() if example.kind == MISSED else focus
-    pair = [_with_truth(image, analysis, truth_rows, missed), _with_found(image, analysis, example.judged.rows, wrong)]
+    pair = [
+        _with_truth(image, analysis, truth_rows, missed, cell_px),
+        _with_found(image, analysis, example.judged.rows, wrong, cell_px),
+    ]
     return sheet(pair, 2, cell_px)
 
 
@@ -78,16 +81,16 @@ def truth_and_found(picture: Picture, judged: Judged, analysis: Analysis, cell_p
         return None
     truth_rows = np.flatnonzero((analysis.truth.image_id == judged.image_id) & ~analysis.truth.crowd)
     pair = [
-        _with_truth(image, analysis, truth_rows, set(judged.missed.tolist())),
-        _with_found(image, analysis, judged.rows, _wrong(judged)),
+        _with_truth(image, analysis, truth_rows, set(judged.missed.tolist()), cell_px),
+        _with_found(image, analysis, judged.rows, _wrong(judged), cell_px),
     ]
     return sheet(pair, 2, cell_px)
 
 
-def found_picture(picture: Picture, analysis: Analysis, judged: Judged) -> Image | None:
+def found_picture(picture: Picture, analysis: Analysis, judged: Judged, cell_px: int = CELL_PX) -> Image | None:
     """What is shown on a picture, the wrong boxes apart; None where it cannot be read."""
     image = read_if_possible(picture)
-    return None if image is None else _with_found(image, analysis, judged.rows, _wrong(judged))
+    return None if image is None else _with_found(image, analysis, judged.rows, _wrong(judged), cell_px)
 
 
 def _wrong(judged: Judged) -> set[int]:
@@ -103,18 +106,20 @@ def read_if_possible(picture: Picture) -> Image | None:
     return image if image.shape[:2] == (picture.height, picture.width) else None
 
 
-def _with_truth(image: Image, analysis: Analysis, rows: Ints, missed: set[int]) -> Image:
+def _with_truth(image: Image, analysis: Analysis, rows: Ints, missed: set[int], cell_px: int) -> Image:
     truth, labels = analysis.truth, _labels(analysis, analysis.truth.category_id[rows])
     colours = [WRONG if row in missed else FINE for row in rows.tolist()]
-    return draw(image, corners_xyxy(truth.boxes_xywh[rows]), None, labels, _names(analysis, labels), colours=colours)
+    boxes = shrinkage(image, cell_px) * corners_xyxy(truth.boxes_xywh[rows])
+    return draw(shrunk(image, cell_px), boxes, None, labels, _names(analysis, labels), colours=colours)
 
 
-def _with_found(image: Image, analysis: Analysis, rows: Ints, wrong: set[int]) -> Image:
+def _with_found(image: Image, analysis: Analysis, rows: Ints, wrong: set[int], cell_px: int) -> Image:
     found, labels = analysis.shown, _labels(analysis, analysis.shown.category_ids[rows])
     colours = [WRONG if row in wrong else FINE for row in rows.tolist()]
-    spread = None if found.edge_std is None else found.edge_std[rows]
-    boxes, names = corners_xyxy(found.boxes_xywh[rows]), _names(analysis, labels)
-    return draw(image, boxes, found.scores[rows], labels, names, edge_std=spread, colours=colours)
+    scale, names = shrinkage(image, cell_px), _names(analysis, labels)
+    spread = None if found.edge_std is None else scale * found.edge_std[rows]
+    boxes, scores = scale * corners_xyxy(found.boxes_xywh[rows]), found.scores[rows]
+    return draw(shrunk(image, cell_px), boxes, scores, labels, names, edge_std=spread, colours=colours)
 
 
 def _labels(analysis: Analysis, category_ids: Ints) -> Ints:

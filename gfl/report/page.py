@@ -31,6 +31,7 @@ from gfl.report.kinds import CROWD, ERRORS, KIND_NAMES
 from gfl.report.sentences import MEANINGS, calibration_sentence, hints, spread_sentence, summary
 from gfl.report.sheets import jpeg
 from gfl.report.tables import percent
+from gfl.words import counted
 
 TILE_PX, TILE_QUALITY = 460, 72  # of a picture in the gallery, two of them side by side
 
@@ -88,11 +89,9 @@ def _numbers(analysis: Analysis) -> Iterator[str]:
     yield "<h2>COCO's twelve numbers, %</h2>"
     metrics = analysis.metrics
     numbers = [percent(value) for value in metrics.summary().values()]
-    limit = metrics.max_detections
     yield table(["", "all", "IoU 0.50", "IoU 0.75", "small", "medium", "large"], [["AP", *numbers[:6]]])
-    yield table(
-        ["", "1 a picture", "10 a picture", f"{limit} a picture", "small", "medium", "large"], [["AR", *numbers[6:]]]
-    )
+    limits = [f"{limit} a picture" for limit in metrics.limits()]
+    yield table(["", *limits, "small", "medium", "large"], [["AR", *numbers[6:]]])
 
 
 CLASS_HEAD = (
@@ -151,7 +150,8 @@ def _errors(analysis: Analysis) -> Iterator[str]:
     yield table(["kind", "how many", "AP50 it costs", "what that is"], rows, texts=(3,))
     yield paragraph(
         "How many: among the detections that are shown. What a kind costs: the points of AP50 that mending it alone "
-        "would gain, counted over all detections (TIDE); the costs do not add up.",
+        "would gain, counted over all detections, those of low scores too (TIDE): there an object is not missed that "
+        "any box overlaps. The costs do not add up.",
         "faint",
     )
     if crowds := sum(each.count(CROWD) for each in analysis.judged):
@@ -159,17 +159,22 @@ def _errors(analysis: Analysis) -> Iterator[str]:
     if analysis.breakdown is not None and analysis.objects:
         names = [row.name for row in analysis.classes]
         confusion = figures.confusion_figure(analysis.breakdown.confusion, names)
-        caption = "Rows: what the objects are. Columns: as what they were found. The last row: boxes where nothing is."
+        caption = (
+            "Rows: what the objects are. Columns: as what they were found at IoU 0.50, by the best box of whatever "
+            "class. The last row: boxes that find nothing, also for their place or as duplicates."
+        )
         if len(names) > figures.MOST_CLASSES:
             caption += f" The {figures.MOST_CLASSES} classes that are mistaken most often."
         yield figure(figures.svg(confusion), caption, "Confusion of the classes")
 
 
 def _scores(analysis: Analysis) -> Iterator[str]:
-    if analysis.breakdown is None or not analysis.breakdown.bins:
+    if analysis.breakdown is None or not analysis.objects or not len(analysis.matching.scores):
         return
     yield "<h2>What a score is worth</h2>"
     yield paragraph(calibration_sentence(analysis.breakdown))
+    if not analysis.breakdown.bins:
+        return
     calibration = figures.calibration_figure(analysis.breakdown)
     yield figure(figures.svg(calibration), label="Share of right detections by score, and detections by score")
 
@@ -193,7 +198,9 @@ def _gallery(subject: Subject, analysis: Analysis) -> Iterator[str]:
         return
     yield "<h2>The worst pictures of each kind of error</h2>"
     yield paragraph(
-        "Left the truth, right what is shown. Vermilion: the error, blue the rest. A click enlarges; arrow keys go on.",
+        "Left the truth, right what is shown. Vermilion: the error, blue the rest. "
+        + ("" if analysis.shown.edge_std is None else "A whisker across an edge: its spread, from a pixel up. ")
+        + "A click enlarges; arrow keys go on.",
         "faint",
     )
     unread = 0
@@ -211,7 +218,10 @@ def _gallery(subject: Subject, analysis: Analysis) -> Iterator[str]:
             yield f"<h3>{text(KIND_NAMES[kind].capitalize())}: {text(MEANINGS[KIND_NAMES[kind]])}</h3>"
             yield f'<div class="tiles">{"".join(tiles)}</div>'
     if unread:
-        yield paragraph(f"Left out: {unread} that could not be read, or have another size than their annotations say.")
+        yield paragraph(
+            f"Left out: {counted(unread, 'example')} whose pictures could not be read, or have another size than their "
+            "annotations say."
+        )
     yield DIALOG
 
 
@@ -221,6 +231,8 @@ def _data(subject: Subject) -> Iterator[str]:
     yield "<h2>The data</h2>"
     if subject.labels_svg:
         yield figure(subject.labels_svg, "The training data.", "Boxes a class, sizes, places and shapes of the boxes")
+    if subject.findings:
+        yield paragraph("What gfl.data check says of it, without decoding the pictures.", "faint")
     for split, found in subject.findings.items():
         yield f"<h3>{text(split.capitalize())}</h3>"
         yield findings_list(found)

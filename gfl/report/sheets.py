@@ -64,11 +64,17 @@ def sheet(pictures: Sequence[Image], columns: int | None = None, cell_px: int = 
 
 def shrunk(picture: Image, longest_px: int) -> Image:
     """A picture whose longer side is at most so many px."""
-    scale = longest_px / max(picture.shape[:2])
-    if scale >= 1:
+    scale = shrinkage(picture, longest_px)
+    if scale == 1:
         return picture
     height, width = (max(1, round(scale * side)) for side in picture.shape[:2])
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def shrinkage(picture: Image, longest_px: int) -> float:
+    """What `shrunk` multiplies the sides of a picture, and so its boxes, by. Boxes are drawn after it: lines and
+    letters that are shrunk with a large picture cannot be read."""
+    return min(1.0, longest_px / float(max(picture.shape[:2])))
 
 
 def jpeg(picture: Image, quality: int = QUALITY) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gfl.report.best_f1 import BestF1
 from gfl.report.coco_eval import Metrics
+from gfl.words import printable
 
 _GAP = "  "
 MOST_THRESHOLDS = 6  # classes whose thresholds are printed one by one
@@ -17,9 +18,12 @@ def percent(share: float | None) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells -> lines: the first column flush left, the others flush right, each as wide as its widest cell."""
+    """Rows of cells -> lines: the first column flush left, the others flush right, each as wide as its widest cell.
+
+    Names of classes may hold ends of lines and other control characters: they become escapes, so a row is a line.
+    """
     columns: list[list[str]] = []
-    for column in zip(*rows, strict=True):
+    for column in zip(*(map(printable, row) for row in rows), strict=True):
         widths = list(map(text_width, column))
         blanks = [" " * (max(widths) - width) for width in widths]
         left, right = (blanks, column) if columns else (column, blanks)
@@ -37,7 +41,7 @@ def text_width(text: str) -> int:
 def summary_table(metrics: Metrics) -> str:
     """The twelve numbers in two pairs of lines: AP by overlap and size, AR by detections an image and size."""
     overlap = ["", "all", "IoU .50", "IoU .75", "small", "medium", "large"]
-    limits = ["", "1/image", "10/image", "100/image", "small", "medium", "large"]
+    limits = ["", *(f"{limit}/image" for limit in metrics.limits()), "small", "medium", "large"]
     numbers = list(map(percent, metrics.summary().values()))
     return aligned([overlap, ["AP", *numbers[:6]], limits, ["AR", *numbers[6:]]])
 
@@ -78,8 +82,8 @@ def threshold_line(best: Mapping[str, BestF1 | None]) -> str:
     if not scores:
         return ""
     if len(scores) <= MOST_THRESHOLDS:
-        text = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
-        if unknown := [name for name, one in best.items() if one is None]:
+        text = ", ".join(f"{printable(name)} {score:.2f}" for name, score in scores.items())
+        if unknown := [printable(name) for name, one in best.items() if one is None]:
             text += f"; not measured, because none was found: {', '.join(unknown)}"
     else:
         text = f"{min(scores.values()):.2f} to {max(scores.values()):.2f}, by class (metrics.json)"

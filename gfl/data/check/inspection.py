@@ -60,7 +60,7 @@ def inspect(
     findings += check_boxes(data)
     told = {each.text for each in findings}
     findings += [Finding("read_otherwise", 1, note, is_note=True) for note in data.notes if note not in told]
-    findings += check_pictures(data.pictures, read_pictures=read_pictures)
+    findings += check_pictures(data, read_pictures=read_pictures)
     groups: list[Reach] = []
     if split == "train":
         with_boxes = [picture for picture in data.pictures if len(picture.boxes_xyxy)]
@@ -72,17 +72,24 @@ def inspect(
     return Inspection(split, paths.annotations, findings, data, tuple(groups))
 
 
-def check_pictures(pictures: Sequence[Picture], *, read_pictures: bool = False) -> list[Finding]:
-    """Pictures that are missing; read_pictures: and those that cannot be decoded or have another size."""
-    there = set(existing([picture.path for picture in pictures]))
-    missing = [picture.file_name for picture in pictures if picture.path not in there]
+def check_pictures(data: CocoData, *, read_pictures: bool = False) -> list[Finding]:
+    """Pictures that are missing, and those that are known to be damaged.
+
+    read_pictures: find out of each whether it can be decoded and has its size; else that is known of those alone whose
+    headers were looked into.
+    """
+    there = set(existing([picture.path for picture in data.pictures]))
+    missing = [picture.file_name for picture in data.pictures if picture.path not in there]
     found = finding("missing_pictures", "pictures that are missing", "passed over", missing)
-    if read_pictures:
-        with ThreadPoolExecutor() as pool:
-            faults = list(pool.map(_fault, [picture for picture in pictures if picture.path in there]))
-        unreadable = [fault for fault in faults if fault]
-        found += finding("unreadable_pictures", "pictures that cannot be used", "passed over", unreadable)
-    return found
+    looked_into = [
+        picture
+        for picture in data.pictures
+        if picture.path in there and (read_pictures or picture.id in data.unreadable)
+    ]
+    with ThreadPoolExecutor() as pool:
+        faults = list(pool.map(_fault, looked_into))
+    unreadable = [fault for fault in faults if fault]
+    return found + finding("unreadable_pictures", "pictures that cannot be used", "passed over", unreadable)
 
 
 def existing(paths: Sequence[Path]) -> Iterator[Path]:
