@@ -17,9 +17,9 @@ from typing import NamedTuple, TypedDict, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.boxes import distinct_boxes
+from gfl.data.boxes import SAME_OBJECT_IOU, distinct_boxes
 from gfl.files import to_json
-from gfl.runtime.result import SAME_OBJECT_IOU, Result
+from gfl.runtime.result import Result
 from infer.pipeline import Failed
 
 BOX_DIGITS, SCORE_DIGITS, TIME_DIGITS = 2, 5, 6

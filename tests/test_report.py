@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,7 +30,9 @@ from gfl.report import figures
 from gfl.report.__main__ import main
 from gfl.report.analysis import Analysis, analyse
 from gfl.report.compare_page import Compared, changes, compare_page, difference_sentence, f1
+from gfl.report.csv_tables import error_table
 from gfl.report.gallery import found_picture
+from gfl.report.kinds import CLASS
 from gfl.report.sentences import calibration_sentence, cost_sentence, exactness_sentence, found_sentence, hints, summary
 from gfl.settings import DataConfig
 from tests.support import tiny
@@ -108,18 +112,19 @@ def test_results_without_the_spread_of_the_edges_have_a_page_too(data: CocoData,
 
 
 def test_the_numbers_of_an_analysis_fit_each_other(analysed: Analysis) -> None:
-    assert (analysed.objects, analysed.right, analysed.counted) == (18, 18, len(analysed.shown.scores))
+    assert (analysed.objects, analysed.right, analysed.counted) == (18, 12, len(analysed.shown.scores))
     assert [row.objects for row in analysed.classes] == [12, 6, 0]
     assert sum(row.shown for row in analysed.classes) == len(analysed.shown.scores)
     assert analysed.breakdown is not None
-    # The first box is found as a dog with a higher score: there hotcoco's confusion, which knows no class, has it.
+    # The first box is found as a dog with a higher score: that is what is shown, in all tables alike.
     assert analysed.breakdown.confusion[:2, :2].tolist() == [[6, 6], [0, 6]]
+    assert sum(each.count(CLASS) for each in analysed.judged) == 6
     assert analysed.edges is not None
     assert analysed.edges.error_by_side_px == pytest.approx((2, 0, 2, 0))  # shifted by 2 px to the right
 
 
 def test_the_sentences_say_what_the_numbers_do(analysed: Analysis) -> None:
-    assert found_sentence(analysed).startswith("Of 18 objects on 6 pictures the detector finds 18 (100%)")
+    assert found_sentence(analysed).startswith("Of 18 objects on 6 pictures the detector finds 12 (67%)")
     assert "lie 1.0 px from the true ones on average" in exactness_sentence(analysed)
     assert any("without an object here, not measured: fox" in each for each in hints(analysed))
     assert len(summary(analysed)) == 3
@@ -308,7 +313,7 @@ def test_runs_are_compared_with_the_settings_that_differ(run: Path, tmp_path: Pa
 
 def test_the_pictures_that_changed_are_told_with_the_sign_of_the_change(data: CocoData) -> None:
     before = results(data)
-    after = [row for row in before if not (row["image_id"] == 2 and row["score"] == 0.9)]  # one object less
+    after = [row for row in before if not (row["image_id"] == 2 and row["score"] == 0.8)]  # one object less
     one, other = (analyse(data.truth, each) for each in (before, after))  # type: ignore[arg-type]
     changed = {earlier.image_id: change for change, earlier, _ in changes(one, other)}
     assert changed[2] < 0
@@ -475,3 +480,27 @@ def test_boxes_are_drawn_on_pictures_that_are_shrunk_already(data: CocoData, ana
 @pytest.mark.parametrize("steps", [[], [{"step": 1}]])
 def test_a_run_without_numbers_has_a_plot(steps: list[dict[str, object]]) -> None:
     assert figures.png(figures.run_figure(steps, [], 2))[:4] == b"\x89PNG"
+
+
+def test_of_boxes_on_one_object_the_best_is_shown_as_infer_draws_it(data: CocoData) -> None:
+    found = results(data)
+    second = {**found[1], "category_id": 1, "score": 0.3}  # on the second object, by another class
+    analysed = analyse(data.truth, [*found, second])  # type: ignore[list-item]
+    assert 0.3 not in analysed.shown.scores.round(6).tolist()
+
+
+def test_every_error_that_is_shown_is_in_the_table_of_errors(analysed: Analysis, data: CocoData) -> None:
+    rows = list(csv.DictReader(io.StringIO(error_table(analysed, {each.id: each for each in data.pictures}))))
+    kinds = Counter(row["kind"] for row in rows)
+    assert kinds == {"wrong class": 6, "background": 6, "missed": 6}
+    missed = next(row for row in rows if row["kind"] == "missed")
+    assert (missed["file_name"], missed["score"]) == ("1.jpg", "")
+    assert [float(missed[name]) for name in ("x", "y", "width", "height")] == [float(side) for side in BOXES[0]]
+
+
+def test_each_plot_of_a_figure_is_a_picture_of_its_own(analysed: Analysis) -> None:
+    names = [row.name for row in analysed.classes]
+    mean, classes = figures.svgs(figures.precision_recall_figure(analysed.curves, names, [0.5, 0.5, None]))
+    assert "mean over the classes" in mean
+    assert "mean over the classes" not in classes
+    assert "classes at IoU 0.50" in classes

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Boxes = NDArray[np.float32]
 
+SAME_OBJECT_IOU = 0.5  # two boxes that share more than this are taken as of one object where they are shown
+
 
 def scale_factors(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> NDArray[np.float32]:
     """(2,) float32: new over old height, new over old width (they differ by rounding)."""

@@ -5,10 +5,8 @@ All of it is made from the folder's own files and the data set, so that `python 
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -41,15 +39,21 @@ from gfl.report import figures
 from gfl.report.analysis import Analysis, analyse
 from gfl.report.coco_eval import COCO_LIMIT
 from gfl.report.compare_page import Compared, compare_page
+from gfl.report.csv_tables import class_table, error_table
 from gfl.report.gallery import truth_and_found
-from gfl.report.page import CLASS_HEAD, Subject, class_cells, report_page
+from gfl.report.page import Subject, report_page
 from gfl.report.sheets import jpeg, sheet
-from gfl.settings import DataConfig
+from gfl.settings import DataConfig, RunConfig
 from gfl.words import counted
 
 PRECISION_RECALL, CONFUSION, PER_CLASS = "pr_curve.png", "confusion.png", "per_class.csv"
+ERRORS_TABLE = "errors.csv"
 EVALUATION = "evaluation.json"  # what an evaluation's folder says of its data
 SHEETS, ROWS = 3, 4  # of validation pictures, truth beside what was found
+RECIPE = (
+    *("ResNetConfig.depth", "ResNetConfig.base_width", "CHECKPOINT", "SHORT_SIDE", "LONG_SIDE", "EVAL_SHORT_SIDE"),
+    *("BATCH_SIZE", "EPOCHS", "MAX_STEPS", "OPTIMIZER", "LR", "SCHEDULE", "EMA", "FREEZE", "PRECISION", "SEED"),
+)  # what people ask of a run first
 MOST_CHECKED = 20_000  # training pictures: more are not looked at again at the end of a run
 
 
@@ -57,7 +61,7 @@ MOST_CHECKED = 20_000  # training pictures: more are not looked at again at the 
 
 
 def write_evaluation(folder: Path, analysis: Analysis, val: CocoData) -> None:
-    """pr_curve.png, confusion.png, per_class.csv, and val_0.jpg and so on: truth beside what was found."""
+    """pr_curve.png, confusion.png, per_class.csv, errors.csv, and val_0.jpg and so on: truth beside what was found."""
     names = [row.name for row in analysis.classes]
     if analysis.objects:
         curve = figures.precision_recall_figure(analysis.curves, names, [row.AP for row in analysis.classes])
@@ -66,23 +70,13 @@ def write_evaluation(folder: Path, analysis: Analysis, val: CocoData) -> None:
             write_atomic(folder / CONFUSION, figures.png(figures.confusion_figure(analysis.breakdown.confusion, names)))
     write_atomic(folder / PER_CLASS, class_table(analysis))
     by_id = {picture.id: picture for picture in val.pictures}
+    write_atomic(folder / ERRORS_TABLE, error_table(analysis, by_id))
     step = max(1, len(analysis.judged) // (SHEETS * ROWS))
     drawn = (truth_and_found(by_id[each.image_id], each, analysis) for each in analysis.judged[::step])
     readable = (each for each in drawn if each is not None)
     for number in range(SHEETS):
         if rows := list(islice(readable, ROWS)):
             write_atomic(folder / f"val_{number}.jpg", jpeg(sheet(rows, 1, max(row.shape[1] for row in rows))))
-
-
-def class_table(analysis: Analysis) -> str:
-    """per_class.csv: shares of 1, blank where nothing could be measured."""
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(column.replace(" of highest ", "_").replace(" ", "_") for column in CLASS_HEAD)
-    for row in analysis.classes:
-        numbers = ["" if value is None else f"{value:.6g}" for _, value in class_cells(row)[1:]]
-        writer.writerow([row.name, *numbers])
-    return written.getvalue()
 
 
 # ---- the page ----
@@ -115,7 +109,7 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         write_evaluation(folder, analysis, val)
     environment = read_mapping(folder / "env.json")
     usual_run, usual = usual_settings(environment)
-    commands = [("go on training", resume_command(folder))] if (folder / LAST).is_file() else []
+    commands = list(_training_commands(folder, cfg, log))
     if (folder / BEST).is_file():
         commands += next_commands(folder, train, val)
     subject = Subject(
@@ -125,15 +119,27 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         steps=steps,
         evaluations=evaluations,
         batch=cfg.batch_size,
-        labels_svg="" if train is None else figures.svg(figures.labels_figure(train)),
+        labels=() if train is None else figures.svgs(figures.labels_figure(train)),
         findings=findings_of(splits or Splits(train, val), cfg.data),
         usual=usual,
         settings=[(each.name, repr(each.value), repr(each.usual)) for each in changed_settings(cfg, usual_run)],
+        recipe=[(name, repr(value)) for name, value in named_settings(cfg) if name in RECIPE],
         environment=_told_environment(environment),
         commands=[(f"{name.capitalize()}:", command) for name, command in commands],
         notes=notes,
     )
     return write_page(folder, subject)
+
+
+def _training_commands(folder: Path, cfg: RunConfig, log: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, str]]:
+    """How to go on with a run that was stopped, or to make one longer that has ended with its last evaluation."""
+    if not (folder / LAST).is_file():
+        return
+    ended = bool(log) and "AP" in log[-1] and log[-1].get("epoch") == cfg.epochs
+    if ended:
+        yield "train longer", f"{resume_command(folder)} --gin_bindings 'EPOCHS = {2 * cfg.epochs}'"
+    else:
+        yield "go on training", resume_command(folder)
 
 
 def report_evaluation(folder: Path, data: CocoData, about: Mapping[str, object], limit: int = COCO_LIMIT) -> Path:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data.boxes import SAME_OBJECT_IOU, distinct_boxes
 from gfl.data.coco_columns import CocoResults, DetectionColumns, checked_columns
 from gfl.data.coco_json import GroundTruth
 from gfl.report.best_f1 import BestF1, score_thresholds
 from gfl.report.breakdown import Breakdown, break_down
 from gfl.report.coco_eval import COCO_LIMIT, Metrics, distinct_names, matching_of, mean_measured, metrics_of
 from gfl.report.coco_matching import Curves, Matching, choose_backend, curves
-from gfl.report.edges import EdgeSummary, right_edges, summarise
+from gfl.report.edges import EdgeSummary, corners_xyxy, right_edges, summarise
 from gfl.report.kinds import CROWD, RIGHT, Judged, judge
 
 
@@ -26,7 +27,7 @@ class ClassRow(NamedTuple):
 
     name: str
     objects: int
-    shown: int  # detections of at least the score of the highest F1
+    shown: int  # detections that a person is shown
     AP: float | None
     AP50: float | None
     AP75: float | None
@@ -38,7 +39,7 @@ class Analysis(NamedTuple):
     """What is known of the detections on a data set."""
 
     truth: GroundTruth
-    shown: DetectionColumns  # those of at least their class's score of the highest F1: what a person is shown
+    shown: DetectionColumns  # what a person is shown: at least its class's score of the highest F1, one box an object
     matching: Matching  # all of them beside the truth, as the backends take it
     metrics: Metrics
     curves: Curves
@@ -51,6 +52,11 @@ class Analysis(NamedTuple):
     def objects(self) -> int:
         """True boxes that are no crowds."""
         return int((~self.truth.crowd).sum())
+
+    @property
+    def tight_ap(self) -> float | None:
+        """AP at IoU 0.90: of boxes that fit closely."""
+        return mean_measured(self.curves.precision[8, :, :, 0, -1])
 
     @property
     def right(self) -> int:
@@ -91,11 +97,17 @@ def analyse(truth: GroundTruth, detections: CocoResults, *, max_detections: int 
 
 
 def _kept(truth: GroundTruth, found: DetectionColumns, thresholds: tuple[float, ...]) -> NDArray[np.bool_]:
-    """(D,) whether a detection has at least the score that its class needs."""
+    """(D,) what a person is shown, as infer draws it: the score that its class needs, and one box an object."""
     ids = np.array(list(truth.class_names), dtype=np.int64)
     order = np.argsort(ids)
     needed = np.array(thresholds)[order[np.searchsorted(ids[order], found.category_ids)]]
-    return np.asarray(found.scores >= needed)
+    confident = np.flatnonzero(found.scores >= needed)
+    best_first = confident[np.lexsort((-found.scores[confident], found.image_ids[confident]))]
+    kept = np.zeros(len(found.scores), np.bool_)
+    starts = np.flatnonzero(np.diff(found.image_ids[best_first])) + 1
+    for rows in np.split(best_first, starts):
+        kept[rows] = distinct_boxes(corners_xyxy(found.boxes_xywh[rows]), SAME_OBJECT_IOU)
+    return kept
 
 
 def _class_rows(

@@ -10,7 +10,7 @@ from gfl.data.coco import CocoData
 from gfl.data.picture_files import read_picture
 from gfl.errors import InputError
 from gfl.report.draw import draw
-from gfl.report.figures import labels_figure, svg
+from gfl.report.figures import labels_figure, svgs
 from gfl.report.findings_part import findings_list
 from gfl.report.html_parts import DIALOG, document, figure, image, sorting_table, text, tile
 from gfl.report.sheets import jpeg, shrinkage, shrunk
@@ -50,7 +50,7 @@ def _about(split: str, data: CocoData) -> Iterator[str]:
         f"{counted(len(data.names), 'class', 'classes')}; <small>{text(str(data.annotations))}</small></p>"
     )
     if any(len(picture.boxes_xyxy) for picture in data.pictures):
-        yield figure(svg(labels_figure(data)), label="Boxes a class, sizes, places and shapes of the boxes")
+        yield figure(svgs(labels_figure(data)), label="Boxes a class, sizes, places and shapes of the boxes")
     counts = [(name, int((data.truth.category_id == key).sum())) for key, name in data.truth.class_names.items()]
     rows: list[list[tuple[str, float | None]]] = [[(name, None), (f"{n:,}", float(n))] for name, n in counts]
     yield sorting_table(f"classes-{split}", ("class", "boxes"), rows)

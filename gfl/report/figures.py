@@ -26,7 +26,9 @@ from gfl.words import printable
 
 if TYPE_CHECKING:  # half a second to import: programs that draw nothing start faster without it
     from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 # In a PNG these are the colours; in an SVG on a page they become the variables of its style.
 INK, PAPER, FAINT, RULE = "#1b1f25", "#fffffe", "#6a727c", "#d8dde3"
@@ -58,19 +60,35 @@ def _any_letters() -> Iterator[None]:
         yield
 
 
-def svg(figure: Figure) -> str:
-    """An <svg> element in the colours of the page that it is put into, its text as text."""
+def svg(figure: Figure, part: Bbox | None = None) -> str:
+    """An <svg> element in the colours of the page that it is put into, its text as text.
+
+    part: what to show of the figure, inches; None: all.
+    """
     from matplotlib import rc_context
 
     written = io.StringIO()
     # The same figure gives the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "gfl"}), _any_letters():
-        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(written, format="svg", bbox_inches=part, metadata={"Date": None, "Creator": None})
     text = written.getvalue()
     text = text[text.index("<svg") :]
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return text
+
+
+def svgs(figure: Figure) -> list[str]:
+    """As `svg`, each axes by itself, so that a page can put them side by side or, on a phone, below each other."""
+    figure.draw_without_rendering()  # places the axes
+    figure.set_layout_engine("none")
+    parts = []
+    for axes in figure.axes:
+        for other in figure.axes:
+            other.set_visible(other is axes)
+        inches = figure.get_tightbbox().padded(0.04)
+        parts.append(svg(figure, inches))
+    return parts
 
 
 def panels(columns: int, rows: int = 1, *, width: float = 4.4, height: float = 3.2) -> tuple[Figure, list[Axes]]:
@@ -119,7 +137,9 @@ def run_figure(
         values[values < 0] = np.nan
         precision.plot(when, 100 * values, dash, color=colour, marker="o", markersize=3, linewidth=1.3, label=name)
     precision.set_ylim(0, 100)
-    precision.set_xlim(0, max(at.max(initial=1), when.max(initial=1)))
+    last = max(at.max(initial=1), when.max(initial=1))
+    for axes in (loss, precision, rate, speed):
+        axes.set_xlim(-0.02 * last, 1.02 * last)
     _titled(precision, "validation, %", "step")
     rate.plot(*_averaged(at, _column(steps, "lr")), color=BLUE, linewidth=1.3)
     _titled(rate, "learning rate", "step")
@@ -189,11 +209,17 @@ def _density(axes: Axes, across: Floats, up: Floats) -> None:
     """A map of where in [0,1] x [0,1] values lie; the square root makes rare ones visible."""
     counts = np.histogram2d(across.clip(0, 1), up.clip(0, 1), bins=CELLS, range=((0, 1), (0, 1)))[0]
     edges = np.linspace(0, 1, CELLS + 1)
-    axes.pcolormesh(
-        edges, edges, np.ma.masked_equal(np.sqrt(counts).T, 0), cmap="Blues", vmin=-0.3 * counts.max() ** 0.5
-    )
+    shown = np.ma.masked_equal(np.sqrt(counts).T, 0)
+    axes.pcolormesh(edges, edges, shown, cmap=_shades(), vmin=-0.3 * counts.max() ** 0.5)
     axes.set_aspect("equal")
     axes.grid(visible=False)
+
+
+def _shades() -> ListedColormap:
+    """From nothing to BLUE: on light and on dark paper what is rare stays near the paper."""
+    from matplotlib.colors import ListedColormap, to_rgba_array
+
+    return ListedColormap(to_rgba_array([BLUE] * 64, np.linspace(0, 1, 64)))
 
 
 def _shortened(name: str, most: int = 18) -> str:
@@ -238,7 +264,7 @@ def confusion_figure(confusion: NDArray[np.int64], names: Sequence[str]) -> Figu
     shares = shown / np.maximum(confusion.sum(axis=1)[order], 1)[:, None]
     side = 2.4 + 0.36 * len(order)
     figure, (axes,) = panels(1, width=side + 0.6, height=side)
-    axes.imshow(shares, cmap="Blues", vmin=-0.05, vmax=1.15)
+    axes.imshow(shares, cmap=_shades(), vmin=0, vmax=1)
     axes.grid(visible=False)
     size = 9 if len(order) < 8 else 6
     axes.set_xticks(range(len(order)), labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
@@ -246,7 +272,7 @@ def confusion_figure(confusion: NDArray[np.int64], names: Sequence[str]) -> Figu
     for row, column in zip(*np.nonzero(shown), strict=True):
         dark = shares[row, column] > 0.55
         text = f"{shown[row, column]:,}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else "#16191d")
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color="#ffffff" if dark else INK)
     _titled(axes, "at the scores of highest F1", "found as", "is")
     return figure
 

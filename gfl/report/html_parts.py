@@ -47,8 +47,10 @@ def paragraph(sentence: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(sentence)}</p>' if kind else f"<p>{text(sentence)}</p>"
 
 
-def figure(content: str, caption: str = "", label: str = "") -> str:
-    """An SVG or image with its caption. label: what a person who does not see it is told."""
+def figure(content: str | Sequence[str], caption: str = "", label: str = "") -> str:
+    """SVGs or an image with their caption. label: what a person who does not see them is told."""
+    if not isinstance(content, str):
+        content = f'<div class="plots">{"".join(f"<div>{part}</div>" for part in content)}</div>'
     described = content
     if label:
         described = f'<div class="plot" tabindex="0" role="img" aria-label="{text(label)}">{content}</div>'

@@ -46,10 +46,11 @@ class Subject:
     steps: Sequence[Mapping[str, object]] = ()  # lines of log.jsonl
     evaluations: Sequence[Mapping[str, object]] = ()
     batch: int = 1  # pictures a step
-    labels_svg: str = ""  # the plot of the training data
+    labels: Sequence[str] = ()  # plots of the training data, SVG
     findings: Mapping[str, Sequence[Finding]] = field(default_factory=dict)  # 'training' -> what its check found
     usual: str = ""  # the name of the settings that those of the run are compared with
     settings: Sequence[tuple[str, str, str]] = ()  # name, value, usual value: where they differ
+    recipe: Sequence[tuple[str, str]] = ()  # name and value of the settings that people ask for first
     environment: Mapping[str, object] = field(default_factory=dict)
     commands: Sequence[tuple[str, str]] = ()  # what for, command
     notes: Sequence[str] = ()  # what the page lacks, and why
@@ -72,7 +73,7 @@ def _sections(subject: Subject) -> Iterator[str]:
         yield "<h2>The run</h2>"
         run = figures.run_figure(subject.steps, subject.evaluations, subject.batch)
         yield figure(
-            figures.svg(run), label="Losses, validation AP, learning rate and pictures a second over the steps"
+            figures.svgs(run), label="Losses, validation AP, learning rate and pictures a second over the steps"
         )
     if analysis is not None:
         yield from _numbers(analysis)
@@ -126,12 +127,17 @@ def class_cells(row: ClassRow) -> list[tuple[str, float | None]]:
 
 def _classes(analysis: Analysis) -> Iterator[str]:
     yield "<h2>Classes</h2>"
-    yield paragraph("Shown: detections of at least the score at which the class's F1 is highest, at IoU 0.50.", "faint")
+    yield paragraph(
+        "Shown, here and in all that follows: detections of at least the score at which the class's F1 is highest at "
+        "IoU 0.50, and of boxes that overlap by more than half the best one, of whichever class. Score, F1, precision "
+        "and recall are counted before boxes of other classes are taken out.",
+        "faint",
+    )
     yield sorting_table("classes", CLASS_HEAD, [class_cells(row) for row in analysis.classes])
     names = [row.name for row in analysis.classes]
     if analysis.objects:
         curve = figures.precision_recall_figure(analysis.curves, names, [row.AP for row in analysis.classes])
-        yield figure(figures.svg(curve), label="Precision over recall: the mean over the classes, and the classes")
+        yield figure(figures.svgs(curve), label="Precision over recall: the mean over the classes, and the classes")
 
 
 def _errors(analysis: Analysis) -> Iterator[str]:
@@ -161,7 +167,8 @@ def _errors(analysis: Analysis) -> Iterator[str]:
         confusion = figures.confusion_figure(analysis.breakdown.confusion, names)
         caption = (
             "Rows: what the objects are. Columns: as what they were found at IoU 0.50, by the best box of whatever "
-            "class. The last row: boxes that find nothing, also for their place or as duplicates."
+            "class. The last row: boxes that find nothing, also for their place or as duplicates. A shade is the share "
+            "of its row."
         )
         if len(names) > figures.MOST_CLASSES:
             caption += f" The {figures.MOST_CLASSES} classes that are mistaken most often."
@@ -176,7 +183,7 @@ def _scores(analysis: Analysis) -> Iterator[str]:
     if not analysis.breakdown.bins:
         return
     calibration = figures.calibration_figure(analysis.breakdown)
-    yield figure(figures.svg(calibration), label="Share of right detections by score, and detections by score")
+    yield figure(figures.svgs(calibration), label="Share of right detections by score, and detections by score")
 
 
 def _edges(analysis: Analysis) -> Iterator[str]:
@@ -226,11 +233,11 @@ def _gallery(subject: Subject, analysis: Analysis) -> Iterator[str]:
 
 
 def _data(subject: Subject) -> Iterator[str]:
-    if not subject.findings and not subject.labels_svg:
+    if not subject.findings and not subject.labels:
         return
     yield "<h2>The data</h2>"
-    if subject.labels_svg:
-        yield figure(subject.labels_svg, "The training data.", "Boxes a class, sizes, places and shapes of the boxes")
+    if subject.labels:
+        yield figure(subject.labels, "The training data.", "Boxes a class, sizes, places and shapes of the boxes")
     if subject.findings:
         yield paragraph("What gfl.data check says of it, without decoding the pictures.", "faint")
     for split, found in subject.findings.items():
@@ -242,9 +249,13 @@ def _how(subject: Subject) -> Iterator[str]:
     if subject.commands:
         yield "<h2>How to go on</h2>"
         yield from (f"<p>{text(purpose)}</p><pre>{text(command)}</pre>" for purpose, command in subject.commands)
+    if subject.usual:
+        yield "<h2>Settings</h2>"
+        yield paragraph(f"All are those of {subject.usual}" + (", but for these:" if subject.settings else "."))
     if subject.settings:
-        yield f"<h2>Settings that differ from {text(subject.usual)}</h2>"
         yield table(["setting", "here", "there"], subject.settings, texts=(1, 2))
+    if subject.recipe:
+        yield folded("The recipe in short", table(["setting", "value"], subject.recipe, texts=(1,)))
     if subject.environment:
         yield "<h2>Where it ran</h2>"
         rows = "".join(

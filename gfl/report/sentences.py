@@ -14,13 +14,15 @@ from gfl.words import counted
 
 MEANINGS = {
     "wrong class": "boxes on an object of another class",
-    "wrong place": "boxes of the right class that overlap their object too little, at IoU 0.1 to 0.5",
+    "wrong place": "boxes that overlap an object of their class too little, at IoU 0.1 to 0.5",
     "wrong class and place": "boxes that overlap an object of another class too little",
     "duplicate": "second boxes on an object that has one",
     "background": "boxes where no object is annotated",
-    "missed": "objects that no right box finds",
+    "missed": "objects that no right box finds; a wrong one may lie on them",
 }
+HARDLY = 0.1  # AP50 of a class that is hardly ever found
 STRONG, WEAK = 0.5, 0.2  # correlations from which the spread tells much, or something
+ROUGHLY = 0.1  # how far the share within one spread may lie from a normal distribution's without a word on it
 NOTEWORTHY = 0.0005  # AP: less shows as 0.0
 
 
@@ -84,7 +86,8 @@ def _kind(name: str) -> str:
 def exactness_sentence(analysis: Analysis) -> str:
     """How far the edges lie from the true ones, and whether their spread says so; else the best and hardest class."""
     if analysis.edges is not None:
-        return edges_sentence(analysis.edges)
+        tighter = f"{percent(analysis.metrics.AP75)} at IoU 0.75 and {percent(analysis.tight_ap)} at 0.90"
+        return f"Of closer fits AP is {tighter}: {edges_sentence(analysis.edges)}"
     if not analysis.right:
         return "No box is right, so how exact the boxes are cannot be told."
     measured = [row for row in analysis.classes if row.AP is not None]
@@ -96,8 +99,8 @@ def exactness_sentence(analysis: Analysis) -> str:
 
 
 def edges_sentence(edges: EdgeSummary) -> str:
-    """Predicted spread beside the distance from the true edge."""
-    text = f"The edges of right boxes lie {edges.error_px:.1f} px from the true ones on average"
+    """Predicted spread beside the distance from the true edge, as the end of a sentence."""
+    text = f"the edges of right boxes lie {edges.error_px:.1f} px from the true ones on average"
     if edges.is_spread_constant:
         return text + "; their predicted spread is always the same, and says nothing about that."
     if not math.isfinite(edges.correlation):
@@ -123,6 +126,12 @@ def spread_sentence(edges: EdgeSummary) -> str:
     )
     if edges.is_spread_constant:
         return within
+    if edges.within_one > 0.68 + ROUGHLY:
+        within += (
+            " So the spread is larger than the errors: it tells which edges are less sure, not how far off they are."
+        )
+    elif edges.within_one < 0.68 - ROUGHLY:
+        within += " So the spread is smaller than the errors: edges are less sure than it says."
     return (
         f"{within} The tenth of them with the smallest spread ({sure.spread_px:.1f} px on average) lies "
         f"{sure.error_px:.1f} px off the true edges, the tenth with the largest ({unsure.spread_px:.1f} px) "
@@ -164,6 +173,13 @@ def hints(analysis: Analysis) -> Iterator[str]:
     never = [row.name for row in analysis.classes if row.objects and not row.shown]
     if never:
         yield f"{counted(len(never), 'class', 'classes')} of which nothing is shown: {_listed(never)}."
+    hardly = [row.name for row in analysis.classes if row.AP50 is not None and row.AP50 < HARDLY]
+    measured = sum(row.AP50 is not None for row in analysis.classes)
+    if hardly and len(hardly) < measured:
+        yield (
+            f"{_listed(hardly)}: hardly ever found (AP50 below {100 * HARDLY:.0f}). Each such class takes at least "
+            f"{100 * (1 - HARDLY) / measured:.0f} points off AP50, which is the mean over the classes."
+        )
     few = [row.name for row in analysis.classes if 0 < row.objects < 10]
     if few:
         rough = "its AP is" if len(few) == 1 else "their APs are"

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.boxes import distinct_boxes, scale_factors
+from gfl.data.boxes import SAME_OBJECT_IOU, distinct_boxes, scale_factors
 from gfl.data.coco_json import CocoDetection, coco_detections
 from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image
@@ -23,7 +23,6 @@ from gfl.words import counted, printable
 
 MOST_SHOWN = 5  # detections that the repr of a result lists
 ABOVE_ALL = 1.1  # a score that no detection has
-SAME_OBJECT_IOU = 0.5  # two boxes that share more than this are taken as of one object where they are shown
 
 
 class PictureInfo(NamedTuple):
