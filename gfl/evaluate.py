@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.report:
         pages: list[Path] = []
         drawing = Drawing(output, say)
-        if drawing.attempt("the report", lambda: pages.append(report_evaluation(output, data, about, limit))):
+        if drawing.attempt_at_end("the report", lambda: pages.append(report_evaluation(output, data, about, limit))):
             say(f"look at {pages[0]}")
 
 

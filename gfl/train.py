@@ -388,7 +388,7 @@ def write_report(run: Run) -> None:
     """Write what people look at after a run."""
     if run.drawing is not None and run.folder is not None:
         page = partial(report_run, run.folder.path, Splits(run.data.train, run.data.val))
-        run.drawing.attempt("the report", page)
+        run.drawing.attempt_at_end("the report", page)
 
 
 def save(run: Run, name: str) -> None:

@@ -270,9 +270,22 @@ def test_what_cannot_be_drawn_stops_no_run(
     data = tiny.write_data(tmp_path / "data")
     tiny.run_training(data, tmp_path / "run", "REPORT = True", "MAX_STEPS = 1")
     assert (tmp_path / "run/best.pt").is_file()
-    assert (
-        "note: the report could not be made (no ink); `python -m gfl.report` tries it again" in capsys.readouterr().out
-    )
+    again = f"`python -m gfl.report {tmp_path / 'run'}` tries it again"
+    assert f"note: the report could not be made (no ink); {again}" in capsys.readouterr().out
+
+
+def test_ctrl_c_at_the_report_of_a_run_stops_the_report_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "report_run", interrupt)
+    data = tiny.write_data(tmp_path / "data")
+    tiny.run_training(data, tmp_path / "run", "REPORT = True", "MAX_STEPS = 1")
+    said = capsys.readouterr().out
+    assert "note: the report was stopped; `python -m gfl.report" in said
+    assert "  evaluate  python -m gfl.evaluate" in said
 
 
 def test_pictures_of_a_run_that_ended_early_are_cleared_away(tmp_path: Path) -> None:

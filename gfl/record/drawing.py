@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -58,6 +59,7 @@ class Drawing:
     def __init__(self, folder: Path, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         """say: tells what could not be drawn."""
         self._folder, self._say, self._clock = folder, say, clock
+        self._command = f"python -m gfl.report {shlex.quote(str(folder))}"
         self._next_s = clock() + FIRST_S
 
     def attempt(self, what: str, draw: Callable[[], object]) -> bool:
@@ -65,9 +67,17 @@ class Drawing:
         try:
             draw()
         except Exception as error:
-            self._say(f"note: {what} could not be made ({first_line(error)}); `python -m gfl.report` tries it again")
+            self._say(f"note: {what} could not be made ({first_line(error)}); `{self._command}` tries it again")
             return False
         return True
+
+    def attempt_at_end(self, what: str, draw: Callable[[], object]) -> bool:
+        """As `attempt`, where all else is done: Ctrl-C or a signal stops the drawing, and is no failure."""
+        try:
+            return self.attempt(what, draw)
+        except KeyboardInterrupt:
+            self._say(f"note: {what} was stopped; `{self._command}` makes it")
+            return False
 
     def refresh_curves(self, batch: int) -> None:
         """Draw results.png again, unless the last time is too short ago for what it takes."""
