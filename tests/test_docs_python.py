@@ -39,26 +39,20 @@ def test_there_are_blocks_to_run() -> None:
 def test_a_block_runs_where_its_files_and_names_are_there(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model best.pt, the pictures dog.jpg and more, and the tensors that a training step has."""
+    """The model best.pt, the pictures dog.jpg and more."""
     monkeypatch.chdir(tmp_path)
     tiny_export.write_model(tmp_path / "best.pt")
     picture = draw_scene(seed=1, split="val2017", index=0, size_hw=tiny.CANVAS).image
     assert cv2.imwrite("dog.jpg", picture[..., ::-1])
     supervision = types.SimpleNamespace(Detections=lambda **given: given)
     monkeypatch.setitem(__import__("sys").modules, "supervision", supervision)
-    batch = tiny.make_batch(pictures=1)
-    names = {
-        "many_pictures": ["dog.jpg", picture],
-        "batch": batch,
-        "images_u8": batch.images,
-        "image_sizes": batch.image_sizes,
-    }
+    names = {"many_pictures": ["dog.jpg", picture]}
     text = block.text
     for size, smaller in SMALLER.items():
         text = text.replace(size, smaller)
     with torch.no_grad():
         exec(compile(text, block.page, "exec"), names)
-    assert names.keys() - {"__builtins__"} > {"batch"}
+    assert names.keys() - {"__builtins__"} > {"many_pictures"}
 
 
 def test_the_configuration_of_the_readme_is_the_papers() -> None:

@@ -21,7 +21,7 @@ from gfl.report.sheets import jpeg, sheet
 HERE = Path(__file__).resolve().parent
 PICTURES = Path("data/synthetic/val2017")
 COUNT, COLUMNS, TIMES = 6, 3, 2  # pictures, and how many times they are enlarged
-WINDOW = "1200,900"  # px of the report
+WINDOW = "1200,1260"  # px of the report
 
 
 def edges(run: Path) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +20,37 @@ class Batch(NamedTuple):
     ignored_xyxy: Tensor  # float32 (B,I,4) canvas px
     ignored_mask: Tensor  # bool (B,I)
     image_weights: Tensor  # float32 (B,): 1 for a picture, 0 for a blank image that fills up the batch
+
+
+def make_batch(images: Tensor, image_sizes: Tensor, boxes_xyxy: Sequence[Tensor], labels: Sequence[Tensor]) -> Batch:
+    """A batch of pictures on one canvas, as `detector.loss` takes it, without crowds; gfl.data makes those of a run.
+
+    Args:
+      images: uint8 (B,3,H,W) RGB, each picture in the top left corner of a canvas whose sides are multiples of 32.
+      image_sizes: int (B,2), height and width of each picture on it, px.
+      boxes_xyxy: for each picture float (G,4), px of the canvas; G may differ, and be 0.
+      labels: for each picture int (G,), class from 0.
+
+    Raises ValueError where these do not belong together.
+
+    >>> one = make_batch(torch.zeros(1, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 80]]),
+    ...                  [torch.tensor([[8.0, 8.0, 40.0, 32.0]])], [torch.tensor([2])])
+    >>> one.boxes_xyxy.shape, one.box_mask.tolist()
+    (torch.Size([1, 1, 4]), [[True]])
+    """
+    B, counts = images.shape[0], [len(each) for each in boxes_xyxy]
+    if image_sizes.shape != (B, 2) or counts != [len(each) for each in labels] or len(counts) != B:
+        raise ValueError(
+            f"got {B} images, {len(image_sizes)} sizes, {counts} boxes and {[len(each) for each in labels]} labels: "
+            "expected a size for each picture, and as many labels as boxes"
+        )
+    slots = max([1, *counts])
+    boxes, classes = torch.zeros(B, slots, 4), torch.zeros(B, slots, dtype=torch.int32)
+    for i, count in enumerate(counts):
+        boxes[i, :count], classes[i, :count] = boxes_xyxy[i], labels[i].to(torch.int32)
+    mask = torch.arange(slots) < torch.tensor(counts).unsqueeze(1)
+    no_crowds = (torch.zeros(B, 1, 4), torch.zeros(B, 1, dtype=torch.bool))
+    return Batch(images, image_sizes.to(torch.int32), boxes, classes, mask, *no_crowds, torch.ones(B))
 
 
 class Outputs(NamedTuple):

@@ -191,7 +191,8 @@ def labels_figure(data: CocoData) -> Figure:
     _titled(classes, "boxes a class")
     wide, high = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).T
     side = np.sqrt(wide * high).clip(1)
-    bins = 2.0 ** np.arange(0, np.ceil(np.log2(side.max(initial=2))) + 0.5, 0.5)
+    smallest = np.floor(np.log2(side.min(initial=2)))
+    bins = 2.0 ** np.arange(smallest, np.ceil(np.log2(side.max(initial=2))) + 0.5, 0.5)
     sizes.hist(side, bins=bins.tolist(), color=BLUE)
     sizes.set_xscale("log", base=2)
     sizes.xaxis.set_major_formatter("{x:.0f}")
