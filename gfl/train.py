@@ -136,7 +136,7 @@ def start(
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     expect_shapes(device, fixed=data.canvases is not None)
     cfg = cfg.for_classes(len(data.train.names))
-    outlook = look_ahead(data.train, cfg.data, cfg.seed) if ranks.first else None
+    outlook = look_ahead(data.train, cfg.data, cfg.seed, data.val) if ranks.first else None
     length = run_length(cfg, -(-len(data.loader.plan(0)) // cfg.accumulate))
     optim, notes = fit_schedule(cfg.optim, length)
     cfg = replace(cfg, optim=optim)

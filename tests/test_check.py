@@ -18,6 +18,7 @@ from gfl.data.__main__ import main
 from gfl.data.boxes import scale_boxes
 from gfl.data.canvas import own_canvas
 from gfl.data.check.anchors import check_anchors, positives
+from gfl.data.check.outlook import look_ahead
 from gfl.data.coco import Picture, read_coco
 from gfl.data.plan import draw_changes
 from gfl.model.anchors import make_grid, padded_sizes
@@ -255,3 +256,14 @@ def test_boxes_without_an_anchor_come_by_size_with_the_short_side_that_mends_the
     assert sum(group.without for group in groups) == found[0].count > 10
     assert "SHORT_SIDE = 160" in found[0].text
     assert check_anchors(data.pictures, DataConfig(), seed=0)[0] == []
+
+
+def test_a_run_is_told_of_pictures_that_it_would_judge_itself_by_and_of_far_off_sizes(tmp_path: Path) -> None:
+    write(tmp_path, "train", clean())
+    both = read_coco(tmp_path / "annotations/instances_train.json", tmp_path / "train", keep_empty=False)
+    cfg = DataConfig(short_side=64, long_side=96, eval_short_side=160)
+    told = {each.name: each.text for each in look_ahead(both, cfg, 0, both).findings}
+    assert f"({len(both.pictures)}): the AP says nothing of new pictures" in told["same_pictures"]
+    assert "set EVAL_SHORT_SIDE = 64" in told["eval_size"]
+    near = DataConfig(short_side=64, long_side=96, eval_short_side=80)
+    assert "eval_size" not in {each.name for each in look_ahead(both, near, 0, both).findings}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tool_exports import Drawn
 from gfl.data.coco import read_coco
 from gfl.data.paths import split_paths
 from gfl.data.source.layouts import SplitPaths, split_of
+from gfl.errors import InputError
 from gfl.settings import DataConfig
 
 
@@ -158,3 +160,14 @@ def test_cvats_export_is_read_as_it_is_but_for_crowds(tmp_path: Path) -> None:
     text = paths.annotations.read_text(encoding="utf-8")
     paths.annotations.write_text(text.replace('"iscrowd": 1', '"iscrowd": 0'), encoding="utf-8")  # boxes, not masks
     assert_drawn(paths, tool_exports.PICTURES)
+
+
+def test_a_split_that_lies_beside_its_file_is_named(tmp_path: Path) -> None:
+    """Where `gfl.data split` puts it by itself: to make it again would be refused."""
+    write(tmp_path / "annotations" / "instances_train.json")
+    beside = tmp_path / "annotations" / "instances_train_split"
+    for split in ("train", "val"):
+        write(beside / "annotations" / f"instances_{split}.json")
+        (beside / split).mkdir()
+    with pytest.raises(InputError, match=re.escape(f"set DATA_ROOT = {str(beside)!r}")):
+        split_of(tmp_path, "val")

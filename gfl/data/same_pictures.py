@@ -35,6 +35,12 @@ def same_pictures(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[P
     return [(path, other) for path in first for other in of_digest.get(digests.get(path) or b"", [])]
 
 
+def same_names_and_pictures(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """As `same_pictures`, of files that have the same name too: no other file is looked at, so sets of any size do."""
+    names = {path.name for path in first} & {path.name for path in second}
+    return same_pictures(*([path for path in paths if path.name in names] for paths in (first, second)))
+
+
 def _size(path: Path) -> int:
     """Bytes of a file; 0 where it is missing or no file."""
     try:

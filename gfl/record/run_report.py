@@ -54,6 +54,7 @@ RECIPE = (
     *("ResNetConfig.depth", "ResNetConfig.base_width", "CHECKPOINT", "SHORT_SIDE", "LONG_SIDE", "EVAL_SHORT_SIDE"),
     *("BATCH_SIZE", "EPOCHS", "MAX_STEPS", "OPTIMIZER", "LR", "SCHEDULE", "EMA", "FREEZE", "PRECISION", "SEED"),
 )  # what people ask of a run first
+TOLD_FIRST = ("same_pictures", "eval_size")  # findings without which the numbers would be taken for what they are not
 MOST_CHECKED = 20_000  # training pictures: more are not looked at again at the end of a run
 
 
@@ -107,6 +108,8 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         analysis = analyse(val.truth, found, max_detections=detection_limit(folder))
         notes = _spread_notes(found, analysis)
         write_evaluation(folder, analysis, val)
+    findings = findings_of(splits or Splits(train, val), cfg.data)
+    notes += [each.text for found in findings.values() for each in found if each.name in TOLD_FIRST]
     environment = read_mapping(folder / "env.json")
     usual_run, usual = usual_settings(environment)
     commands = list(_training_commands(folder, cfg, log))
@@ -120,7 +123,7 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         evaluations=evaluations,
         batch=cfg.batch_size,
         labels=() if train is None else figures.svgs(figures.labels_figure(train)),
-        findings=findings_of(splits or Splits(train, val), cfg.data),
+        findings=findings,
         usual=usual,
         settings=[(each.name, repr(each.value), repr(each.usual)) for each in changed_settings(cfg, usual_run)],
         recipe=[(name, repr(value)) for name, value in named_settings(cfg) if name in RECIPE],

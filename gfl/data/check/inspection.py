@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ from gfl.settings import DataConfig
 from gfl.shapes import Canvas
 
 LEAST_REAL = 0.6  # share of the canvases' pixels that should be picture: 'auto' reaches 0.9 on COCO
+
+
+FAR_OFF = 1.5  # how many times the sizes of training an evaluation may be larger or smaller without a word
 
 
 @dataclass(frozen=True)
@@ -111,14 +114,12 @@ def check_run(train: Inspection, val: Inspection | None, cfg: DataConfig) -> lis
         return []
     found: list[Finding] = []
     if val is not None and val.data is not None:
-        pairs = same_pictures([each.path for each in train.data.pictures], [each.path for each in val.data.pictures])
-        becomes = "the AP flatters; make a new split with `python -m gfl.data split`"
-        same = [f"{one.name} = {other.name}" for one, other in pairs]
-        found += finding("same_pictures", "pictures in training and in validation", becomes, same)
+        found += check_shared(train.data, val.data, same_pictures)
         if set(val.data.names) - set(train.data.names):
             becomes = "give both the same categories"
             extra = sorted(set(val.data.names) - set(train.data.names))
             found += finding("unknown_classes", "classes of validation that training lacks", becomes, extra)
+        found += check_eval_size(cfg)
     try:
         canvases = canvases_for(train.data, cfg, val=None if val is None else val.data)
         check_fits(train.data.pictures, cfg, canvases)
@@ -131,6 +132,30 @@ def check_run(train: Inspection, val: Inspection | None, cfg: DataConfig) -> lis
         if canvases is not None and each is not None and each.data is not None:
             found += _shrunk(each.split, each.data, cfg, canvases)
     return found
+
+
+PairsOf = Callable[[Sequence[Path], Sequence[Path]], list[tuple[Path, Path]]]
+
+
+def check_shared(train: CocoData, val: CocoData, pairs_of: PairsOf) -> list[Finding]:
+    """Pictures that are trained on and evaluated on. pairs_of: how equal files are found."""
+    pairs = pairs_of([each.path for each in train.pictures], [each.path for each in val.pictures])
+    becomes = "the AP says nothing of new pictures; make a new split with `python -m gfl.data split`"
+    same = [f"{one.name} = {other.name}" for one, other in pairs]
+    return finding("same_pictures", "pictures in training and in validation", becomes, same)
+
+
+def check_eval_size(cfg: DataConfig) -> list[Finding]:
+    """An evaluation at a size far from those of training, as where SHORT_SIDE alone was lowered for a trial."""
+    (low, high), size = short_side_range(cfg), eval_short_side(cfg)
+    if low / FAR_OFF <= size <= high * FAR_OFF:
+        return []
+    trained = f"{low}" if low == high else f"{low} to {high}"
+    text = (
+        f"evaluation at a short side of {size} px, training at {trained} px: objects look too "
+        f"{'large' if size > high else 'small'} to the detector; set EVAL_SHORT_SIDE = {high}"
+    )
+    return [Finding("eval_size", 1, text)]
 
 
 def _canvases(data: CocoData, cfg: DataConfig, canvases: Sequence[Canvas]) -> Finding:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from gfl.data.check.anchors import check_anchors
 from gfl.data.check.findings import Finding
-from gfl.data.check.inspection import existing
+from gfl.data.check.inspection import check_eval_size, check_shared, existing
 from gfl.data.check.truth import check_boxes
 from gfl.data.coco import CocoData
+from gfl.data.same_pictures import same_names_and_pictures
 from gfl.errors import InputError
 from gfl.settings import DataConfig
 
@@ -27,8 +28,11 @@ class Outlook(NamedTuple):
     findings: tuple[Finding, ...]  # what a user should know, without what the head of a run counts already
 
 
-def look_ahead(data: CocoData, cfg: DataConfig, seed: int) -> Outlook:
-    """Look at the training data. Raises InputError where nothing can be learnt from it."""
+def look_ahead(data: CocoData, cfg: DataConfig, seed: int, val: CocoData | None = None) -> Outlook:
+    """Look at the training data, and at what validation shares with it.
+
+    Raises InputError where nothing can be learnt from it.
+    """
     boxes = sum(len(picture.boxes_xyxy) for picture in data.pictures)
     there = set(existing([picture.path for picture in data.pictures]))
     readable = sum(picture.path in there and picture.id not in data.unreadable for picture in data.pictures)
@@ -48,5 +52,7 @@ def look_ahead(data: CocoData, cfg: DataConfig, seed: int) -> Outlook:
     if without == 1:
         raise InputError(f"{data.annotations}: {anchors[0].text}; nothing would be learnt: enlarge the pictures")
     found = [*check_boxes(data), *anchors]
+    if val is not None:
+        found += [*check_shared(data, val, same_names_and_pictures), *check_eval_size(cfg)]
     told = tuple(each for each in found if each.name not in COUNTED and (not each.is_note or each.name in TOLD))
     return Outlook(readable, boxes, without, len(sample) == len(data.pictures), told)

@@ -35,6 +35,7 @@ FORMATS: dict[str, Callable[[Request], Source]] = {
     "via": read_via,
 }
 MOST_NAMED = 10  # things named in a line of the summary
+IN_BOTH = "pictures that are both in"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_converted(output, written, read.names, read.notes, copy=bool(arguments.copy))
     for line in summary(written, read):
         say(line)
-    for line in next_steps(output, written):
+    for line in next_steps(output, written, shared=any(what.startswith(IN_BOTH) for what in read.notes)):
         say(line)
     return 0
 
@@ -101,7 +102,7 @@ def _note_unused(read: Source) -> None:
     for split, pictures in read.splits.items():
         for path in dict.fromkeys(picture.path.resolve() for picture in pictures):
             if used.setdefault(path, split) != split:
-                note(read.notes, f"pictures that are both in {used[path]} and in {split}", path.name)
+                note(read.notes, f"{IN_BOTH} {used[path]} and in {split}", path.name)
     told = {Path(name).name for what, names in read.notes.items() if "left out" in what for name in names}
     for path in dict.fromkeys(path for index in read.indexes for paths in index.by_name.values() for path in paths):
         if path.name not in told and path.resolve() not in used:
@@ -136,15 +137,20 @@ def _lines(notes: Notes) -> list[str]:
     return lines
 
 
-def next_steps(output: Path, splits: dict[str, list[Settled]]) -> list[str]:
-    """What to do next: split what is not split, and train. Each command works as it stands."""
+def next_steps(output: Path, splits: dict[str, list[Settled]], *, shared: bool = False) -> list[str]:
+    """What to do next: split what is not split, and train. Each command works as it stands.
+
+    shared: whether validation holds pictures of training, which makes its AP worthless.
+    """
     train = f'python -m gfl.train --gin_file scratch_small.gin --gin_bindings "DATA_ROOT = {str(output)!r}"'
     lines = [f"written to {output}"]
+    split = f"python -m gfl.data split {shlex.quote(str(output / 'annotations' / 'instances_train.json'))} --val 0.2"
     if "train" not in splits:
         return [*lines, f"there is no training part in it, only {' and '.join(splits)}: convert one too, then: {train}"]
     if "val" not in splits:
-        file = output / "annotations" / "instances_train.json"
-        split = f"python -m gfl.data split {shlex.quote(str(file))} --val 0.2 --seed 0"
         lines.append(f"there is no validation part; next: {split}")
         return [*lines, f'or train on all of it, without a validation: {train} "EVAL_EVERY = 0"']
+    if shared:
+        lines.append(f"validation holds pictures of training, so its AP says nothing of new ones; next: {split}")
+        return lines
     return [*lines, f"next: {train}"]

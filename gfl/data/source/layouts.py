@@ -50,6 +50,19 @@ def find_whole(root: Path) -> SplitPaths | None:
     return SplitPaths(found[0], _pictures_of(root, (found[0].stem,))) if len(found) == 1 else None
 
 
+def _split_beside(paths: SplitPaths | None) -> Path | None:
+    """The folder that `gfl.data split` makes of an annotation file by itself, where it is there."""
+    if paths is None:
+        return None
+    folder = default_split(paths.annotations)
+    return folder if find_split(folder, "train") and find_split(folder, "val") else None
+
+
+def default_split(annotations: Path) -> Path:
+    """Where `gfl.data split` puts the split of an annotation file unless it is told another place."""
+    return annotations.with_name(f"{annotations.stem}_split")
+
+
 def split_of(root: Path, split: str, *, without_val: bool = False) -> SplitPaths:
     """The paths of 'train' or 'val' in a folder of any layout.
 
@@ -62,6 +75,11 @@ def split_of(root: Path, split: str, *, without_val: bool = False) -> SplitPaths
     if paths is not None:
         return paths
     whole, train = find_whole(root), find_split(root, "train")
+    if lying := _split_beside(train or whole):
+        raise InputError(
+            f"{root} has no {'training' if train is None else 'validation'} part, but its split lies in {lying}; "
+            f"set DATA_ROOT = {str(lying)!r}"
+        )
     if whole is not None and train is None:
         if split == "train" and without_val:
             return whole

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gfl.data.coco_json import Mask, collector_paused, read_coco_file
+from gfl.data.source.layouts import default_split
 from gfl.data.split.choice import Labelled, choose_side, find_together, label
 from gfl.data.split.folder import Side, find_pictures, placed_names, write_split
 from gfl.data.split.words import describe, next_command
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if seed < 0:
         raise InputError(f"got --seed {seed}, expected 0 or more; choose another")
     path = Path(arguments.file).expanduser()
-    output = Path(arguments.output).expanduser() if arguments.output else path.with_name(f"{path.stem}_split")
+    output = Path(arguments.output).expanduser() if arguments.output else default_split(path)
     require_new(output)
     data = label(read_coco_file(path))
     count = len(data.ids)
