@@ -79,7 +79,7 @@ def forms(case: Case) -> list[Form]:
 def gradients(outputs: Outputs, losses: Callable[[], LossTerms]) -> tuple[torch.Tensor, ...]:
     """Gradients of the summed losses to scores and edge logits."""
     terms = losses()
-    return torch.autograd.grad(terms.qfl.sum() + terms.giou.sum() + terms.dfl.sum(), tuple(outputs))
+    return torch.autograd.grad(terms.qfl.sum() + terms.giou.sum() + terms.dfl.sum(), outputs[:2])
 
 
 def qfl_gradients(scores: torch.Tensor, targets: torch.Tensor, beta: float) -> tuple[torch.Tensor, ...]:

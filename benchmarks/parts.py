@@ -13,9 +13,8 @@ from benchmarks.measure import Sample
 from gfl.data.loader import TrainLoader
 from gfl.engine.module import DetectorModule
 from gfl.engine.state import TrainState, make_state, step
-from gfl.model import detector, fpn, head
+from gfl.model import backbones, detector, fpn, head
 from gfl.model.anchors import padded_sizes
-from gfl.model.backbones import resnet
 from gfl.model.structures import Batch
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
@@ -53,7 +52,7 @@ def step_parts(state: TrainState, batches: Iterator[Batch], run: RunConfig) -> I
     prepared = detector.prepare(module.variables(), module.constants, module.policy)
     images = detector.normalise(batch.images, batch.image_sizes, cfg)
     yield PREPARE
-    features = resnet.apply(child(prepared.tree, "backbone"), images, cfg.backbone)
+    features = backbones.apply(child(prepared.tree, "backbone"), images, cfg.backbone)
     yield BACKBONE
     pyramid = fpn.apply(child(prepared.tree, "neck"), features)
     yield NECK

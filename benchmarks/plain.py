@@ -7,6 +7,8 @@ Shapes: B image, G box slot, A anchor, K class channel.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,7 +16,9 @@ from torch import Tensor
 from gfl.model import fpn, head
 from gfl.model.anchors import SCALE, Grid, cells_inside
 from gfl.model.assign import INSIDE_PX
-from gfl.model.backbones.resnet import BLOCKS, ResNetConfig
+from gfl.model.backbones import BackboneConfig
+from gfl.model.backbones.resnet import ResNetConfig
+from gfl.model.backbones.stages import BLOCKS
 from gfl.model.detector import DetectorConfig, normalise
 from gfl.model.losses import LossConfig, LossTerms, dfl, qfl
 from gfl.model.postprocess import detect
@@ -28,6 +32,20 @@ NOBODY = -1  # in owner_BA: the anchor is assigned to no box
 
 
 # ---- batch-norm after each convolution ----
+
+
+def is_plain(cfg: BackboneConfig) -> TypeGuard[ResNetConfig]:
+    """Whether a backbone is a ResNet of ordinary convolutions and batch-norms: the one that is written out here."""
+    if not isinstance(cfg, ResNetConfig):
+        return False
+    return cfg.groups == 1 and cfg.deformable is None and cfg.norm == "frozen_bn"
+
+
+def require_plain(cfg: BackboneConfig) -> ResNetConfig:
+    """The configuration, if `is_plain`; ValueError for another."""
+    if not is_plain(cfg):
+        raise ValueError(f"got {cfg}: expected a ResNet of ordinary convolutions with norm='frozen_bn'")
+    return cfg
 
 
 def backbone(variables: Variables, x: Tensor, cfg: ResNetConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +85,7 @@ def conv_bn(variables: Variables, conv: str, norm: str, x: Tensor, *, stride: in
 
 def predict(variables: Variables, images: Tensor, image_sizes: Tensor, grid: Grid, cfg: DetectorConfig) -> Detections:
     """`detector.predict` on the variables as they are stored, no norm folded."""
-    features = backbone(child(variables, "backbone"), normalise(images, image_sizes, cfg), cfg.backbone)
+    features = backbone(child(variables, "backbone"), normalise(images, image_sizes, cfg), require_plain(cfg.backbone))
     pyramid = fpn.apply(child(variables, "neck"), features)
     outputs = head.apply(child(variables, "bbox_head"), pyramid, cfg.head)
     return detect(outputs, image_sizes, grid, cfg.num_classes, cfg.predict)

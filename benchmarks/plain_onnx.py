@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from benchmarks.plain import require_plain
 from export.translate import IR_VERSION, OPSET
 from gfl.model.anchors import make_grid
-from gfl.model.backbones.resnet import BLOCKS, ResNetConfig
+from gfl.model.backbones.resnet import ResNetConfig
+from gfl.model.backbones.stages import BLOCKS
 from gfl.model.detector import DetectorConfig
 from gfl.model.head import HeadConfig
 from gfl.model.prepare import Prepared
@@ -60,13 +62,11 @@ class Draft(NamedTuple):
 def plain_graph(prepared: Prepared, batch: int, canvas_hw: Canvas, cfg: DetectorConfig) -> onnx.ModelProto:
     """Float32 (B,3,H,W), normalised -> cls (B,K,H,W) of P3..P7, then reg (B,4R,H,W) of P3..P7.
 
-    cfg's backbone has the norm 'frozen_bn', which `prepare` folds; ValueError for another.
+    cfg's backbone is a plain ResNet, whose norms `prepare` folds; ValueError for another.
     """
-    if cfg.backbone.norm != "frozen_bn":
-        raise ValueError(f"norm={cfg.backbone.norm!r}: expected 'frozen_bn', which folds into the convolutions")
     draft = Draft(flatten(prepared.tree), [], {})
     shapes = make_grid(canvas_hw).shapes_hw
-    pyramid = neck(draft, backbone(draft, INPUT, cfg.backbone))
+    pyramid = neck(draft, backbone(draft, INPUT, require_plain(cfg.backbone)))
     outputs = []
     for name, last in (("cls_convs", "gfl_cls"), ("reg_convs", "gfl_reg")):
         for x, shape_hw in zip(pyramid, shapes, strict=True):

@@ -45,8 +45,7 @@ from gfl.data.coco import read_coco
 from gfl.data.loader import TrainLoader
 from gfl.engine.module import DetectorModule
 from gfl.engine.state import TrainState
-from gfl.model import detector
-from gfl.model.backbones import resnet
+from gfl.model import backbones, detector
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.tensors.variables import child
@@ -102,7 +101,7 @@ def step_table(setting: Setting, timings: Mapping[str, Timing], macs: Mapping[st
 
 def norm_forms(module: DetectorModule, images: Tensor) -> list[Form]:
     """Backbone forward + backward, with the norms folded (the time of folding included) and unfolded."""
-    cfg = module.cfg.backbone
+    cfg = plain.require_plain(module.cfg.backbone)
     with torch.no_grad():
         shapes = [feature.shape for feature in folded_backbone(module, images)]
     upstream = [torch.full(shape, 1e-3) for shape in shapes]
@@ -121,7 +120,7 @@ def norm_forms(module: DetectorModule, images: Tensor) -> list[Form]:
 def folded_backbone(module: DetectorModule, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """C3, C4, C5 from the variables, as a step computes them."""
     prepared = detector.prepare(module.variables(), module.constants, module.policy)
-    return resnet.apply(child(prepared.tree, "backbone"), images, module.cfg.backbone)
+    return backbones.apply(child(prepared.tree, "backbone"), images, module.cfg.backbone)
 
 
 def norm_table(setting: Setting, timings: Mapping[str, Timing]) -> Table:
@@ -209,7 +208,7 @@ def measure(arguments: argparse.Namespace) -> Findings:
         macs = macs_by_part(step_parts(state, batches, run))
         case = loss.make_case(setting.batch_size, loader.box_slots, setting.canvas_hw, run.detector)
         forms: list[Form] = [partial(time_parts, state, batches, run), partial(time_undivided, state, batches, run)]
-        folds = run.detector.backbone.norm == "frozen_bn"
+        folds = plain.is_plain(run.detector.backbone)
         if folds:
             batch = next(batches)
             forms += norm_forms(state.module, detector.normalise(batch.images, batch.image_sizes, run.detector))

@@ -12,6 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch.export import ExportedProgram
 
+from export.bags import without_bags
 from export.graph import Exported, example_inputs, trace, tree_spec_warnings_ignored
 from gfl.model.prepare import Prepared
 from gfl.runtime.description import INPUT_NAMES, Description
@@ -48,7 +49,7 @@ def to_onnx(program: ExportedProgram, input_names: Sequence[str], output_names: 
     """Translate a static program; `export.check` says whether the outcome is what it should be."""
     with _quiet():
         translated = torch.onnx.export(
-            program,
+            without_bags(program),
             dynamo=True,
             opset_version=TORCH_OPSET,
             input_names=list(input_names),
@@ -74,7 +75,10 @@ def lower(model: onnx.ModelProto) -> None:
             axes = numpy_helper.to_array(constants[node.input[1]])
             node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
             del node.input[1]
-        defaults = NEW_ATTRIBUTES.get(node.op_type, {})
+        # Of opset 17 a Split without sizes has equal parts; the check of the file finds one that cannot.
+        defaults = (
+            {"num_outputs": len(node.output)} if node.op_type == "Split" else NEW_ATTRIBUTES.get(node.op_type, {})
+        )
         for attribute in [attribute for attribute in node.attribute if attribute.name in defaults]:
             if onnx.helper.get_attribute_value(attribute) == defaults[attribute.name]:
                 node.attribute.remove(attribute)

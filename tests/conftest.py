@@ -15,6 +15,9 @@ os.environ.setdefault(
 )
 
 
+pytest.register_assert_rewrite("family_parity")  # tests that test_parity.py takes from there
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--goldens", metavar="DIR", help="outputs of the authors' code (default tests/goldens)")
     parser.addoption(
@@ -36,6 +39,14 @@ def goldens(request: pytest.FixtureRequest) -> Path:
     """The folder of forward.npz, loss.npz, detect.npz, twin.npz and keys.json."""
     named: str | None = request.config.getoption("--goldens")
     return Path(named).resolve() if named is not None else TESTS / "goldens"
+
+
+@pytest.fixture(scope="session")
+def family_goldens(request: pytest.FixtureRequest) -> Path:
+    """The folder of the goldens of the other models: too large to come with the tests."""
+    from golden_cases import family_folder  # it imports torch, which must not be imported before OMP_NUM_THREADS is set
+
+    return family_folder(request.config.getoption("--goldens")).resolve()
 
 
 @pytest.fixture(scope="session")

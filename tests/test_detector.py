@@ -41,6 +41,9 @@ def test_convolutions_start_with_the_spread_of_their_scheme() -> None:
     assert float(flat["bbox_head.reg_convs.1.conv.weight"].std()) == pytest.approx(0.01, rel=0.02)
 
 
+SCALES = "bbox_head.scales."
+
+
 @BY_KIND
 def test_gradients_reach_every_trainable_leaf_and_no_frozen_one(cfg: DetectorConfig) -> None:
     variables = lively(cfg)
@@ -57,7 +60,8 @@ def test_gradients_reach_every_trainable_leaf_and_no_frozen_one(cfg: DetectorCon
         if path in trainable:
             assert leaf.grad is not None, path
             assert torch.isfinite(leaf.grad).all(), path
-            assert leaf.grad.abs().max() > 0, path
+            # Without a quality nothing but positives reads the edges, and some levels have none.
+            assert leaf.grad.abs().max() > 0 or (cfg.head.quality == "none" and path.startswith(SCALES)), path
         else:
             assert leaf.grad is None, path
 

@@ -53,7 +53,8 @@ MODEL_VOCABULARY = ("gfl.model.anchors", "gfl.model.structures")
 MODEL_PARTS = {("gfl.model.prepare", "gfl.model.backbones"), ("gfl.model.postprocess", "gfl.model.nms")}
 
 # An accelerator, a configuration language or a metric is met in so many files, so that it can be replaced.
-CONFINED = {"torch_npu": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1}
+KNOWN_TO_TENSORS = ("torch", "torchvision", "einops", "gfl.errors", "gfl.tensors")  # torchvision: where it works
+CONFINED = {"torch_npu": 1, "torchvision": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1}
 HOMES = {"gin": "gfl/config.py"}
 
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
@@ -212,7 +213,7 @@ def foreign_imports_in_tensors(sources: Sources) -> Iterator[str]:
     for path in sources:
         if within(module_name(path), "gfl.tensors"):
             for name in imports(path, sources):
-                known = any(within(name, module) for module in ("torch", "einops", "gfl.errors", "gfl.tensors"))
+                known = any(within(name, module) for module in KNOWN_TO_TENSORS)
                 if not known and name.split(".")[0] not in sys.stdlib_module_names:
                     yield f"{path} imports {name}, expected torch and einops only"
 

@@ -154,7 +154,7 @@ def test_boxes_stay_within_the_picture(case: Case) -> None:
 
 def test_a_picture_in_a_batch_is_detected_as_alone() -> None:
     cases = [case for case in CASES if case.settings == PredictConfig()]
-    outputs = Outputs(*(torch.cat(parts) for parts in zip(*map(outputs_of, cases), strict=True)))
+    outputs = Outputs(*(torch.cat([outputs_of(case)[field] for case in cases]) for field in range(2)))
     sizes = torch.tensor([case.size_hw for case in cases], dtype=torch.int32)
     together = detect(outputs, sizes, GRID, CLASSES, PredictConfig())
     for i, case in enumerate(cases):

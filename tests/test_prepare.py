@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -54,9 +56,10 @@ def test_folding_equals_convolution_and_norm_apart(cfg: DetectorConfig) -> None:
     flat = flatten(child(variables, "backbone"))
     folded = flatten(child(prepared_of(variables, cfg).tree, "backbone"))
     norms = [path.removesuffix(".running_var") for path in flat if path.endswith(".running_var")]
-    assert (norms == []) == (cfg.backbone.norm == "gn")
+    assert (norms == []) == ("gn1" in child(variables, "backbone"))
     for norm in norms:
-        conv = norm.replace("bn", "conv").replace("downsample.1", "downsample.0")
+        number = re.search(r"(?:stem|downsample)\.(\d+)$", norm)  # there, a norm stands after its convolution
+        conv = norm.replace("bn", "conv") if number is None else f"{norm[: number.start(1)]}{int(number[1]) - 1}"
         weight = flat[f"{conv}.weight"].double()
         x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, weight.shape[1], 9, 9)))
         parts = (flat[f"{norm}.{name}"].double() for name in ("running_mean", "running_var", "weight", "bias"))
@@ -103,7 +106,7 @@ def test_half_policies_give_float32_outputs_near_those_of_fp32(policy: Policy) -
     with torch.no_grad():
         exact = detector.forward(prepared_of(variables, cfg), x, cfg)
         rounded = detector.forward(prepared_of(variables, cfg, policy), x, cfg)
-    assert {part.dtype for part in rounded} == {torch.float32}
+    assert {part.dtype for part in rounded[:2]} == {torch.float32}
     # bfloat16 has 8 bits: logits of about 2 move by a few percent
     assert float((rounded.scores - exact.scores).abs().mean()) < 0.01
     assert float((rounded.edge_logits - exact.edge_logits).abs().mean()) < 0.1

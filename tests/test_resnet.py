@@ -7,7 +7,7 @@ import torch
 from small_models import read_by, small
 
 from gfl.model import detector
-from gfl.model.backbones import resnet
+from gfl.model.backbones import resnet, stages
 from gfl.model.backbones.resnet import ResNetConfig
 from gfl.tensors.variables import flatten
 
@@ -35,5 +35,5 @@ def test_residual_branches_start_at_zero(norm: str, depth: int) -> None:
     flat = flatten(resnet.init(0, small(norm, depth).backbone))
     last = ("3" if depth >= 50 else "2") + ".weight"
     norms = [path for path, leaf in flat.items() if path.startswith("layer") and leaf.ndim == 1 and path.endswith(last)]
-    assert len(norms) == sum(resnet.BLOCKS[depth])
+    assert len(norms) == sum(stages.BLOCKS[depth])
     assert all(not flat[path].any() for path in norms)

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from gfl.limits import require
-from gfl.model import fpn, head, postprocess
+from gfl.model import backbones, fpn, head, postprocess
 from gfl.model import prepare as preparation
 from gfl.model.anchors import Grid, padded_sizes
 from gfl.model.assign import ATSSConfig, assign
-from gfl.model.backbones import resnet
+from gfl.model.backbones import resnet, stages
 from gfl.model.fpn import FPNConfig
 from gfl.model.head import HeadConfig
 from gfl.model.losses import LossConfig, loss_terms
@@ -48,7 +48,7 @@ class DetectorConfig:
     """Everything that shapes the computation; the defaults are the paper's GFLV2 with ResNet-50."""
 
     num_classes: int = 80
-    backbone: resnet.ResNetConfig = field(default_factory=resnet.ResNetConfig)
+    backbone: backbones.BackboneConfig = field(default_factory=resnet.ResNetConfig)
     neck: FPNConfig = field(default_factory=FPNConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     assign: ATSSConfig = field(default_factory=ATSSConfig)
@@ -71,7 +71,7 @@ def init(cfg: DetectorConfig, seed: int = 0) -> Variables:
     Each leaf's numbers depend on the seed and its own path alone.
     """
     return {
-        "backbone": resnet.init(seed, cfg.backbone),
+        "backbone": backbones.init(seed, cfg.backbone),
         "neck": fpn.init(seed, cfg.backbone.out_channels, cfg.neck),
         "bbox_head": head.init(seed, cfg.num_classes, cfg.neck.channels, cfg.head),
     }
@@ -79,7 +79,7 @@ def init(cfg: DetectorConfig, seed: int = 0) -> Variables:
 
 def is_frozen(path: str, cfg: DetectorConfig) -> bool:
     """Whether training leaves the variable at this dotted path as it is."""
-    return path.startswith("backbone.") and resnet.is_frozen(path.removeprefix("backbone."), cfg.backbone)
+    return path.startswith("backbone.") and stages.is_frozen(path.removeprefix("backbone."), cfg.backbone)
 
 
 def freeze(variables: Variables, cfg: DetectorConfig) -> Constants:
@@ -108,7 +108,7 @@ def forward(prepared: Prepared, images: Tensor, cfg: DetectorConfig, *, recomput
 
     recompute: of backbone and head keep little for the gradient, and compute it again: less memory, more time.
     """
-    features = resnet.apply(child(prepared.tree, "backbone"), images, cfg.backbone, recompute=recompute)
+    features = backbones.apply(child(prepared.tree, "backbone"), images, cfg.backbone, recompute=recompute)
     pyramid = fpn.apply(child(prepared.tree, "neck"), features)
     return head.apply(child(prepared.tree, "bbox_head"), pyramid, cfg.head, recompute=recompute)
 

@@ -1,5 +1,7 @@
 """The GFLV2 head (arXiv 2011.12885): classification, edge distributions, and a quality predicted from their shape.
 
+Without the quality it is the head of GFL (arXiv 2006.04388), here called v1.
+
 Shapes: B image, A anchor of all levels, K class channel, E=4 edges (left, top, right, bottom), R = reg_max + 1 bins.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +36,7 @@ class HeadConfig:
     gn_groups: int = 32
     reg_max: int = 16  # last bin, in strides (GFL)
     topk: int = 4  # largest probabilities of each edge that the DGQP reads, with their mean (GFLV2)
+    quality: Literal["dgqp", "none"] = "dgqp"  # what the class scores are multiplied by; 'none': GFL v1
     quality_channels: int = 64  # hidden channels of the DGQP
     background_channel: bool = True  # one more class channel, as the authors' checkpoints have
 
@@ -43,6 +47,8 @@ class HeadConfig:
             raise ValueError(
                 f"topk={self.topk}: expected 1..{self.reg_max + 1} (reg_max + 1 bins); lower topk or raise reg_max"
             )
+        if self.quality not in ("dgqp", "none"):
+            raise ValueError(f"quality={self.quality!r}: expected 'dgqp' or 'none'")
         if self.channels % self.gn_groups:
             raise ValueError(f"channels={self.channels}: expected a multiple of gn_groups={self.gn_groups}")
 
@@ -66,12 +72,12 @@ def init(seed: int, num_classes: int, in_channels: int, cfg: HeadConfig, path: s
     variables["gfl_cls"] = init_conv(seed, f"{path}.gfl_cls", channels, out_in, 3, init="normal", bias=prior_bias)
     variables["gfl_reg"] = init_conv(seed, f"{path}.gfl_reg", 4 * bins, out_in, 3, init="normal", bias=0.0)
     variables["scales"] = {str(level): {"scale": torch.ones(())} for level in range(LEVELS)}
-    statistics = 4 * (cfg.topk + 1)
-    quality = cfg.quality_channels
-    variables["reg_conf"] = {
-        "0": init_conv(seed, f"{path}.reg_conf.0", quality, statistics, 1, init="normal", bias=0.0),
-        "2": init_conv(seed, f"{path}.reg_conf.2", 1, quality, 1, init="normal", bias=0.0),
-    }
+    if cfg.quality == "dgqp":
+        statistics, hidden = 4 * (cfg.topk + 1), cfg.quality_channels
+        variables["reg_conf"] = {
+            "0": init_conv(seed, f"{path}.reg_conf.0", hidden, statistics, 1, init="normal", bias=0.0),
+            "2": init_conv(seed, f"{path}.reg_conf.2", 1, hidden, 1, init="normal", bias=0.0),
+        }
     return variables
 
 
@@ -87,9 +93,10 @@ def apply(prepared: Variables, pyramid: tuple[Tensor, ...], cfg: HeadConfig, *, 
         class_logits.append(class_logits_of_level)
         edge_logits.append(edge_logits_of_level)
     edges_BAER = rearrange(torch.cat(edge_logits, dim=1), "b a (e r) -> b a e r", e=4)
-    quality = dgqp(child(prepared, "reg_conf"), edges_BAER, cfg)
-    scores = torch.cat(class_logits, dim=1).float().sigmoid() * quality
-    return Outputs(scores, edges_BAER)
+    logits_BAK = torch.cat(class_logits, dim=1).float()
+    if cfg.quality == "none":
+        return Outputs(logits_BAK.sigmoid(), edges_BAER, logits_BAK)
+    return Outputs(logits_BAK.sigmoid() * dgqp(child(prepared, "reg_conf"), edges_BAER, cfg), edges_BAER)
 
 
 def dgqp(prepared: Variables, edge_logits: Tensor, cfg: HeadConfig) -> Tensor:

@@ -56,8 +56,12 @@ def loss_terms(outputs: Outputs, assignment: Assignment, grid: Grid, batch: Batc
     weight_BN = outputs.scores.detach().amax(dim=2).gather(1, index_BN) * positive_BN
     dfl_BN = dfl(logits_BNER, distances_from_boxes(centres, targets)).mean(dim=-1)
     quality = _quality_targets(outputs.scores, assignment, overlap.detach() * positive_BN, batch.labels)
+    if outputs.class_logits is None:
+        loss_BAK = qfl(outputs.scores, quality, cfg.qfl_beta)
+    else:
+        loss_BAK = qfl_of_logits(outputs.class_logits, quality, cfg.qfl_beta)
     return LossTerms(
-        qfl=cfg.qfl_weight * qfl(outputs.scores, quality, cfg.qfl_beta).sum(dim=2) * assignment.counted.float(),
+        qfl=cfg.qfl_weight * loss_BAK.sum(dim=2) * assignment.counted.float(),
         giou=cfg.giou_weight * weight_BN * (1.0 - generalised),
         dfl=cfg.dfl_weight * weight_BN * dfl_BN,
         weight=weight_BN,
@@ -86,6 +90,16 @@ def qfl(scores: Tensor, targets: Tensor, beta: float) -> Tensor:
     # The cross-entropy refuses NaN (on CUDA it ends the process): as 0 they pass, and `modulating` makes the loss NaN.
     scores, targets = scores.nan_to_num(nan=0.0), targets.nan_to_num(nan=0.0)
     return F.binary_cross_entropy(scores, targets, reduction="none") * modulating
+
+
+def qfl_of_logits(logits: Tensor, targets: Tensor, beta: float) -> Tensor:
+    """`qfl` of sigmoid(logits), with a gradient where the probability itself would round to 0 or 1.
+
+    >>> qfl_of_logits(torch.tensor([40.0]), torch.tensor([0.0]), beta=2.0)
+    tensor([40.])
+    """
+    modulating = (targets - logits.sigmoid()).abs().pow(beta)
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none") * modulating
 
 
 def dfl(edge_logits: Tensor, dist: Tensor) -> Tensor:

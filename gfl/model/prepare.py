@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gfl.model.backbones import resnet
+from gfl.model.backbones import stages
 from gfl.tensors.precision import FP32, Policy
 from gfl.tensors.variables import Variables, child, flatten, leaf, unflatten
 
@@ -35,7 +35,7 @@ class Prepared:
     tree: Variables
 
 
-def freeze(variables: Variables, cfg: resnet.ResNetConfig) -> Constants:
+def freeze(variables: Variables, cfg: stages.StagesConfig) -> Constants:
     """Fold the frozen batch-norms, and read the statistics of the others."""
     folded: dict[str, Tensor] = {}
     pairs, inv_stds, means = [], [], []
@@ -45,7 +45,7 @@ def freeze(variables: Variables, cfg: resnet.ResNetConfig) -> Constants:
             conv_path = _convolution_before(norm_path)
             conv, norm = child(variables, conv_path), child(variables, norm_path)
             inv_std = torch.rsqrt(leaf(norm, "running_var") + NORM_EPS)
-            if resnet.is_frozen(norm_path.removeprefix("backbone."), cfg):
+            if stages.is_frozen(norm_path.removeprefix("backbone."), cfg):
                 scale = leaf(norm, "weight") * inv_std
                 folded[f"{conv_path}.weight"] = leaf(conv, "weight") * scale.view(-1, 1, 1, 1)
                 folded[f"{conv_path}.bias"] = leaf(norm, "bias") - leaf(norm, "running_mean") * scale
@@ -58,9 +58,11 @@ def freeze(variables: Variables, cfg: resnet.ResNetConfig) -> Constants:
 
 
 def _convolution_before(norm: str) -> str:
-    """The path of the convolution before a batch-norm: conv2 for bn2, downsample.0 for downsample.1."""
+    """The path of the convolution before a batch-norm: conv2 for bn2, convs.0 for bns.0, stem.3 for stem.4."""
     parent, _, name = norm.rpartition(".")
-    return f"{parent}.{'0' if parent.endswith('downsample') else name.replace('bn', 'conv')}"
+    if name.isdigit() and not parent.endswith("bns"):
+        return f"{parent}.{int(name) - 1}"
+    return norm.removesuffix(name).replace("bns.", "convs.") + name.replace("bn", "conv")
 
 
 def prepare(variables: Variables, constants: Constants, policy: Policy = FP32) -> Prepared:

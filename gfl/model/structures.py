@@ -58,6 +58,7 @@ class Outputs(NamedTuple):
 
     scores: Tensor  # float32 (B,A,K) in (0,1): sigmoid(classification) x quality
     edge_logits: Tensor  # float32 (B,A,E,R): the general distribution of each edge, before softmax
+    class_logits: Tensor | None = None  # float32 (B,A,K), of GFL v1 alone, which has no quality: scores before sigmoid
 
 
 class Assignment(NamedTuple):

@@ -46,11 +46,13 @@ def init_conv(
     return variables
 
 
-def conv(variables: Variables, x: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+def conv(
+    variables: Variables, x: Tensor, *, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> Tensor:
     """2-D convolution, with a bias where the variables have one: (B,I,H,W) -> (B,O,H',W')."""
     weight = leaf(variables, "weight")
     bias = leaf(variables, "bias") if "bias" in variables else None
-    return F.conv2d(x.to(weight.dtype), weight, bias, stride, padding)
+    return F.conv2d(x.to(weight.dtype), weight, bias, stride, padding, dilation, groups)
 
 
 def init_norm(channels: int, scale: float = 1.0) -> Variables:

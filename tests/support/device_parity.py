@@ -198,7 +198,7 @@ def detection_figures(subject: Subject, outputs: Outputs, goldens: golden_cases.
         shown = outputs
         if case.synthetic:
             shown = golden_cases.synthetic_outputs(int(goldens["synth_seed"]), make_grid(CANVAS_HW))
-        shown = Outputs(*(part.detach().to(subject.device) for part in shown))
+        shown = Outputs(*(part.detach().to(subject.device) for part in shown[:2]))
         sizes = case.image_sizes.to(subject.device)
         as_reference = PredictConfig(
             score_threshold=case.score_threshold, nms_pre=case.nms_pre, keep_background=True, keep_padding_cells=True

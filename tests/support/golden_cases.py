@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,13 @@ def read(folder: Path, name: str) -> dict[str, NDArray[np.generic]]:
     """All arrays of one .npz."""
     with np.load(folder / name) as file:
         return {key: file[key] for key in file.files}
+
+
+def family_folder(named: str | None) -> Path:
+    """The set of the model family: the folder that was named, or the one beside the test pictures."""
+    pictures = os.environ.get("GFL_TEST_DATA")
+    beside = Path(pictures).resolve().parent / "goldens" if pictures else Path()
+    return Path(named) if named or not beside.is_dir() else beside
 
 
 def names_before(folder: Path, file: str, suffix: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import golden_cases
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from gfl.model import detector
+from gfl.model.backbones import BackboneConfig
+from gfl.model.backbones.res2net import Res2NetConfig
 from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig
 from gfl.model.fpn import FPNConfig
@@ -39,6 +42,11 @@ def small(
     )
 
 
+def with_backbone(backbone: BackboneConfig) -> DetectorConfig:
+    """A small detector with another backbone."""
+    return replace(small(), backbone=backbone)
+
+
 KINDS = {
     "r18 frozen_bn": small(),
     "r18 gn, all trained": small("gn", frozen_stages=-1),
@@ -48,6 +56,15 @@ KINDS = {
     "r50 frozen_bn, all trained": small(depth=50, frozen_stages=-1),
     "r50 gn, all frozen": small("gn", depth=50, frozen_stages=4),
     "head without towers": small(convs=0),
+    "x50": with_backbone(ResNetConfig(depth=50, base_width=8, groups=4, group_width=2)),
+    "x50 gn": with_backbone(ResNetConfig(50, 8, groups=4, group_width=2, norm="gn", gn_groups=4, frozen_stages=-1)),
+    "r50 deformable": with_backbone(ResNetConfig(depth=50, base_width=8, deformable="v1")),
+    "r50 deformable with masks": with_backbone(ResNetConfig(depth=50, base_width=8, deformable="v2")),
+    "r2n50": with_backbone(Res2NetConfig(depth=50, base_width=8, scale_width=4)),
+    "r2n50 deformable": with_backbone(
+        Res2NetConfig(depth=50, base_width=8, scale_width=4, deformable="v1", deformable_stages=(3, 4))
+    ),
+    "gfl v1": replace(small(), head=HeadConfig(16, convs=2, gn_groups=4, quality="none", background_channel=False)),
 }
 BY_KIND = pytest.mark.parametrize("cfg", KINDS.values(), ids=KINDS.keys())
 
