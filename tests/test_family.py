@@ -12,10 +12,12 @@ from export.graph import graph_of, trace
 from export.translate import to_onnx
 from gfl.runtime.description import INPUT_NAMES
 
-FAMILY = ["x50", "r50 deformable", "r50 deformable with masks", "r2n50 deformable", "gfl v1"]
+SLOW = ("x50", "r50 deformable", "r2n50 deformable", "gfl v1")
 
 
-@pytest.mark.parametrize("kind", FAMILY)
+@pytest.mark.parametrize(
+    "kind", ["r50 deformable with masks", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)]
+)
 def test_the_exported_graph_has_shared_operators_alone_and_gives_what_pytorch_gives(kind: str) -> None:
     cfg = KINDS[kind]
     prepared = prepared_of(lively(cfg), cfg)

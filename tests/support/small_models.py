@@ -59,7 +59,9 @@ KINDS = {
     "x50": with_backbone(ResNetConfig(depth=50, base_width=8, groups=4, group_width=2)),
     "x50 gn": with_backbone(ResNetConfig(50, 8, groups=4, group_width=2, norm="gn", gn_groups=4, frozen_stages=-1)),
     "r50 deformable": with_backbone(ResNetConfig(depth=50, base_width=8, deformable="v1")),
-    "r50 deformable with masks": with_backbone(ResNetConfig(depth=50, base_width=8, deformable="v2")),
+    "r50 deformable with masks": with_backbone(
+        ResNetConfig(depth=50, base_width=8, deformable="v2", deformable_stages=(4,))
+    ),
     "r2n50": with_backbone(Res2NetConfig(depth=50, base_width=8, scale_width=4)),
     "r2n50 deformable": with_backbone(
         Res2NetConfig(depth=50, base_width=8, scale_width=4, deformable="v1", deformable_stages=(3, 4))
