@@ -163,7 +163,7 @@ def test_steps_under_apex_are_those_of_our_own_o1_bit_for_bit(
     assert_equal_bits(state.ema, own.ema)
 
 
-@pytest.mark.parametrize("kind", [Amp, AscendAmp])
+@pytest.mark.parametrize("kind", [Amp, pytest.param(AscendAmp, marks=pytest.mark.slow)])
 def test_accumulated_batches_are_unscaled_once_at_the_end(kind: type[Amp], monkeypatch: pytest.MonkeyPatch) -> None:
     own = without_apex()
     step(own, [make_batch(1), make_batch(2)], RATE, SGD)

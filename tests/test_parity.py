@@ -348,6 +348,7 @@ def trained_copy(r50: Model) -> tuple[Variables, torch.optim.SGD]:
     return unflatten(flat), torch.optim.SGD(trainable, lr=0.01, momentum=0.9, weight_decay=1e-4)
 
 
+@pytest.mark.slow
 def test_sgd_steps_agree(loss_goldens: golden_cases.Arrays, r50: Model, grid: Grid) -> None:
     x = golden_cases.normal_input(int(loss_goldens["input_seed"]))
     names = [key for key in loss_goldens if key.startswith("sgd")]

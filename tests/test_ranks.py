@@ -124,7 +124,12 @@ def case_of(part: Mapping[str, object], name: str) -> tuple[dict[str, Tensor], l
     return case["state"], case["metrics"]
 
 
-@pytest.mark.parametrize("name", rank_parts.CASES)
+QUICK = ("boxes_everywhere", "rank_without_a_picture")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in rank_parts.CASES]
+)
 def test_two_ranks_step_as_one_does_on_the_whole_batch(name: str, parts: list[dict[str, object]]) -> None:
     columns = zip(*rank_parts.CASES[name], strict=True)
     batches = [join_batches([rank_parts.batch_of(seed) for seed in column]) for column in columns]

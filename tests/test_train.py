@@ -533,6 +533,7 @@ def test_run_stopped_between_epochs_goes_on_with_other_batches(data: Path, tmp_p
     assert [line["epoch"] for line in log_lines(run) if "loss" in line].count(1) < STEPS_AN_EPOCH
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_its_weights_whatever_it_started_from(data: Path, tmp_path: Path) -> None:
     """The stem and the first stage are folded once, when the run begins: from the run's weights, not from new ones."""
     frozen = (
@@ -729,6 +730,7 @@ def test_run_without_evaluation_needs_no_validation_data(data: Path, tmp_path: P
     assert {path.name for path in run.iterdir()} == FILES - {"results.csv", "metrics.json", "val_detections.json"}
 
 
+@pytest.mark.slow
 def test_evaluation_comes_every_so_many_epochs_and_at_the_end(data: Path, tmp_path: Path) -> None:
     run = run_training(data, tmp_path / "run", "EPOCHS = 3", "EVAL_EVERY = 2")
     assert [line["epoch"] for line in log_lines(run) if "AP" in line] == [2, 3]
