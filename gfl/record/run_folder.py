@@ -151,7 +151,8 @@ def open_run(
 ) -> Iterator[RunFolder]:
     """Make or reopen a run's folder, and lock it for the block.
 
-    After the block a folder that was made for this run, and in which nothing was written, is removed.
+    After the block a folder that was made for this run, and in which nothing was written, is removed, and so are those
+    above it that were made with it.
 
     workdir: the folder; None makes <runs>/<config_name>/<time>, with -2, -3, ... added where that exists.
     resume: whether to go on with the run in `workdir`. Where it is False, what a run left that ended before its first
@@ -161,11 +162,12 @@ def open_run(
     Raises InputError where another process uses the folder, where it holds a run and `resume` is False, where `resume`
     is True and it has no last.pt, and where it cannot be made.
     """
-    made = not resume and (workdir is None or not workdir.exists())
+    made = [] if resume else _missing(runs / config_name if workdir is None else workdir)
     if resume:
         workdir = last_checkpoint(workdir).parent
     elif workdir is None:
         workdir = _make_default_workdir(runs / config_name, time.time() if now is None else now)
+        made.insert(0, workdir)
     else:
         make_folder(workdir)
     lock = lock_folder(workdir)
@@ -177,9 +179,9 @@ def open_run(
         yield RunFolder(workdir)
     finally:
         unlock_folder(lock)
-        if made:
-            with contextlib.suppress(OSError):  # not empty, or gone
-                workdir.rmdir()
+        with contextlib.suppress(OSError):  # not empty, or gone
+            for folder in made:
+                folder.rmdir()
 
 
 def last_checkpoint(workdir: Path | None) -> Path:
@@ -192,6 +194,11 @@ def last_checkpoint(workdir: Path | None) -> Path:
             "or start a new run without --resume"
         )
     return workdir / LAST
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, the deepest first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def _make_default_workdir(parent: Path, now: float) -> Path:
