@@ -495,7 +495,7 @@ def test_run_told_to_end_before_its_first_step_leaves_a_folder_for_the_next(
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {name: (whole / name).read_bytes() for name in ("log.jsonl", "results.csv", "last.pt")}
+    before = {name: (whole / name).read_bytes() for name in ("log.jsonl", "results.csv", "last.pt", "env.json")}
     assert resume(whole) == 0
     assert {name: (whole / name).read_bytes() for name in before} == before
     assert "resumed at step 8" in capsys.readouterr().out

@@ -22,6 +22,7 @@ from gfl.files import append_text, make_folder, to_json, write_atomic, write_err
 from gfl.record.environment import environment
 from gfl.record.lock import lock_folder, unlock_folder
 from gfl.record.trackers.interface import TRACKED, TRACKERS_FOLDERS
+from gfl.record.run_data import read_mapping, resumptions
 from gfl.say import say
 
 LOG = "log.jsonl"
@@ -109,9 +110,21 @@ class RunFolder:
         # People read objects, so they are indented; lists are for programs (the detections of COCO have 500,000 rows).
         write_atomic(self.path / name, to_json(value, indent=2 if isinstance(value, Mapping) else None) + "\n")
 
-    def write_environment(self, command: Sequence[str], more: Mapping[str, object] | None = None) -> None:
-        """Write env.json: `environment(command)` and the caller's own fields (device, precision, number of ranks)."""
-        self.write_json(ENVIRONMENT, {**environment(command), **(more or {})})
+    def write_environment(
+        self, command: Sequence[str], more: Mapping[str, object] | None = None, *, resumed_at: int | None = None
+    ) -> None:
+        """Write env.json: `environment(command)` and the caller's own fields (device, precision, number of ranks).
+
+        resumed_at: the step that a run goes on from. What the file says of its beginning then stays, and its list
+        `resumed` gets that step and what is different now, in place of resumptions of which no step was saved.
+        """
+        now = {**environment(command), **(more or {})}
+        begun = {} if resumed_at is None else read_mapping(self.path / ENVIRONMENT)
+        if begun:
+            kept = [each for each in resumptions(begun) if each["step"] != resumed_at]
+            changed = {name: value for name, value in now.items() if begun.get(name) != value}
+            now = {**begun, "resumed": [*kept, {"step": resumed_at, **changed}]}
+        self.write_json(ENVIRONMENT, now)
 
     def append(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Add lines to log.jsonl, either all or none; each has the key `step`."""
