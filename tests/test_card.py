@@ -97,7 +97,8 @@ def test_numbers_of_another_evaluation_are_not_quoted(own_run: Path, tmp_path: P
     # The row of step 4 is of another AP than the checkpoint knows: the file beside is of another run.
     text = card_of(own_run / "best.pt", tmp_path / "a.md")
     assert "| AP, the mean over IoU 0.50 to 0.95 | 12.3 |" in text
-    assert "The other numbers of this evaluation are not beside the file." in text
+    assert "The checkpoint holds the AP alone." in text
+    assert "(from the checkpoint), on the pictures of " in text
     (own_run / "metrics.json").write_text(json.dumps(metrics | {"AP50": 0.987}))
     text = card_of(own_run / "last.pt", tmp_path / "b.md")
     assert "98.7" not in text

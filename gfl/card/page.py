@@ -155,10 +155,10 @@ def results(facts: Facts) -> Iterator[str]:
         note = facts.result_note or "The validation set has no boxes, so there was nothing to measure."
         yield f"Not known. {note}"
         return
-    images = f" {counted(facts.result.images, 'picture')}" if facts.result.images else ""
+    images = counted(facts.result.images, "picture") if facts.result.images else "the pictures"
     source, own = plain(facts.result.source), facts.result.of_run
     which = f"of {plain(data_name(facts))}" if own else f"of a data set that the evaluation does not name: {TO_FILL_IN}"
-    yield f"COCO's numbers in percent (from {source}), on{images} {which}"
+    yield f"COCO's numbers in percent (from {source}), on {images} {which}"
     yield ""
     yield from table([["", ""], *([MEANING[name], percent(value)] for name, value in numbers)])
     if facts.result_note:
