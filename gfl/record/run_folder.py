@@ -21,8 +21,8 @@ from gfl.errors import InputError
 from gfl.files import append_text, make_folder, to_json, write_atomic, write_errors
 from gfl.record.environment import environment
 from gfl.record.lock import lock_folder, unlock_folder
-from gfl.record.trackers.interface import TRACKED, TRACKERS_FOLDERS
 from gfl.record.run_data import read_mapping, resumptions
+from gfl.record.trackers.interface import TRACKED, TRACKERS_FOLDERS
 from gfl.say import say
 
 LOG = "log.jsonl"
