@@ -47,7 +47,7 @@ def find_result(
             return None, "It was not evaluated, or what the evaluation gave is not beside the file."
         return Result({"AP": known}, "the checkpoint"), (
             f"The checkpoint holds the AP alone. The other numbers stand in {RESULTS} and {METRICS} of its run; these "
-            "are not in this file's folder or are of other weights: make the card where the run is, or measure again by "
+            "are not in this file's folder or are of other weights: make the card there, or measure again by "
             "`gfl.evaluate` and give `gfl.card --metrics` what that writes."
         )
     try:
