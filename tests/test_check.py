@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -265,5 +266,8 @@ def test_a_run_is_told_of_pictures_that_it_would_judge_itself_by_and_of_far_off_
     told = {each.name: each.text for each in look_ahead(both, cfg, 0, both).findings}
     assert f"({len(both.pictures)}): the AP says nothing of new pictures" in told["same_pictures"]
     assert "set EVAL_SHORT_SIDE = 64" in told["eval_size"]
+    moved = replace(both, pictures=[replace(both.pictures[0], path=Path("gone.png")), *both.pictures[1:]])
+    outlook = look_ahead(both, cfg, 0, moved)
+    assert (outlook.readable, outlook.readable_val) == (len(both.pictures), len(both.pictures) - 1)
     near = DataConfig(short_side=64, long_side=96, eval_short_side=80)
     assert "eval_size" not in {each.name for each in look_ahead(both, near, 0, both).findings}

@@ -939,6 +939,6 @@ def test_a_run_that_goes_on_with_more_epochs_says_what_the_rate_does(
 
 def test_the_head_says_what_can_be_learnt(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = told(data, tmp_path / "run", capsys, "EVAL_EVERY = 0", "EPOCHS = 3")
-    assert "learn   6 of 6 pictures readable" in said
+    assert "learn   6 of 6 pictures readable | " in said
     assert "12 steps in 3 epochs" in said
     assert re.search(r"boxes to learn, .* an anchor at these sizes", said)
