@@ -19,19 +19,32 @@ NPROC ?= 1
 PRECISION ?= o1
 COCO_RUN ?= runs/coco/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: install demo test test-slow check bench docs npu-check npu-trace coco
+.PHONY: help install demo test test-slow check bench docs npu-check npu-trace coco
+
+help:
+	@echo "make install     .venv with the project, its test tools and $(TORCH)"
+	@echo "make demo        train, evaluate, export and detect on pictures that the project draws itself"
+	@echo "make test        the quick tests; make test-slow: the long ones"
+	@echo "make check       format, lint, types and the order of imports"
+	@echo "make docs        the site, into site/index.html"
+	@echo "make bench       the measurements of docs/benchmarks.md"
+	@echo "make npu-check   everything that a person with an Ascend NPU should run; DEVICE=cpu tries it without"
+	@echo "make npu-trace   a training step through torch_npu's dispatcher, without an NPU"
+	@echo "make coco        the paper's recipe on COCO; DATA_ROOT=data/coco NPROC=1 DEVICE=npu"
 
 install: $(INSTALLED)
 
 $(INSTALLED): setup.py
+	@echo "installing into .venv: $(TORCH), then the project with its tools; two minutes by a fast connection"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install '$(TORCH)'
-	$(BIN)/python -m pip install --editable '.[test]'
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
 # The whole job on pictures that the project draws itself: train, evaluate, export, detect.
 demo: RUN := runs/demo/$(shell date +%Y%m%d-%H%M%S)
 demo: $(INSTALLED)
+	@echo "train, evaluate, export and detect: about five minutes on two cores; the run is in $(RUN)"
 	$(BIN)/python -m gfl.train --gin_file demo.gin --workdir $(RUN)
 	$(BIN)/python -m export.onnx --checkpoint $(RUN)/best.pt --output $(RUN)/onnx
 	$(BIN)/python infer/run.py --model $(RUN)/onnx --input data/synthetic/val2017 --output $(RUN)/found --draw --edges

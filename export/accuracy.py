@@ -170,8 +170,8 @@ class Comparison:
                 )
         if self.other_complete > limits.complete * len(self.pictures):
             yield (
-                f"complete of {self.side} is not PyTorch's on {self.other_complete} of {len(self.pictures)} pictures, "
-                f"at most {limits.complete:.0%} may differ"
+                f"complete of {self.side} (whether NMS came to its end) is not PyTorch's on {self.other_complete} of "
+                f"{len(self.pictures)} pictures, at most {limits.complete:.0%} may differ"
             )
 
     def sure_detections(self) -> Truth:

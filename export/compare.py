@@ -16,7 +16,7 @@ from export import parity
 from export.errors import CheckError
 from export.graph import Exported
 from export.parity import Parity
-from export.precision import REMARKS
+from export.precision import REMARKS, WAYS_OUT
 from export.request import Request
 from export.samples import SampleBatch, batches, draw_samples, read_samples
 from gfl.files import to_json, write_atomic, write_errors
@@ -85,7 +85,10 @@ def conclude(outcome: Parity | None, request: Request, description: Description,
     content = report_of(outcome, request, description, path, passed=not failures)
     write_atomic(report, to_json(content, indent=2) + "\n")
     if failures:
-        raise CheckError(f"{path} would not agree with its checkpoint ({report} has all)", failures)
+        refusal = CheckError(f"{path} would not agree with its checkpoint ({report} has all)", failures)
+        if outcome.failures and WAYS_OUT[description.precision]:
+            refusal.add(WAYS_OUT[description.precision])
+        raise refusal
     return report
 
 

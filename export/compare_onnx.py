@@ -28,6 +28,8 @@ from gfl.runtime.description import Description
 from gfl.runtime.model import StaticFile
 from gfl.runtime.onnx_file import open_onnx
 
+NONE_PARTS = "no tensor inside is far from PyTorch's by itself: small differences add up"
+
 
 class Sides(NamedTuple):
     """What a file is compared with, and what it was made of."""
@@ -93,14 +95,17 @@ def compare_accuracy(compared: Iterable[Compared], sides: Sides, request: Reques
         outcome.largest_half = half.largest
         if half.overflows:
             outcome.failures.append(f"{half.largest}; export it with --precision fp32")
+    said = [sentence for accuracy in accuracies for sentence in accuracy.explained()]
     if not accuracies[0].passed:
         program = translate(sides.graph, sides.reference, description).program
         inputs = next(read_batches(request, description)).inputs
         parting = SideBySide(sides.written.model, program, inputs).first_parting(
             PARTING_TOLERANCES[description.precision]
         )
-        outcome.failures.append(str(parting or "no tensor inside is far from PyTorch's"))
-    outcome.failures += [sentence for accuracy in accuracies for sentence in accuracy.explained()]
+        # Of many sentences the first are printed, and where the graphs part explains the rest.
+        first, last = ([], [NONE_PARTS]) if parting is None else ([str(parting)], [])
+        said = [*first, *said, *last]
+    outcome.failures += said
     return outcome
 
 

@@ -39,6 +39,14 @@ LEFT_OVER = 0.5  # share of PyTorch's AP that a file has at least, whatever --ma
 # As shares of a tensor's largest value: the first tensor beyond names where a graph that lost too much parts.
 PARTING_TOLERANCES = {"fp16": 0.05, "int8": 0.5}
 
+# What a user can do where a file loses more than that.
+WAYS_OUT = {
+    "fp32": "",
+    "fp16": "what helps: --precision fp32; or more pictures to compare on, so that one of them weighs less (--images)",
+    "int8": "what helps: --precision fp16 or fp32; or ranges from more pictures, of the kind that the model will see "
+    "(--images, --samples)",
+}
+
 REMARKS = {
     "fp32": (),
     "fp16": (

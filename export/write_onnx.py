@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 
 import onnx
 
-from export.atc import atc_command, input_shapes
 from export.check import DTYPES, violations
 from export.compare import conclude, older_set_aside, read_batches, report_path
 from export.compare_onnx import Sides, compare
@@ -56,8 +54,6 @@ def write_onnx(request: Request, size: Canvas) -> Written:
     ends = (("in ", model.graph.input), ("out", model.graph.output))
     values = tuple(f"{end} {value.name:<14} {spell_type(value)}" for end, values in ends for value in values)
     remarks = [f"{request.precision}: {remark}" for remark in REMARKS[request.precision]]
-    if request.precision != "int8":
-        remarks.append(f"for an NPU (never run on one by us): {shlex.join(atc_command(path, input_shapes(model)))}")
     return Written(path, form, values, outcome, report, time.perf_counter() - started, tuple(remarks))
 
 

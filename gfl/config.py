@@ -150,12 +150,20 @@ def run_files() -> tuple[str, ...]:
 
 
 def find_gin_file(name: str | Path, folder: Path = Path()) -> Path:
-    """The file `name` in `folder`, or else among the project's own. Raises InputError, listing those, when missing."""
+    """The file `name` in `folder`, or else among the project's own.
+
+    Raises InputError when it is missing, with the name that may be meant: one of those, or of a file beside it.
+    """
     for path in (folder / name, config_folder() / name):
         if path.is_file():
             return path
+    beside = sorted((folder / name).parent.glob("*.gin"))
+    known = {own: own for own in run_files()} | {path.name: str(Path(name).parent / path.name) for path in beside}
+    near = _near(Path(name).name, known)
+    meant = "" if near is None else f"did you mean {known[near]}? "
     raise InputError(
-        f"gin file '{name}' does not exist; expected a path, or one of the project's own: {', '.join(run_files())}"
+        f"gin file '{name}' does not exist; {meant}expected a path, or one of the project's own: "
+        f"{', '.join(run_files())}"
     )
 
 

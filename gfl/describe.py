@@ -44,6 +44,7 @@ PARTS = (
 )
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 MOST_CLASSES = 100_000
+DEFAULT_CANVAS = ": what one of 4:3 becomes in an evaluation; --size takes another"
 BOXES = 32  # a picture, in the memory of a step
 
 
@@ -136,8 +137,11 @@ def settled_precision(run: RunConfig) -> PrecisionChoice:
     return PrecisionChoice(run.precision)
 
 
-def report(run: RunConfig, canvas: Canvas, pictures: int) -> str:
-    """The whole text, but for what is measured. Raises InputError as `choose_precision`."""
+def report(run: RunConfig, canvas: Canvas, pictures: int, why: str = "") -> str:
+    """The whole text, but for what is measured. Raises InputError as `choose_precision`.
+
+    why: how the canvas was chosen, where the user did not.
+    """
     cfg = run.detector
     precision = settled_precision(run)
     layers = layers_of(cfg, canvas)
@@ -147,7 +151,7 @@ def report(run: RunConfig, canvas: Canvas, pictures: int) -> str:
     return "\n".join(
         [
             f"R{cfg.backbone.depth}-FPN GFLV2 | {counted(cfg.num_classes, 'class', 'classes')} | one picture of "
-            f"{height}x{width} (height x width)",
+            f"{height}x{width} (height x width){why}",
             "",
             aligned(rows),
             "",
@@ -205,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = read_settings(arguments.gin_file, bindings).for_classes(classes)
         canvas = parse_canvases([arguments.size])[0] if arguments.size else default_canvas(run)
         pictures = pictures or run.batch_size // run.accumulate
-        say(report(run, canvas, pictures))
+        say(report(run, canvas, pictures, "" if arguments.size else DEFAULT_CANVAS))
         if arguments.measure:
             say(measured_line(replace(run, precision=settled_precision(run).used), canvas, pictures))
     except InputError as error:

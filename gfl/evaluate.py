@@ -21,6 +21,7 @@ from gfl.config import read_run
 from gfl.data.canvas import Shrinkage
 from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
+from gfl.data.coco_columns import DetectionColumns
 from gfl.data.loader import EvalLoader
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
@@ -34,7 +35,7 @@ from gfl.record.drawing import Drawing
 from gfl.record.environment import environment
 from gfl.record.run_folder import DETECTIONS
 from gfl.record.run_report import EVALUATION, report_evaluation
-from gfl.report.coco_eval import COCO_LIMIT, limit_notes
+from gfl.report.coco_eval import COCO_LIMIT, Metrics, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.description import DETECTION_NAMES
 from gfl.runtime.model import Model
@@ -46,6 +47,9 @@ from gfl.say import say
 from gfl.settings import DataConfig
 from gfl.shapes import MOST_PICTURES
 from gfl.signals import exit_code, interrupt_on_sigterm
+from gfl.words import counted
+
+DOUBTFUL_AP = 0.01  # below it, one asks whether pictures, annotations and model belong together
 
 
 def array_predictor(model: Model) -> Predict:
@@ -149,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
     }
     write_atomic(output / EVALUATION, to_json(about, indent=2))
     say(evaluation_report(metrics))
-    for note in limit_notes(data.truth, results, limit):
+    for note in (*limit_notes(data.truth, results, limit), *doubts(metrics, data, results)):
         say(f"note: {note}")
     for reason in failed:
         say(f"without detections: {reason}", error=True)
@@ -173,6 +177,17 @@ def folder_for_results(path: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
+
+
+def doubts(metrics: Metrics, data: CocoData, results: DetectionColumns) -> Iterator[str]:
+    """What is likely wrong where much was found and next to nothing of it is right."""
+    boxes = int((~data.truth.crowd).sum())
+    if boxes and len(results.scores) and metrics.AP < DOUBTFUL_AP:
+        yield (
+            f"the AP is near 0, though there are {counted(boxes, 'box', 'boxes')} to find and "
+            f"{counted(len(results.scores), 'detection')}: are these the pictures of these annotations (file names may "
+            "be those of another split), and are they evaluated at the sizes that the model was trained at?"
+        )
 
 
 def shrinkage_notes(shrinkage: Shrinkage, exported: bool) -> tuple[str, ...]:

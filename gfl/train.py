@@ -485,9 +485,11 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
             run = start(parsed, saved, folder, ranks, stop, console, trackers)
             if folder is not None:
                 folder.write_text("config.gin", parsed.config_text)
-                folder.write_environment(command, environment_fields(run, parsed))
-                if saved is not None:
-                    folder.cut(run.state.cursor.step, evaluated=not run.evaluation_due)
+                resumed_at = None if saved is None else run.state.cursor.step
+                if resumed_at is None or run.evaluation_due or not ended(run):  # else it computes nothing
+                    folder.write_environment(command, environment_fields(run, parsed), resumed_at=resumed_at)
+                if resumed_at is not None:
+                    folder.cut(resumed_at, evaluated=not run.evaluation_due)
                 console.log(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {parser().prog} {shlex.join(command[1:])}")
                 print_head(run, folder)
                 draw_training_data(run)

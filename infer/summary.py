@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.runtime.model import Model
+from gfl.runtime.open import EXPORTS
 from gfl.runtime.providers import ProviderReport
 from gfl.words import class_shares, counted, headline
 from infer.head import Head
@@ -95,9 +96,11 @@ def head_lines(model: Model, inputs: Inputs, shard: tuple[int, int] | None) -> I
 
 
 def result_lines(
-    recorder: Recorder, timings: Timings, report: ProviderReport, score: float | None, resumed: int
+    model: Model, recorder: Recorder, timings: Timings, report: ProviderReport, score: float | None, resumed: int
 ) -> Iterator[str]:
     """What came out, how fast, and where it ran."""
+    exported = model.path.is_dir() or model.path.suffix in EXPORTS
+    rounds = model.description.thresholds.rounds
     tally = recorder.tally
     shown = tally.shown
     classes = class_shares(shown) if shown else ""
@@ -111,14 +114,15 @@ def result_lines(
     if tally.incomplete:
         yield (
             f"note: the detections of {counted(tally.incomplete, 'image')} may differ from those of full NMS, which "
-            "did not come to its end; export with a larger postprocess.PredictConfig.rounds"
+            f"did not come to its end in {counted(rounds, 'round')}; {'export it again' if exported else 'run it'} "
+            f"with --gin_bindings 'PredictConfig.rounds = {min(2 * rounds, 1000)}'"
         )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in timings.shares.items())
     yield headline("speed", f"{rate(tally, timings, resumed):.1f} img/s", shares)
     nodes = report.nodes_by_provider
-    one_provider = nodes.keys() <= {report.provider}
-    counts = [f"{'' if one_provider else name + ' '}{counted(count, 'node')}" for name, count in nodes.items()]
-    yield headline("ran on", report.provider, ", ".join(counts))
+    # How many nodes only matters where several share them: a runtime's own count is not that of the file.
+    counts = [f"{name} {counted(count, 'node')}" for name, count in nodes.items()]
+    yield headline("ran on", report.provider, ", ".join(counts) if len(counts) > 1 else "")
 
 
 def failure_lines(tally: Tally) -> Iterator[str]:

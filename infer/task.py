@@ -200,7 +200,7 @@ def fill(
     if JOURNAL not in names:
         journal.path.unlink(missing_ok=True)
     remove_leftovers(folder)
-    say("\n".join(result_lines(recorder, timings, report, arguments.score, journal.resumed)))
+    say("\n".join(result_lines(model, recorder, timings, report, arguments.score, journal.resumed)))
     for note in (*report.notes, *timings.notes):
         say(f"note: {note}")
     written = (task.folder / name for name in (*names, SUMMARY, *([DRAWN] if arguments.draw else [])))

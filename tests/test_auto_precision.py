@@ -84,7 +84,8 @@ def test_run_goes_on_in_its_own_precision_where_auto_would_be_another(
 def test_precision_that_is_given_on_resume_is_taken_and_said(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main(["--resume", "--workdir", str(half), *RESUME, "PRECISION = 'fp32'"]) == 0
     assert "the run computes in 'fp32' from here on, 'bf16' until now" in capsys.readouterr().out
-    assert json.loads((half / "env.json").read_text())["precision"] == "fp32"
+    environment = json.loads((half / "env.json").read_text())
+    assert [environment["precision"], *(each["precision"] for each in environment["resumed"])] == ["bf16", "fp32"]
 
 
 def test_model_trained_in_bfloat16_is_evaluated_in_float32(half: Path, data: Path, tmp_path: Path) -> None:

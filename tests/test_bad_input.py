@@ -185,7 +185,7 @@ def test_boxes_that_no_anchor_would_learn(refused: Callable[..., str], data: Pat
 
     tiny.change_annotations(data, shrink, "train")
     said = refused()
-    assert "get no positive anchor at these sizes" in said
+    assert "(100.0%) are too small or too crowded to be learnt at these sizes" in said
     assert "nothing would be learnt" in said
 
 

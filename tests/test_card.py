@@ -71,6 +71,13 @@ def test_card_of_a_run_tells_data_training_result_and_digests(run: Path, tmp_pat
     assert str(tmp_path) not in text  # no folder of this machine
 
 
+def test_card_names_each_device_that_a_run_was_on(own_run: Path, tmp_path: Path) -> None:
+    environment = json.loads((own_run / "env.json").read_text())
+    resumed = [{"step": 4, "device": "cuda:0 Big"}, {"step": 5, "command": []}]
+    (own_run / "env.json").write_text(json.dumps(environment | {"device": "cpu, 2 threads", "resumed": resumed}))
+    assert "on cpu, 2 threads, then on cuda:0 Big, torch" in card_of(own_run / "last.pt", tmp_path / "card.md")
+
+
 def test_front_matter_is_what_hubs_read(run: Path, tmp_path: Path) -> None:
     content = front_matter(card_of(run / "last.pt", tmp_path / "card.md"))
     assert content["license"] == "unknown"
@@ -90,7 +97,8 @@ def test_numbers_of_another_evaluation_are_not_quoted(own_run: Path, tmp_path: P
     # The row of step 4 is of another AP than the checkpoint knows: the file beside is of another run.
     text = card_of(own_run / "best.pt", tmp_path / "a.md")
     assert "| AP, the mean over IoU 0.50 to 0.95 | 12.3 |" in text
-    assert "The other numbers of this evaluation are not beside the file." in text
+    assert "The checkpoint holds the AP alone." in text
+    assert "(from the checkpoint), on the pictures of " in text
     (own_run / "metrics.json").write_text(json.dumps(metrics | {"AP50": 0.987}))
     text = card_of(own_run / "last.pt", tmp_path / "b.md")
     assert "98.7" not in text

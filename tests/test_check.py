@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -263,7 +264,17 @@ def test_a_run_is_told_of_pictures_that_it_would_judge_itself_by_and_of_far_off_
     both = read_coco(tmp_path / "annotations/instances_train.json", tmp_path / "train", keep_empty=False)
     cfg = DataConfig(short_side=64, long_side=96, eval_short_side=160)
     told = {each.name: each.text for each in look_ahead(both, cfg, 0, both).findings}
-    assert f"({len(both.pictures)}): the AP says nothing of new pictures" in told["same_pictures"]
+    number = len(both.pictures)
+    assert f"{number} of {number} validation pictures are among those of training too" in told["same_pictures"]
+    assert "the AP says nothing of new pictures" in told["same_pictures"]
+    others = [replace(each, path=Path(f"{i}.png")) for i, each in enumerate(both.pictures * 3)]
+    few = look_ahead(both, cfg, 0, replace(both, pictures=[*both.pictures, *others])).findings
+    (text,) = [each.text for each in few if each.name == "same_pictures"]
+    assert f"{number} of {4 * number} validation" in text
+    assert "the AP flatters" in text
     assert "set EVAL_SHORT_SIDE = 64" in told["eval_size"]
+    moved = replace(both, pictures=[replace(both.pictures[0], path=Path("gone.png")), *both.pictures[1:]])
+    outlook = look_ahead(both, cfg, 0, moved)
+    assert (outlook.readable, outlook.readable_val) == (len(both.pictures), len(both.pictures) - 1)
     near = DataConfig(short_side=64, long_side=96, eval_short_side=80)
     assert "eval_size" not in {each.name for each in look_ahead(both, near, 0, both).findings}

@@ -440,6 +440,22 @@ def test_a_missing_file_is_answered_with_the_run_files() -> None:
     assert "base.gin" not in run_files()
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("scratch_smal.gin", "scratch_small.gin"), ("r50", "r50.gin"), ("here/mine", "here/mine.gin"), ("x", None)],
+)
+def test_a_missing_file_names_the_one_that_is_meant(
+    name: str, meant: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    write(tmp_path / "here" / "mine.gin", "")
+    with pytest.raises(InputError) as caught:
+        find_gin_file(name)
+    assert ("did you mean" in str(caught.value)) == (meant is not None)
+    assert meant is None or f"did you mean {meant}?" in str(caught.value)
+
+
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     binary = tmp_path / "best.pt"
     binary.write_bytes(b"\x80\x02")

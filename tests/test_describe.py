@@ -174,6 +174,12 @@ def test_model_of_a_finetuning_run_is_that_of_its_checkpoint(
     assert finetuned.partition("GMACs:")[0] == capsys.readouterr().out.partition("GMACs:")[0]
 
 
+def test_the_canvas_that_nobody_chose_is_explained() -> None:
+    run = narrow_run()
+    assert "64x96 (height x width)\n" in describe.report(run, CANVAS, 1)
+    assert "64x96 (height x width): what one of 4:3 becomes" in describe.report(run, CANVAS, 1, describe.DEFAULT_CANVAS)
+
+
 def test_the_program_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--gin_file", "tiny.gin", "--size", "64x96", "--batch", "2", "--num_classes", "3", "--measure"]
     assert describe.main(flags) == 0

@@ -9,6 +9,7 @@ import inspect
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -156,6 +157,15 @@ def test_a_command_of_make_names_a_target_and_variables_of_the_makefile(command:
     assert re.search(rf"(?m)^{re.escape(command.arguments[0])}:", MAKEFILE)
     for name in re.findall(r"([A-Z_]+)=", " ".join(command.arguments[1:])):
         assert f"$({name})" in MAKEFILE, name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("target", [[], ["help"]])
+def test_make_alone_names_every_target(target: list[str]) -> None:
+    said = subprocess.run(["make", *target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"(?m)^\.PHONY: (.*)$", MAKEFILE)
+    assert phony is not None
+    assert set(phony[1].split()) - {"help"} == set(re.findall(r"make ([a-z-]+)", said))
 
 
 @each([command for command in COMMANDS if command.program == "pytest"])

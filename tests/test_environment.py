@@ -35,6 +35,23 @@ def test_the_environment_names_command_versions_and_platform_and_no_secrets(
     assert json.loads((run.path / "metrics.json").read_text(encoding="utf-8")) == {"AP": None}
 
 
+def test_the_environment_of_a_run_is_that_of_its_beginning_and_says_what_each_resumption_changed(
+    tmp_path: Path,
+) -> None:
+    with open_run(tmp_path / "w", "r50") as run:
+        run.write_environment(["train", "--gin_file", "r50.gin"], {"device": "cpu", "precision_reason": "AMX"})
+        begun = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
+        run.write_environment(["train", "--resume"], {"device": "cuda"}, resumed_at=7)
+        run.write_environment(["train", "--resume"], {"device": "cpu"}, resumed_at=7)
+        run.write_environment(["train", "--resume"], {"device": "npu", "precision_reason": "as before"}, resumed_at=9)
+        content = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
+    resumed = content.pop("resumed")
+    assert content == begun
+    assert [each["step"] for each in resumed] == [7, 9]  # of the first one no step was saved
+    assert resumed[0].keys() <= {"step", "command", "started"}
+    assert (resumed[1]["command"], resumed[1]["device"]) == (["train", "--resume"], "npu")
+
+
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_the_commit_is_that_of_the_checkout_itself_and_says_when_files_differ(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:

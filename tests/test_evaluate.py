@@ -16,11 +16,14 @@ import torch
 from tiny import run_training
 
 from gfl import evaluate
+from gfl.data.coco import read_coco
+from gfl.data.coco_columns import DetectionColumns
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.weights import read_checkpoint
 from gfl.model import detector
 from gfl.model.anchors import make_grid
 from gfl.model.structures import Detections
+from gfl.report.coco_eval import evaluate_detections
 from gfl.runtime.on_torch.dataset import batch_detections
 from gfl.runtime.on_torch.pt_file import predictor
 from gfl.tensors.variables import flatten
@@ -139,6 +142,18 @@ def test_picture_that_cannot_be_read_counts_as_without_detections(
     metrics, found = results_of(tmp_path)
     assert metrics["images"] == tiny.VAL_PICTURES
     assert {each["image_id"] for each in found} == {3}
+
+
+def test_an_ap_near_nothing_asks_whether_pictures_and_annotations_belong_together(data: Path) -> None:
+    val = read_coco(tiny.annotations(data, "val"), data / "val2017", keep_empty=True)
+    truth = val.truth
+    right = DetectionColumns(truth.image_id, truth.category_id, truth.boxes_xywh, np.ones(len(truth.areas)))
+    for boxes, doubtful in ((truth.boxes_xywh, False), (truth.boxes_xywh + 500, True)):
+        found = right._replace(boxes_xywh=boxes)
+        notes = list(evaluate.doubts(evaluate_detections(truth, found), val, found))
+        assert [note.startswith("the AP is near 0, though there are ") for note in notes] == [True] * doubtful
+    nothing = DetectionColumns(*(column[:0] for column in right[:4]))
+    assert not list(evaluate.doubts(evaluate_detections(truth, nothing), val, nothing))
 
 
 def test_output_that_cannot_be_made_is_told_before_the_work(

@@ -476,8 +476,18 @@ def test_runs_as_a_module_and_says_what_it_did(exports: Path, pictures: Path, tm
     assert f"{H}x{W}  {W}x{H}, batch 2" in done.stdout
     assert "input   2 pictures" in done.stdout
     assert "found   2 images" in done.stdout
-    assert "ran on  CPUExecutionProvider" in done.stdout
+    assert "ran on  CPUExecutionProvider\n" in done.stdout
     assert f"wrote {tmp_path / 'output' / 'detections.json'}" in done.stdout
+
+
+def test_nms_that_did_not_end_says_how_to_give_it_more_rounds(
+    checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--gin_bindings", "PredictConfig.rounds = 1"]  # two rounds must agree
+    detect("--model", checkpoint, "--input", pictures, "--output", tmp_path / "output", *flags)
+    said = capsys.readouterr().out
+    assert "did not come to its end in 1 round; run it with --gin_bindings 'PredictConfig.rounds = 2'" in said
+    assert "export" not in said
 
 
 # ---- nothing half-written ----

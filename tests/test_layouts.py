@@ -53,6 +53,14 @@ def test_one_file_without_a_split_is_trained_on_whole_or_names_the_split(tmp_pat
         assert_told(lambda split=split: split_of(tmp_path, split), told)
 
 
+@pytest.mark.parametrize("name", ["annotations/instances_val.json", "valid/_annotations.coco.json"])
+def test_validation_data_alone_is_not_taken_for_a_whole_to_split(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    for without_val in (False, True):
+        told = [f"validation data ({name}) and none to train on", "instances_train.json", "TRAIN_JSON"]
+        assert_told(lambda without_val=without_val: split_of(tmp_path, "train", without_val=without_val), told)
+
+
 def test_training_data_alone_names_what_to_do_about_validation(tmp_path: Path) -> None:
     write(tmp_path / "train" / "_annotations.coco.json")
     assert_told(

@@ -40,7 +40,11 @@ def test_a_run_without_workdir_never_takes_the_name_of_another(tmp_path: Path) -
 def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
     with open_run(None, "r50", runs=tmp_path, now=NOON):
         pass
-    assert names_in(tmp_path / "r50") == []
+    assert names_in(tmp_path) == []  # nor the one above it, which it made
+    (tmp_path / "r50" / "earlier").mkdir(parents=True)
+    with open_run(None, "r50", runs=tmp_path, now=NOON):
+        pass
+    assert names_in(tmp_path / "r50") == ["earlier"]
     kept = tmp_path / "mine"
     kept.mkdir()
     with open_run(kept, "r50"):

@@ -205,7 +205,9 @@ def test_the_smallest_pictures_still_have_shapes() -> None:
 def test_the_command_writes_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--output", str(tmp_path / "shapes"), "--train", "2", "--val", "1", "--seed", "5"]
     assert main(arguments) == 0
-    assert str(tmp_path / "shapes") in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert str(tmp_path / "shapes") in said.out
+    assert "drawing " in said.err  # before the work, so that nobody wonders what takes so long
     manifest = json.loads((tmp_path / "shapes" / synthetic.MANIFEST).read_text(encoding="utf-8"))
     assert (manifest["train"], manifest["val"], manifest["seed"]) == (2, 1, 5)
 

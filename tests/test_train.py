@@ -495,7 +495,7 @@ def test_run_told_to_end_before_its_first_step_leaves_a_folder_for_the_next(
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {name: (whole / name).read_bytes() for name in ("log.jsonl", "results.csv", "last.pt")}
+    before = {name: (whole / name).read_bytes() for name in ("log.jsonl", "results.csv", "last.pt", "env.json")}
     assert resume(whole) == 0
     assert {name: (whole / name).read_bytes() for name in before} == before
     assert "resumed at step 8" in capsys.readouterr().out
@@ -941,6 +941,6 @@ def test_a_run_that_goes_on_with_more_epochs_says_what_the_rate_does(
 
 def test_the_head_says_what_can_be_learnt(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = told(data, tmp_path / "run", capsys, "EVAL_EVERY = 0", "EPOCHS = 3")
-    assert "learn   6 of 6 pictures readable" in said
+    assert "learn   6 of 6 pictures readable | " in said
     assert "12 steps in 3 epochs" in said
     assert re.search(r"boxes to learn, .* an anchor at these sizes", said)

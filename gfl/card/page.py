@@ -12,6 +12,7 @@ from gfl.card.facts import DataSet, Facts
 from gfl.card.markdown import code, file_name, plain, shown_path, table
 from gfl.data.sizes import eval_short_side, short_side_range
 from gfl.record.changed_settings import changed_settings, usual_settings
+from gfl.record.run_data import resumptions
 from gfl.report.coco_eval import distinct_names
 from gfl.report.tables import percent
 from gfl.tensors.variables import flatten
@@ -154,10 +155,10 @@ def results(facts: Facts) -> Iterator[str]:
         note = facts.result_note or "The validation set has no boxes, so there was nothing to measure."
         yield f"Not known. {note}"
         return
-    images = f" {counted(facts.result.images, 'picture')}" if facts.result.images else ""
+    images = counted(facts.result.images, "picture") if facts.result.images else "the pictures"
     source, own = plain(facts.result.source), facts.result.of_run
     which = f"of {plain(data_name(facts))}" if own else f"of a data set that the evaluation does not name: {TO_FILL_IN}"
-    yield f"COCO's numbers in percent (from {source}), on{images} {which}"
+    yield f"COCO's numbers in percent (from {source}), on {images} {which}"
     yield ""
     yield from table([["", ""], *([MEANING[name], percent(value)] for name, value in numbers)])
     if facts.result_note:
@@ -272,8 +273,12 @@ def starting_point(facts: Facts) -> str:
 
 
 def _machine(facts: Facts) -> str:
-    device = facts.environment.get("device")
+    each_time = (facts.environment, *resumptions(facts.environment))
+    devices = dict.fromkeys(each["device"] for each in each_time if isinstance(each.get("device"), str))
     packages = facts.environment.get("packages")
     torch = packages.get("torch") if isinstance(packages, dict) else None
-    words = [f"on {plain(device)}" if isinstance(device, str) else "", f"torch {torch}" if torch else ""]
+    words = [
+        "on " + ", then on ".join(map(plain, map(str, devices))) if devices else "",
+        f"torch {torch}" if torch else "",
+    ]
     return "".join(f", {word}" for word in words if word)

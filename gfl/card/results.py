@@ -45,7 +45,11 @@ def find_result(
     if row is None or (known is not None and not _equal(row["AP"], known)):
         if known is None:
             return None, "It was not evaluated, or what the evaluation gave is not beside the file."
-        return Result({"AP": known}, "the checkpoint"), "The other numbers of this evaluation are not beside the file."
+        return Result({"AP": known}, "the checkpoint"), (
+            f"The checkpoint holds the AP alone. The other numbers stand in {RESULTS} and {METRICS} of its run; these "
+            "are not in this file's folder or are of other weights: make the card there, or measure again by "
+            "`gfl.evaluate` and give `gfl.card --metrics` what that writes."
+        )
     try:
         whole = _read_metrics(folder / METRICS)
     except InputError:

@@ -95,6 +95,7 @@ def write_synthetic(folder: str | Path, *, train: int, val: int, seed: int = 0, 
     _check_request(train, val, seed, size_hw)
     if _holds(folder, manifest):
         return
+    say(f"drawing {train + val:,} pictures of shapes into {folder}, this once", error=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         draft = Path(scratch) / folder.name

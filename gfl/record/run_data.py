@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -64,8 +65,20 @@ def data_as_started(cfg: DataConfig, started_in: Path) -> DataConfig:
 
 
 def started_in(folder: Path) -> Path:
-    """Where the run of a folder was started, as its env.json says; else here."""
-    return Path(str(read_mapping(folder / "env.json").get("folder", ".")))
+    """Where the run of a folder was started, or last resumed, as its env.json says; else here."""
+    environment = read_mapping(folder / "env.json")
+    return Path(str(latest(environment).get("folder", ".")))
+
+
+def resumptions(environment: Mapping[str, object]) -> list[dict[str, object]]:
+    """Each time that a run was resumed, as its env.json says: the step, and what was different from its beginning."""
+    resumed = environment.get("resumed")
+    return [each for each in resumed if isinstance(each, dict)] if isinstance(resumed, list) else []
+
+
+def latest(environment: Mapping[str, object]) -> dict[str, object]:
+    """What an env.json says of the last time that the run was started or resumed."""
+    return {**environment, **dict(*resumptions(environment)[-1:])}
 
 
 def read_log(path: Path) -> list[dict[str, object]]:

@@ -21,6 +21,7 @@ from gfl.errors import InputError
 from gfl.files import append_text, make_folder, to_json, write_atomic, write_errors
 from gfl.record.environment import environment
 from gfl.record.lock import lock_folder, unlock_folder
+from gfl.record.run_data import read_mapping, resumptions
 from gfl.record.trackers.interface import TRACKED, TRACKERS_FOLDERS
 from gfl.say import say
 
@@ -109,9 +110,21 @@ class RunFolder:
         # People read objects, so they are indented; lists are for programs (the detections of COCO have 500,000 rows).
         write_atomic(self.path / name, to_json(value, indent=2 if isinstance(value, Mapping) else None) + "\n")
 
-    def write_environment(self, command: Sequence[str], more: Mapping[str, object] | None = None) -> None:
-        """Write env.json: `environment(command)` and the caller's own fields (device, precision, number of ranks)."""
-        self.write_json(ENVIRONMENT, {**environment(command), **(more or {})})
+    def write_environment(
+        self, command: Sequence[str], more: Mapping[str, object] | None = None, *, resumed_at: int | None = None
+    ) -> None:
+        """Write env.json: `environment(command)` and the caller's own fields (device, precision, number of ranks).
+
+        resumed_at: the step that a run goes on from. What the file says of its beginning then stays, and its list
+        `resumed` gets that step and what is different now, in place of resumptions of which no step was saved.
+        """
+        now = {**environment(command), **(more or {})}
+        begun = {} if resumed_at is None else read_mapping(self.path / ENVIRONMENT)
+        if begun:
+            kept = [each for each in resumptions(begun) if each["step"] != resumed_at]
+            changed = {name: value for name, value in now.items() if begun.get(name) != value}
+            now = {**begun, "resumed": [*kept, {"step": resumed_at, **changed}]}
+        self.write_json(ENVIRONMENT, now)
 
     def append(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Add lines to log.jsonl, either all or none; each has the key `step`."""
@@ -151,7 +164,8 @@ def open_run(
 ) -> Iterator[RunFolder]:
     """Make or reopen a run's folder, and lock it for the block.
 
-    After the block a folder that was made for this run, and in which nothing was written, is removed.
+    After the block a folder that was made for this run, and in which nothing was written, is removed, and so are those
+    above it that were made with it.
 
     workdir: the folder; None makes <runs>/<config_name>/<time>, with -2, -3, ... added where that exists.
     resume: whether to go on with the run in `workdir`. Where it is False, what a run left that ended before its first
@@ -161,11 +175,12 @@ def open_run(
     Raises InputError where another process uses the folder, where it holds a run and `resume` is False, where `resume`
     is True and it has no last.pt, and where it cannot be made.
     """
-    made = not resume and (workdir is None or not workdir.exists())
+    made = [] if resume else _missing(runs / config_name if workdir is None else workdir)
     if resume:
         workdir = last_checkpoint(workdir).parent
     elif workdir is None:
         workdir = _make_default_workdir(runs / config_name, time.time() if now is None else now)
+        made.insert(0, workdir)
     else:
         make_folder(workdir)
     lock = lock_folder(workdir)
@@ -177,9 +192,9 @@ def open_run(
         yield RunFolder(workdir)
     finally:
         unlock_folder(lock)
-        if made:
-            with contextlib.suppress(OSError):  # not empty, or gone
-                workdir.rmdir()
+        with contextlib.suppress(OSError):  # not empty, or gone
+            for folder in made:
+                folder.rmdir()
 
 
 def last_checkpoint(workdir: Path | None) -> Path:
@@ -192,6 +207,11 @@ def last_checkpoint(workdir: Path | None) -> Path:
             "or start a new run without --resume"
         )
     return workdir / LAST
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, the deepest first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
 
 
 def _make_default_workdir(parent: Path, now: float) -> Path:

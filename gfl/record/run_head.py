@@ -52,7 +52,8 @@ def head_lines(
         lost = "each with an anchor"
     yield headline(
         "learn",
-        f"{outlook.readable:,} of {counted(len(data.pictures), 'picture')} readable",
+        f"{outlook.readable:,} of {counted(len(data.pictures), 'picture')} readable"
+        + (f", {outlook.readable_val:,} of {len(val.pictures):,} of validation" if val else ""),
         f"{counted(outlook.boxes, 'box', 'boxes')} to learn, {lost} at these sizes",
         f"{counted(length.steps, 'step')} in {counted(length.epochs, 'epoch')}",
     )

@@ -23,6 +23,7 @@ from gfl.data.sizes import short_side_range, sizes_of
 from gfl.model.anchors import make_grid, padded_sizes
 from gfl.model.assign import claims, nearest_in_window
 from gfl.settings import DataConfig
+from gfl.words import counted
 
 Ints = NDArray[np.int64]
 
@@ -96,9 +97,16 @@ def check_anchors(pictures: Sequence[Picture], cfg: DataConfig, seed: int) -> tu
         return [], groups
     owners = np.repeat(np.arange(len(pictures)), [len(picture.boxes_xyxy) for picture in pictures])[without]
     affected = [pictures[i] for i in np.unique(owners).tolist()]
-    share = f"{without.sum():,} of {len(without):,} boxes ({without.mean():.1%}) get no positive anchor at these sizes"
-    by_size = ", ".join(f"{group.without:,} of {group.boxes:,} {group.size}" for group in groups if group.without)
-    text = f"{share} and are not learnt: {by_size}; {_mend(affected, cfg, seed)}"
+    share = f"{without.sum():,} of {len(without):,} boxes ({without.mean():.1%})"
+    by_size = ", ".join(
+        f"{group.without:,} of the {counted(group.boxes, 'box', 'boxes')} {group.size}"
+        for group in groups
+        if group.without
+    )
+    text = (
+        f"{share} are too small or too crowded to be learnt at these sizes (no anchor is left for them): {by_size}; "
+        f"{_mend(affected, cfg, seed)}"
+    )
     names = tuple(picture.file_name for picture in affected[:10])
     return [Finding("boxes_without_anchor", int(without.sum()), text, names)], groups
 

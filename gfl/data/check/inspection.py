@@ -12,7 +12,7 @@ import numpy as np
 
 from gfl.data.canvas import pick_canvases
 from gfl.data.check.anchors import Reach, check_anchors
-from gfl.data.check.findings import Finding, finding
+from gfl.data.check.findings import MOST_EXAMPLES, Finding, finding
 from gfl.data.check.rows import check_rows
 from gfl.data.check.truth import check_boxes, check_truth
 from gfl.data.coco import CocoData, Picture, data_of_file
@@ -25,6 +25,7 @@ from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
 from gfl.shapes import Canvas
+from gfl.words import counted
 
 LEAST_REAL = 0.6  # share of the canvases' pixels that should be picture: 'auto' reaches 0.9 on COCO
 
@@ -140,9 +141,16 @@ PairsOf = Callable[[Sequence[Path], Sequence[Path]], list[tuple[Path, Path]]]
 def check_shared(train: CocoData, val: CocoData, pairs_of: PairsOf) -> list[Finding]:
     """Pictures that are trained on and evaluated on. pairs_of: how equal files are found."""
     pairs = pairs_of([each.path for each in train.pictures], [each.path for each in val.pictures])
-    becomes = "the AP says nothing of new pictures; make a new split with `python -m gfl.data split`"
-    same = [f"{one.name} = {other.name}" for one, other in pairs]
-    return finding("same_pictures", "pictures in training and in validation", becomes, same)
+    shared, every = len({other for _, other in pairs}), len(val.pictures)
+    if not shared:
+        return []
+    text = (
+        f"{shared:,} of {counted(every, 'validation picture')} {'is' if every == 1 else 'are'} among those of training "
+        f"too: the AP {'says nothing of new pictures' if 2 * shared > every else 'flatters'}; make a new split with "
+        "`python -m gfl.data split`"
+    )
+    same = tuple(f"{one.name} = {other.name}" for one, other in pairs[:MOST_EXAMPLES])
+    return [Finding("same_pictures", len(pairs), text, same)]
 
 
 def check_eval_size(cfg: DataConfig) -> list[Finding]:

@@ -8,7 +8,7 @@ from gfl.data.check.anchors import check_anchors
 from gfl.data.check.findings import Finding
 from gfl.data.check.inspection import check_eval_size, check_shared, existing
 from gfl.data.check.truth import check_boxes
-from gfl.data.coco import CocoData
+from gfl.data.coco import CocoData, Picture
 from gfl.data.same_pictures import same_names_and_pictures
 from gfl.errors import InputError
 from gfl.settings import DataConfig
@@ -19,13 +19,20 @@ COUNTED = ("boxes_without_area",)  # findings that the head of a run counts alre
 
 
 class Outlook(NamedTuple):
-    """What a run may expect of its training data."""
+    """What a run may expect of its data; where it is not said otherwise, of that to train on."""
 
-    readable: int  # pictures that are there, and were not found damaged
+    readable: int  # training pictures that are there, and were not found damaged
+    readable_val: int  # the same of validation; 0 where there is none
     boxes: int  # that train
     without_anchor: float  # share of the boxes that no anchor learns
     whole: bool  # whether all pictures were looked at for that share
     findings: tuple[Finding, ...]  # what a user should know, without what the head of a run counts already
+
+
+def _lost(data: CocoData) -> list[Picture]:
+    """The pictures that are missing, and those that were found damaged."""
+    there = set(existing([picture.path for picture in data.pictures]))
+    return [each for each in data.pictures if each.path not in there or each.id in data.unreadable]
 
 
 def look_ahead(data: CocoData, cfg: DataConfig, seed: int, val: CocoData | None = None) -> Outlook:
@@ -34,13 +41,13 @@ def look_ahead(data: CocoData, cfg: DataConfig, seed: int, val: CocoData | None 
     Raises InputError where nothing can be learnt from it.
     """
     boxes = sum(len(picture.boxes_xyxy) for picture in data.pictures)
-    there = set(existing([picture.path for picture in data.pictures]))
-    readable = sum(picture.path in there and picture.id not in data.unreadable for picture in data.pictures)
-    if readable * 2 < len(data.pictures):
-        lost = next(each for each in data.pictures if each.path not in there or each.id in data.unreadable)
+    lost = _lost(data)
+    readable = len(data.pictures) - len(lost)
+    if readable < len(lost):
         raise InputError(
-            f"{data.annotations}: {readable:,} of {len(data.pictures):,} pictures can be read (not {lost.path}, e.g.), "
-            "expected at least half; mend the folder: `python -m gfl.data check --read_pictures` names all"
+            f"{data.annotations}: {readable:,} of {len(data.pictures):,} pictures can be read "
+            f"(not {lost[0].path}, e.g.), expected at least half; mend the folder: `python -m gfl.data check "
+            "--read_pictures` names all"
         )
     sample = [picture for picture in data.pictures if len(picture.boxes_xyxy)][:: -(-len(data.pictures) // LOOKED_AT)]
     if not sample:
@@ -55,4 +62,5 @@ def look_ahead(data: CocoData, cfg: DataConfig, seed: int, val: CocoData | None 
     if val is not None:
         found += [*check_shared(data, val, same_names_and_pictures), *check_eval_size(cfg)]
     told = tuple(each for each in found if each.name not in COUNTED and (not each.is_note or each.name in TOLD))
-    return Outlook(readable, boxes, without, len(sample) == len(data.pictures), told)
+    readable_val = 0 if val is None else len(val.pictures) - len(_lost(val))
+    return Outlook(readable, readable_val, boxes, without, len(sample) == len(data.pictures), told)

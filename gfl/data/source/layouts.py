@@ -74,7 +74,10 @@ def split_of(root: Path, split: str, *, without_val: bool = False) -> SplitPaths
     paths = find_split(root, split)
     if paths is not None:
         return paths
-    whole, train = find_whole(root), find_split(root, "train")
+    train, val = find_split(root, "train"), find_split(root, "val")
+    whole = find_whole(root)
+    if whole is not None and val is not None and whole.annotations == val.annotations:
+        whole = None
     if lying := _split_beside(train or whole):
         raise InputError(
             f"{root} has no {'training' if train is None else 'validation'} part, but its split lies in {lying}; "
@@ -93,6 +96,12 @@ def split_of(root: Path, split: str, *, without_val: bool = False) -> SplitPaths
             f"{root} has training data ({train.annotations.relative_to(root)}) and none to validate on; "
             f"make some with `python -m gfl.data split {train.annotations} --val 0.2`, give VAL_JSON and VAL_IMAGES, "
             "or set EVAL_EVERY = 0 to train without an evaluation"
+        )
+    if split == "train" and val is not None:
+        raise InputError(
+            f"{root} has validation data ({val.annotations.relative_to(root)}) and none to train on, expected "
+            f"annotations/instances_train.json or instances_train2017.json, or train/{ROBOFLOW}, too; put it there, or "
+            "give TRAIN_JSON and TRAIN_IMAGES"
         )
     for tool, name in _other_formats(root):
         raise InputError(
