@@ -15,7 +15,7 @@ os.environ.setdefault(
 )
 
 
-pytest.register_assert_rewrite("family_parity")  # tests that test_parity.py takes from there
+pytest.register_assert_rewrite("family_parity", "golden_checks")  # tests that test_parity.py takes from there
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
@@ -204,48 +205,45 @@ def test_make_docs_builds_the_site_without_warnings_and_it_needs_no_network() ->
         assert [each for each in page.addresses if "//" in each and not each.startswith("data:")] == [], name
 
 
-@pytest.mark.slow
-def test_the_site_searches_and_shows_every_page_from_a_disk_without_network(tmp_path: Path) -> None:
+@pytest.fixture
+def chromium() -> Iterator[object]:
+    """A browser without a window, and the site to look at."""
     playwright = pytest.importorskip("playwright.sync_api")
     browser, python = shutil.which("chromium"), docs_python()
     if browser is None or python is None:
         pytest.skip("chromium is missing, or zensical, of the extra `docs`; GFL_DOCS_PYTHON names a Python that has it")
     if not (ROOT / "site" / "index.html").is_file():
         build(python)
-    told: list[str] = []
     with playwright.sync_playwright() as start:
-        chromium = start.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_context(offline=True, viewport={"width": 390, "height": 844}).new_page()
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: told.extend([request.url] if not request.url.startswith("file:") else []))
-        for name in pages():
-            page.goto((ROOT / "site" / name).with_suffix(".html").as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
-        page.goto((ROOT / "site" / "index.html").as_uri())
-        page.keyboard.press("Control+k")
-        page.wait_for_timeout(500)
-        page.keyboard.type("warmup", delay=50)
-        page.get_by_text("Optimiser and schedule").first.wait_for()  # the part of the knobs that has WARMUP_STEPS
-        chromium.close()
+        started = start.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.mark.slow
+def test_the_site_searches_and_shows_every_page_from_a_disk_without_network(chromium: object) -> None:
+    told: list[str] = []
+    page = chromium.new_context(offline=True, viewport={"width": 390, "height": 844}).new_page()  # type: ignore[attr-defined]
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("request", lambda request: told.extend([request.url] if not request.url.startswith("file:") else []))
+    for name in pages():
+        page.goto((ROOT / "site" / name).with_suffix(".html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    page.goto((ROOT / "site" / "index.html").as_uri())
+    page.keyboard.press("Control+k")
+    page.wait_for_timeout(500)
+    page.keyboard.type("warmup", delay=50)
+    page.get_by_text("Optimiser and schedule").first.wait_for()  # the part of the knobs that has WARMUP_STEPS
     assert told == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_site_can_be_read_by_everyone(scheme: str) -> None:
+def test_the_site_can_be_read_by_everyone(scheme: str, chromium: object) -> None:
     """Contrast and names of links by axe-core, on a page with tables, one with code and one with pictures."""
-    playwright = pytest.importorskip("playwright.sync_api")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    browser, python = shutil.which("chromium"), docs_python()
-    if browser is None or python is None:
-        pytest.skip("chromium is missing, or zensical, of the extra `docs`; GFL_DOCS_PYTHON names a Python that has it")
-    if not (ROOT / "site" / "index.html").is_file():
-        build(python)
-    with playwright.sync_playwright() as start:
-        chromium = start.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_context(color_scheme=scheme, viewport={"width": 1300, "height": 900}).new_page()
-        for name in ("index", "knobs", "reference"):
-            page.goto((ROOT / "site" / f"{name}.html").as_uri())
-            found = axe.Axe().run(page, options={"runOnly": ["color-contrast", "link-name", "image-alt"]})
-            assert found.violations_count == 0, f"{name}: {found.generate_report()}"
-        chromium.close()
+    page = chromium.new_context(color_scheme=scheme, viewport={"width": 1300, "height": 900}).new_page()  # type: ignore[attr-defined]
+    for name in ("index", "knobs", "reference"):
+        page.goto((ROOT / "site" / f"{name}.html").as_uri())
+        found = axe.Axe().run(page, options={"runOnly": ["color-contrast", "link-name", "image-alt"]})
+        assert found.violations_count == 0, f"{name}: {found.generate_report()}"

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import family_parity
 import golden_cases
@@ -31,6 +30,7 @@ from family_parity import (  # noqa: F401  # the tests of the models beside the 
     test_trainable_leaves_of_the_family_are_the_authors,
 )
 from golden_cases import CANVAS_HW, LEVELS, SMALL, LossCase
+from golden_checks import Model, check_golden_tensor, check_gradients, make_model
 from torch import Tensor
 
 from gfl.data.coco import CocoData, read_coco
@@ -44,7 +44,7 @@ from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig
 from gfl.model.losses import loss_terms
 from gfl.model.postprocess import PredictConfig, detect, select_candidates
-from gfl.model.prepare import Constants, Prepared
+from gfl.model.prepare import Prepared
 from gfl.model.structures import Assignment, Batch, Detections, Outputs
 from gfl.report.coco_eval import evaluate_detections
 from gfl.tensors.variables import Variables, child, flatten, unflatten
@@ -70,23 +70,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 # ---- what the tests share ----
 
 
-class Model(NamedTuple):
-    """The R50 of the paper with the goldens' weights; trainable leaves require a gradient."""
-
-    variables: Variables
-    constants: Constants
-
-    @property
-    def trainable(self) -> dict[str, Tensor]:
-        return {path: leaf for path, leaf in flatten(self.variables).items() if leaf.requires_grad}
-
-
 @pytest.fixture(scope="module")
 def r50() -> Model:
-    variables = golden_cases.filled(detector.init(R50))
-    for path, leaf in flatten(variables).items():
-        leaf.requires_grad_(not detector.is_frozen(path, R50))
-    return Model(variables, detector.freeze(variables, R50))
+    return make_model(R50, golden_cases.filled(detector.init(R50)))
 
 
 @pytest.fixture(scope="module")
@@ -170,17 +156,6 @@ def test_weights_follow_the_rule_of_the_goldens(goldens: Path) -> None:
 
 
 # ---- forward ----
-
-
-def check_golden_tensor(arrays: golden_cases.Arrays, name: str, got: Tensor, atol: float) -> None:
-    """Every step-th element to `atol`, and the statistics of all of them."""
-    assert list(got.shape) == arrays[f"{name}.shape"].tolist(), name
-    chosen = got.reshape(-1)[:: int(arrays[f"{name}.step"])].numpy()
-    np.testing.assert_allclose(chosen, arrays[f"{name}.flat"], rtol=0, atol=atol, err_msg=name)
-    mean, std, _, largest = arrays[f"{name}.stats"].tolist()  # the sum says what the mean says
-    found = got.double()
-    statistics = [float(found.mean()), float(found.std(correction=0)), float(found.abs().max())]
-    assert statistics == pytest.approx([mean, std, largest], abs=max(atol, 1e-4 * std)), name
 
 
 def test_pyramid_agrees(prepared: Prepared, forward_goldens: golden_cases.Arrays) -> None:
@@ -309,19 +284,7 @@ def test_gradients_agree(
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     frozen = [p for p in flatten(r50.variables) if p not in of_path and not p.endswith(buffers)]
     assert len(frozen) == int(loss_goldens[f"{gradient_name}.grad_none"])
-    prefix = f"{gradient_name}.grad."
-    for key in [key for key in loss_goldens if key.startswith(prefix) and key.endswith(".l2")]:
-        path, length = key.removeprefix(prefix).removesuffix(".l2"), float(loss_goldens[key])
-        assert (path in frozen) == (length == -1), path
-        if path not in frozen:
-            assert float(of_path[path].double().norm()) == pytest.approx(length, rel=1e-3), path
-            first = loss_goldens[f"{prefix}{path}.head"]
-            got = of_path[path].flatten()[: first.size].numpy()
-            # Where the first elements are small, the authors' own rounding is more than 3e-3 of them: 5e-4 of the
-            # whole tensor's size. (In float64 two tensors of many60 leave the 3e-3 as well.)
-            noise = 5e-4 * length / max(of_path[path].numel(), 1) ** 0.5
-            atol = max(3e-3 * float(np.abs(first).max()), noise)
-            np.testing.assert_allclose(got, first, rtol=0, atol=atol, err_msg=path)
+    check_gradients(loss_goldens, gradient_name, of_path, length_rel=1e-3, first_rel=3e-3)
 
 
 @pytest.mark.parametrize(

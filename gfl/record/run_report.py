@@ -193,8 +193,7 @@ def results_page(data: CocoData, results: Path) -> str:
 
 def _spread_notes(found: Sequence[CocoDetection], analysis: Analysis) -> list[str]:
     """What is to be said where some detections have the spread of their edges, but not all."""
-    having = sum("edge_std" in row for row in found)
-    if analysis.shown.edge_std is not None or not having:
+    if analysis.shown.edge_std is not None or not (having := sum("edge_std" in row for row in found)):
         return []
     return [
         f"{having:,} of {counted(len(found), 'detection')} have an edge_std, but not each has four numbers of 0 or "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gfl.data.boxes import SAME_OBJECT_IOU, distinct_boxes
 from gfl.data.coco_columns import CocoResults, DetectionColumns, checked_columns
-from gfl.data.coco_json import GroundTruth
+from gfl.data.coco_json import GroundTruth, Ints
 from gfl.report.best_f1 import BestF1, score_thresholds
 from gfl.report.breakdown import Breakdown, break_down
 from gfl.report.coco_eval import COCO_LIMIT, Metrics, distinct_names, matching_of, mean_measured, metrics_of
@@ -98,9 +98,7 @@ def analyse(truth: GroundTruth, detections: CocoResults, *, max_detections: int 
 
 def _kept(truth: GroundTruth, found: DetectionColumns, thresholds: tuple[float, ...]) -> NDArray[np.bool_]:
     """(D,) what a person is shown, as infer draws it: the score that its class needs, and one box an object."""
-    ids = np.array(list(truth.class_names), dtype=np.int64)
-    order = np.argsort(ids)
-    needed = np.array(thresholds)[order[np.searchsorted(ids[order], found.category_ids)]]
+    needed = np.array(thresholds)[places_of(truth, found.category_ids)]
     confident = np.flatnonzero(found.scores >= needed)
     best_first = confident[np.lexsort((-found.scores[confident], found.image_ids[confident]))]
     kept = np.zeros(len(found.scores), np.bool_)
@@ -108,6 +106,13 @@ def _kept(truth: GroundTruth, found: DetectionColumns, thresholds: tuple[float, 
     for rows in np.split(best_first, starts):
         kept[rows] = distinct_boxes(corners_xyxy(found.boxes_xywh[rows]), SAME_OBJECT_IOU)
     return kept
+
+
+def places_of(truth: GroundTruth, category_ids: Ints) -> Ints:
+    """Category ids -> the places of their classes among those of the annotations."""
+    ids = np.array(list(truth.class_names), dtype=np.int64)
+    order = np.argsort(ids)
+    return np.asarray(order[np.searchsorted(ids[order], category_ids)])
 
 
 def _class_rows(

@@ -12,7 +12,7 @@ from gfl.data.coco_json import Ints
 from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image
 from gfl.errors import InputError
-from gfl.report.analysis import Analysis
+from gfl.report.analysis import Analysis, places_of
 from gfl.report.draw import Colour, draw
 from gfl.report.edges import corners_xyxy
 from gfl.report.kinds import CROWD, ERRORS, MISSED, RIGHT, Judged
@@ -107,26 +107,19 @@ def read_if_possible(picture: Picture) -> Image | None:
 
 
 def _with_truth(image: Image, analysis: Analysis, rows: Ints, missed: set[int], cell_px: int) -> Image:
-    truth, labels = analysis.truth, _labels(analysis, analysis.truth.category_id[rows])
+    truth, labels = analysis.truth, places_of(analysis.truth, analysis.truth.category_id[rows])
     colours = [WRONG if row in missed else FINE for row in rows.tolist()]
     boxes = shrinkage(image, cell_px) * corners_xyxy(truth.boxes_xywh[rows])
     return draw(shrunk(image, cell_px), boxes, None, labels, _names(analysis, labels), colours=colours)
 
 
 def _with_found(image: Image, analysis: Analysis, rows: Ints, wrong: set[int], cell_px: int) -> Image:
-    found, labels = analysis.shown, _labels(analysis, analysis.shown.category_ids[rows])
+    found, labels = analysis.shown, places_of(analysis.truth, analysis.shown.category_ids[rows])
     colours = [WRONG if row in wrong else FINE for row in rows.tolist()]
     scale, names = shrinkage(image, cell_px), _names(analysis, labels)
     spread = None if found.edge_std is None else scale * found.edge_std[rows]
     boxes, scores = scale * corners_xyxy(found.boxes_xywh[rows]), found.scores[rows]
     return draw(shrunk(image, cell_px), boxes, scores, labels, names, edge_std=spread, colours=colours)
-
-
-def _labels(analysis: Analysis, category_ids: Ints) -> Ints:
-    """Category ids -> the places of the classes."""
-    ids = np.array(list(analysis.truth.class_names), dtype=np.int64)
-    order = np.argsort(ids)
-    return np.asarray(order[np.searchsorted(ids[order], category_ids)])
 
 
 def _names(analysis: Analysis, labels: Ints) -> Sequence[str]:

@@ -79,7 +79,6 @@ def deform_conv(
       offsets: float (B,2*D*k*k,P,Q), px: for each group and each point of the kernel, row-major, dy and dx.
       weight: float (O,C/groups,k,k); bias: (O,) or None.
       mask: float (B,D*k*k,P,Q), a factor of each point; None: version 1, which has none.
-
       window: how the kernel moves.
 
     A point counts where -1 < y < H and -1 < x < W; pixels outside the picture are 0. The result is continuous in the

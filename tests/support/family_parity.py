@@ -9,7 +9,6 @@ import dataclasses
 import json
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 from unittest.mock import patch
 
 import golden_cases
@@ -18,6 +17,7 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 from golden_cases import CANVAS_HW, LEVELS
+from golden_checks import Model, check_golden_tensor, check_gradients, make_model
 from torch import Tensor
 
 from gfl.model import detector, fpn
@@ -87,22 +87,8 @@ def cases(folder: Path) -> dict[str, list[ParameterSet]]:
 names_in = golden_cases.names_before
 
 
-class Family(NamedTuple):
-    """One model with the goldens' weights; trainable leaves require a gradient."""
-
-    cfg: DetectorConfig
-    variables: Variables
-
-    @property
-    def trainable(self) -> dict[str, Tensor]:
-        return {path: leaf for path, leaf in flatten(self.variables).items() if leaf.requires_grad}
-
-    def prepared(self) -> detector.Prepared:
-        return detector.prepare(self.variables, detector.freeze(self.variables, self.cfg))
-
-
 @cache
-def filled(model: str, conv_offset_std: float) -> Family:
+def filled(model: str, conv_offset_std: float) -> Model:
     """The weights' rule, in which those of `conv_offset` have a standard deviation of their own."""
     cfg = FAMILY[model]
     flat = {}
@@ -110,15 +96,19 @@ def filled(model: str, conv_offset_std: float) -> Family:
         value = golden_cases.fill(path, tuple(leaf.shape))
         if path.endswith("conv_offset.weight"):
             value *= conv_offset_std / (2 / np.prod(leaf.shape[1:])) ** 0.5
-        flat[path] = value.requires_grad_(not detector.is_frozen(path, cfg))
-    return Family(cfg, unflatten(flat))
+        flat[path] = value
+    return make_model(cfg, unflatten(flat))
+
+
+def prepared_of(family: Model) -> detector.Prepared:
+    return detector.prepare(family.variables, family.constants)
 
 
 @cache
 def outputs_of(model: str, conv_offset_std: float, input_seed: int) -> Outputs:
     """A forward pass that the loss and gradient cases of a model share."""
     family = filled(model, conv_offset_std)
-    return detector.forward(family.prepared(), golden_cases.normal_input(input_seed), family.cfg)
+    return detector.forward(prepared_of(family), golden_cases.normal_input(input_seed), family.cfg)
 
 
 def offset_std(arrays: golden_cases.Arrays) -> float:
@@ -166,7 +156,7 @@ def test_forward_of_the_family_agrees(family_forward: str, family_goldens: Path)
     family = filled(model_of(family_forward), offset_std(arrays))
     x = golden_cases.normal_input(int(arrays["input_seed"]))
     with torch.no_grad():
-        tree = family.prepared().tree
+        tree = prepared_of(family).tree
         features = apply_backbone(child(tree, "backbone"), x, family.cfg.backbone)
         pyramid = fpn.apply(child(tree, "neck"), features)
         outputs = detector.head.apply(child(tree, "bbox_head"), pyramid, family.cfg.head)
@@ -179,10 +169,7 @@ def test_forward_of_the_family_agrees(family_forward: str, family_goldens: Path)
     for name, got in found.items():
         part = name.partition(".")[0]
         scale = float(arrays[f"{name}.stats"][3]) if part in ("backbone", "neck") else 1.0
-        assert list(got.shape) == arrays[f"{name}.shape"].tolist(), name
-        chosen = got.reshape(-1)[:: int(arrays[f"{name}.step"])].numpy()
-        atol = scale * float(arrays[f"tolerance.{part}"])
-        np.testing.assert_allclose(chosen, arrays[f"{name}.flat"], rtol=0, atol=atol, err_msg=name)
+        check_golden_tensor(arrays, name, got, atol=scale * float(arrays[f"tolerance.{part}"]))
 
 
 # ---- deformable convolution ----
@@ -212,7 +199,7 @@ def test_deformable_convolution_agrees(dcn_case: str, family_goldens: Path) -> N
 # ---- losses and gradients ----
 
 
-def total_of(name: str, folder: Path) -> tuple[Family, golden_cases.Arrays, golden_cases.LossCase, Tensor]:
+def total_of(name: str, folder: Path) -> tuple[Model, golden_cases.Arrays, golden_cases.LossCase, Tensor]:
     """The total loss of 'model:case' with the authors' assignment."""
     model, _, case_name = name.partition(":")
     arrays = golden_cases.read(folder, f"loss_{model}.npz")
@@ -236,21 +223,8 @@ def test_gradients_of_the_family_agree(family_gradient: str, family_goldens: Pat
     family, arrays, case, total = total_of(family_gradient, family_goldens)
     gradients = torch.autograd.grad(total, list(family.trainable.values()), retain_graph=True)
     of_path = dict(zip(family.trainable, gradients, strict=True))
-    prefix = f"{case.name}.grad."
-    lengths = {
-        key.removeprefix(prefix).removesuffix(".l2"): float(arrays[key]) for key in arrays if key.endswith(".l2")
-    }
-    lengths = {path: length for path, length in lengths.items() if f"{prefix}{path}.l2" in arrays}
-    assert {path for path, length in lengths.items() if length == -1} == set(lengths) - set(of_path)
-    for path in set(lengths) & set(of_path):
-        gradient, length = of_path[path].double(), lengths[path]
-        assert float(gradient.norm()) == pytest.approx(length, rel=float(arrays["tolerance.grad_l2"])), path
-        first = arrays[f"{prefix}{path}.head"]
-        got = gradient.flatten()[: first.size].numpy()
-        # As for the R50: where the first elements are small, rounding shows beside the size of the whole tensor.
-        noise = 5e-4 * length / gradient.numel() ** 0.5
-        atol = max(float(arrays["tolerance.grad_head"]) * float(np.abs(first).max()), noise)
-        np.testing.assert_allclose(got, first, rtol=0, atol=atol, err_msg=path)
+    length_rel, first_rel = float(arrays["tolerance.grad_l2"]), float(arrays["tolerance.grad_head"])
+    check_gradients(arrays, case.name, of_path, length_rel=length_rel, first_rel=first_rel)
 
 
 # ---- detections ----

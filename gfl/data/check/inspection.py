@@ -28,8 +28,6 @@ from gfl.shapes import Canvas
 from gfl.words import counted
 
 LEAST_REAL = 0.6  # share of the canvases' pixels that should be picture: 'auto' reaches 0.9 on COCO
-
-
 FAR_OFF = 1.5  # how many times the sizes of training an evaluation may be larger or smaller without a word
 
 

@@ -35,7 +35,6 @@ FORMATS: dict[str, Callable[[Request], Source]] = {
     "via": read_via,
 }
 MOST_NAMED = 10  # things named in a line of the summary
-IN_BOTH = "pictures that are both in"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_converted(output, written, read.names, read.notes, copy=bool(arguments.copy))
     for line in summary(written, read):
         say(line)
-    for line in next_steps(output, written, shared=any(what.startswith(IN_BOTH) for what in read.notes)):
+    for line in next_steps(output, written):
         say(line)
     return 0
 
@@ -102,7 +101,7 @@ def _note_unused(read: Source) -> None:
     for split, pictures in read.splits.items():
         for path in dict.fromkeys(picture.path.resolve() for picture in pictures):
             if used.setdefault(path, split) != split:
-                note(read.notes, f"{IN_BOTH} {used[path]} and in {split}", path.name)
+                note(read.notes, f"pictures that are both in {used[path]} and in {split}", path.name)
     told = {Path(name).name for what, names in read.notes.items() if "left out" in what for name in names}
     for path in dict.fromkeys(path for index in read.indexes for paths in index.by_name.values() for path in paths):
         if path.name not in told and path.resolve() not in used:
@@ -137,11 +136,8 @@ def _lines(notes: Notes) -> list[str]:
     return lines
 
 
-def next_steps(output: Path, splits: dict[str, list[Settled]], *, shared: bool = False) -> list[str]:
-    """What to do next: split what is not split, and train. Each command works as it stands.
-
-    shared: whether validation holds pictures of training, which makes its AP worthless.
-    """
+def next_steps(output: Path, splits: dict[str, list[Settled]]) -> list[str]:
+    """What to do next: split what is not split, and train. Each command works as it stands."""
     train = f'python -m gfl.train --gin_file scratch_small.gin --gin_bindings "DATA_ROOT = {str(output)!r}"'
     lines = [f"written to {output}"]
     split = f"python -m gfl.data split {shlex.quote(str(output / 'annotations' / 'instances_train.json'))} --val 0.2"
@@ -150,7 +146,8 @@ def next_steps(output: Path, splits: dict[str, list[Settled]], *, shared: bool =
     if "val" not in splits:
         lines.append(f"there is no validation part; next: {split}")
         return [*lines, f'or train on all of it, without a validation: {train} "EVAL_EVERY = 0"']
-    if shared:
+    train_files, val_files = ({each.picture.path.resolve() for each in splits[name]} for name in ("train", "val"))
+    if train_files & val_files:
         lines.append(f"validation holds pictures of training, so its AP says nothing of new ones; next: {split}")
         return lines
     return [*lines, f"next: {train}"]

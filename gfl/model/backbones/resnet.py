@@ -18,7 +18,7 @@ from gfl.limits import ANY, require
 from gfl.model.backbones.stages import BLOCKS, StagesConfig, apply_stages, init_3x3, init_frozen_bn, init_stages
 from gfl.tensors.deform import conv_or_deformable
 from gfl.tensors.layers import group_norm, init_conv, init_norm
-from gfl.tensors.variables import Variables, child
+from gfl.tensors.variables import Variables, child, leaf
 
 NORM_PREFIX = {"frozen_bn": "bn", "gn": "gn"}  # mmdetection names a norm after its kind: bn1, gn1
 
@@ -82,17 +82,16 @@ def _init_block(seed: int, cfg: ResNetConfig, path: str, in_channels: int, stage
             init_3x3(seed, f"{path}.conv2", width, cfg, stage, groups=cfg.groups),
             init_conv(seed, f"{path}.conv3", out_channels, width, 1, init="kaiming"),
         ]
-        channels = [width, width, out_channels]
     else:
         convolutions = [
             init_conv(seed, f"{path}.conv1", width, in_channels, 3, init="kaiming"),
             init_conv(seed, f"{path}.conv2", width, width, 3, init="kaiming"),
         ]
-        channels = [width, width]
     block: Variables = {}
     for i, convolution in enumerate(convolutions, start=1):
         block[f"conv{i}"] = convolution
-        block[f"{prefix}{i}"] = _init_norm(cfg, channels[i - 1], scale=0.0 if i == len(channels) else 1.0)
+        channels = leaf(convolution, "weight").shape[0]
+        block[f"{prefix}{i}"] = _init_norm(cfg, channels, scale=0.0 if i == len(convolutions) else 1.0)
     if in_channels != out_channels:
         block["downsample"] = {
             "0": init_conv(seed, f"{path}.downsample.0", out_channels, in_channels, 1, init="kaiming"),
