@@ -102,7 +102,7 @@ setup(
     # The run files lie in gin/ and ship as gfl/configs.
     package_dir={"gfl.configs": "gin"},
     package_data={
-        "gfl.configs": ["*.gin"],
+        "gfl.configs": ["*.gin", "*/*.gin"],
         "gfl.operators": ["npu_operators.txt"],
         "gfl.report": ["assets/*"],
         "export": ["cann_operators.txt"],

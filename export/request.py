@@ -17,7 +17,7 @@ from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas, parse_canvases
 from gfl.data.coco_json import CocoFile, class_names, read_coco_file
 from gfl.data.sizes import eval_short_side
-from gfl.engine.checkpoints import TrainedModel, load_trained
+from gfl.engine.checkpoints import TrainedModel, load_trained, with_text
 from gfl.errors import InputError
 from gfl.memory import memory_told
 from gfl.report.best_f1 import read_thresholds
@@ -187,7 +187,7 @@ def read_model(arguments: argparse.Namespace, checkpoint: Path, annotated: CocoF
     if arguments.gin_file:
         parsed = read_run(arguments.gin_file, arguments.gin_bindings)
         model = load_trained(checkpoint, parsed.run, names)
-        model = replace(model, config_text=parsed.config_text, canvases=None)
+        model = replace(with_text(model, parsed), canvases=None)
     else:
         model = load_trained(checkpoint, None, names, bindings=arguments.gin_bindings)
     if names is None:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from gfl.errors import InputError
-from gfl.settings import FOLLOWS, DataConfig, OptimConfig, RunConfig, passed_on
+from gfl.settings import FOLLOWS, IMAGENET, DataConfig, OptimConfig, RunConfig, passed_on
 
 BASE = "base.gin"  # all knobs; read before anything else
 KNOB_OWNERS = (RunConfig, DataConfig, OptimConfig)  # each of their plain fields is set by a knob
@@ -382,7 +382,7 @@ def _take_settings(table: _Bindings, stored_text: Callable[[str], str | None]) -
         _resolve(table[name].value, (name,), table, set())
         for name in ("settings.RunConfig.settings_from_checkpoint", "settings.RunConfig.checkpoint")
     )
-    if asked is not True or not isinstance(checkpoint, str) or checkpoint == "torchvision":
+    if asked is not True or not isinstance(checkpoint, str) or checkpoint in IMAGENET:
         return ()
     text = stored_text(checkpoint)
     if text is None:

@@ -34,7 +34,7 @@ from gfl.words import counted, memory
 
 # Parts of a model by the beginnings of their variables' paths, in the order of the computation.
 PARTS = (
-    ("stem", ("backbone.conv1", "backbone.bn1", "backbone.gn1")),
+    ("stem", ("backbone.conv1", "backbone.bn1", "backbone.gn1", "backbone.stem.")),
     *((f"stage {number}", (f"backbone.layer{number}.",)) for number in range(1, 5)),
     ("pyramid (FPN)", ("neck.",)),
     ("head, class tower", ("bbox_head.cls_convs.",)),
@@ -150,7 +150,7 @@ def report(run: RunConfig, canvas: Canvas, pictures: int, why: str = "") -> str:
     height, width = canvas
     return "\n".join(
         [
-            f"R{cfg.backbone.depth}-FPN GFLV2 | {counted(cfg.num_classes, 'class', 'classes')} | one picture of "
+            f"{detector.name(cfg)} | {counted(cfg.num_classes, 'class', 'classes')} | one picture of "
             f"{height}x{width} (height x width){why}",
             "",
             aligned(rows),

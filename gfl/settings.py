@@ -26,6 +26,7 @@ PASSED_ON = (
     *("optimizer", "lr", "momentum", "weight_decay", "decay_vectors", "clip", "ema"),
     *("short_side", "long_side", "eval_short_side", "flip", "flip_vertical", "brightness", "contrast"),
 )
+IMAGENET = ("torchvision", "torchvision-v2", "timm-rsb", "openmmlab")  # values of `RunConfig.checkpoint`: no files
 CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # values of `RunConfig.compile`
 # A field that means little without another is not passed on where that other one is set to something else by hand.
 FOLLOWS = {"eval_short_side": "short_side"} | dict.fromkeys(("lr", "momentum", "weight_decay"), "optimizer")
@@ -118,7 +119,7 @@ class RunConfig:
     epochs: int = 12
     max_steps: int = 0  # 0 = all
     seed: int = 0
-    checkpoint: str | None = None  # a file, 'torchvision', or None
+    checkpoint: str | None = None  # a file, one of IMAGENET, or None
     settings_from_checkpoint: bool = False  # take model, optimiser and picture sizes from the run of `checkpoint`
     freeze: Literal["backbone"] | None = None  # what of the model is not trained, beside the frozen stages
     device: Literal["auto", "cpu", "cuda", "npu"] = "auto"

@@ -484,7 +484,7 @@ def environment(*path: Path) -> dict[str, str]:
 ASK_FOR_GIN = """
 import sys, types
 sys.modules["gfl.settings"] = types.SimpleNamespace(
-    RunConfig=object, DataConfig=object, OptimConfig=object, FOLLOWS={}, passed_on=None
+    RunConfig=object, DataConfig=object, OptimConfig=object, FOLLOWS={}, IMAGENET=(), passed_on=None
 )
 if sys.argv[1] == "without gin-config":
     sys.path = [path for path in sys.path if not path.endswith("-packages")]

@@ -61,7 +61,9 @@ def test_comments_of_a_gin_file_go_on_over_lines() -> None:
 
 
 def test_what_run_files_set_is_shown() -> None:
-    assert knobs.set_in_run_files()["EPOCHS"]["r50.gin"] == "12"
+    epochs = knobs.set_in_run_files()["EPOCHS"]
+    assert (epochs["r50.gin"], epochs["r50_ms2x.gin"]) == ("12", "24")
+    assert "## models/r50.gin" in knobs.run_files_page()
     assert "## finetune.gin" in knobs.run_files_page()
     assert "SETTINGS_FROM_CHECKPOINT = True" in knobs.run_files_page()
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import socket
-import urllib.error
 from pathlib import Path
 
 import pytest
@@ -13,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 from weight_states import SHAPES, assert_same, random_state
 
-from gfl.engine import weights
 from gfl.engine.weight_fit import compare, fit
-from gfl.engine.weights import fetch_torchvision, read_checkpoint, rename
+from gfl.engine.weights import RES2NET_STEM, read_checkpoint, rename
 from gfl.errors import InputError
 from gfl.tensors.variables import flatten, unflatten
 
@@ -96,6 +92,34 @@ def test_torchvision_names_go_below_backbone_and_the_classifier_is_dropped() -> 
     ours = {path: tensor for path, tensor in random_state(1).items() if path.startswith("backbone.")}
     theirs = {path.removeprefix("backbone."): tensor for path, tensor in ours.items()}
     assert_same(rename(theirs | {"fc.weight": torch.ones(2, 2), "fc.bias": torch.ones(2)}), ours)
+
+
+def published_names(backbone: str, family_goldens: Path) -> dict[str, torch.Tensor]:
+    """An ImageNet classifier of another project, by the names that its code gives: mmdetection's are ours."""
+    shapes: dict[str, list[int]] = json.loads((family_goldens / "keys_family.json").read_text())[backbone]
+    ours = {path: torch.empty(shape, device="meta") for path, shape in shapes.items() if path.startswith("backbone.")}
+    return {path.removeprefix("backbone."): tensor for path, tensor in ours.items()}
+
+
+@pytest.mark.parametrize("backbone", ["x101", "r2n101"])
+def test_mmdetections_imagenet_files_fit_without_rest(backbone: str, family_goldens: Path) -> None:
+    names = published_names(backbone, family_goldens)
+    ours = {f"backbone.{name}" for name in names}
+    assert rename(names).keys() == ours
+    # mmpretrain's
+    assert rename({f"backbone.{name}": names[name] for name in names} | {"head.fc.bias": torch.ones(2)}).keys() == ours
+
+
+def test_names_of_res2nets_authors_fit_without_rest(family_goldens: Path) -> None:
+    """In their code the stem is `conv1`, seven modules in a row, and `bn1`."""
+    theirs = {name: tensor for name, tensor in published_names("r2n101", family_goldens).items() if "stem" not in name}
+    batch_norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    theirs |= {f"conv1.{i}.weight": torch.ones(3) for i in (0, 3, 6)} | {"fc.weight": torch.ones(2, 2)}
+    theirs |= {f"{norm}.{leaf}": torch.ones(3) for norm in ("conv1.1", "conv1.4", "bn1") for leaf in batch_norm}
+    ours = {f"backbone.{name}" for name in published_names("r2n101", family_goldens)}
+    assert rename(theirs).keys() == ours
+    assert RES2NET_STEM["bn1"] == "stem.7"  # and no block's bn1 was taken for it:
+    assert "backbone.layer1.0.bn1.weight" in ours
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
@@ -203,70 +227,6 @@ def test_objects_are_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.Mon
 def test_contents_that_are_no_weights_are_named(tmp_path: Path, contents: object, what: str) -> None:
     with pytest.raises(InputError, match=what):
         read_checkpoint(saved(contents, tmp_path / "a.pt"))
-
-
-# torchvision
-
-
-@pytest.fixture
-def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for torchvision's server, with one file of 18 layers under the name of its hash."""
-    folder = tmp_path / "server"
-    folder.mkdir()
-    ours = {path: tensor for path, tensor in random_state(1).items() if path.startswith("backbone.")}
-    theirs = {path.removeprefix("backbone."): tensor for path, tensor in ours.items()} | {"fc.bias": torch.ones(2)}
-    file = saved(theirs, folder / "resnet18.pth")
-    named = folder / f"resnet18-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
-    file.rename(named)
-    monkeypatch.setattr(weights, "TORCHVISION_URL", folder.as_uri() + "/")
-    monkeypatch.setitem(weights.TORCHVISION_FILES, 18, named.name)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    return named
-
-
-def test_torchvision_weights_are_fetched_and_renamed(mirror: Path) -> None:
-    read = fetch_torchvision(18)
-    assert sorted(read.state) == sorted(path for path in SHAPES if path.startswith("backbone."))
-    mirror.unlink()
-    assert_same(fetch_torchvision(18).state, read.state)  # from the cache
-
-
-def test_damaged_download_says_what_to_do(mirror: Path) -> None:
-    mirror.write_bytes(mirror.read_bytes()[:-1] + b"!")
-    with pytest.raises(InputError, match=r"invalid hash.*: delete .* or download file://.* as --checkpoint FILE"):
-        fetch_torchvision(18)
-
-
-def test_damaged_file_in_the_cache_is_named(mirror: Path, tmp_path: Path) -> None:
-    fetch_torchvision(18)
-    cached = tmp_path / "cache" / "hub" / "checkpoints" / mirror.name
-    cached.write_bytes(cached.read_bytes()[:-200])
-    with pytest.raises(InputError, match=f"delete {cached} if it is there"):
-        fetch_torchvision(18)
-
-
-@pytest.mark.parametrize("error", [urllib.error.URLError("timed out"), TimeoutError("timed out")])
-def test_without_a_network_the_file_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        assert socket.getdefaulttimeout() == weights.DOWNLOAD_TIMEOUT_S
-        raise error
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", refuse)
-    expected = (
-        r"resnet50-0676ba61\.pth cannot be downloaded \(timed out\): expected a network; "
-        r"download https://download\.pytorch\.org/models/resnet50-0676ba61\.pth yourself"
-    )
-    with pytest.raises(InputError, match=expected):
-        fetch_torchvision(50)
-    assert socket.getdefaulttimeout() is None
-
-
-def test_depth_without_torchvision_weights_is_refused() -> None:
-    with pytest.raises(InputError, match=r"depth 26: expected one of \[18, 34, 50, 101\]"):
-        fetch_torchvision(26)
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

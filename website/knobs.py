@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from website.markdown import code, escaped, table
@@ -83,19 +84,29 @@ def knobs_page() -> str:
 
 
 def set_in_run_files() -> dict[str, dict[str, str]]:
-    """Knob -> the run files that set it, and to what."""
+    """Knob -> the run files that set it, and to what: themselves, or by the models and schedules that they are made of."""
     found: dict[str, dict[str, str]] = {}
-    for name, text in run_files():
-        for knob in read_knobs(text):
+    for name, text in gin_files("*.gin"):
+        for knob in read_knobs(_with_parts(text, ROOT / "gin")):
             found.setdefault(knob.name, {})[name] = knob.default
     return found
 
 
-def run_files() -> Iterator[tuple[str, str]]:
-    """The name and text of each run file."""
-    for path in sorted((ROOT / "gin").glob("*.gin")):
+def gin_files(pattern: str) -> Iterator[tuple[str, str]]:
+    """The name, from gin/ on, and the text of each file of that pattern but base.gin."""
+    for path in sorted((ROOT / "gin").glob(pattern)):
         if path.name != "base.gin":
-            yield path.name, path.read_text(encoding="utf-8")
+            yield path.relative_to(ROOT / "gin").as_posix(), path.read_text(encoding="utf-8")
+
+
+def _with_parts(text: str, folder: Path) -> str:
+    """A run file's text with the models and schedules that it includes in their places."""
+
+    def part(found: re.Match[str]) -> str:
+        path = folder / found[1]
+        return found[0] if path.parent == ROOT / "gin" else _with_parts(path.read_text(encoding="utf-8"), path.parent)
+
+    return re.sub(r"(?m)^include '(.*)'$", part, text)
 
 
 def run_files_page() -> str:
@@ -103,9 +114,10 @@ def run_files_page() -> str:
     head = (
         "# Run files\n\nThe files of `gin/`, as they ship with the package: `--gin_file r50.gin` finds them from any "
         "folder. A file of your own may `include` one of them and set what differs. [Recipes](recipes.md) says what "
-        "each is for.\n"
+        "each is for. The published recipes are put together of a file in `models/` and one in `schedules/`.\n"
     )
-    return "\n".join([head, *(f"## {name}\n\n```python\n{text.rstrip()}\n```\n" for name, text in run_files())])
+    files = [*gin_files("*.gin"), *gin_files("*/*.gin")]
+    return "\n".join([head, *(f"## {name}\n\n```python\n{text.rstrip()}\n```\n" for name, text in files)])
 
 
 def _row(knob: Knob, field: Field, elsewhere: Mapping[str, str]) -> tuple[str, ...]:

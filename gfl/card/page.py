@@ -11,13 +11,19 @@ import yaml
 from gfl.card.facts import DataSet, Facts
 from gfl.card.markdown import code, file_name, plain, shown_path, table
 from gfl.data.sizes import eval_short_side, short_side_range
+from gfl.model import backbones, detector
 from gfl.record.changed_settings import changed_settings, usual_settings
 from gfl.record.run_data import resumptions
 from gfl.report.coco_eval import distinct_names
 from gfl.report.tables import percent
+from gfl.settings import IMAGENET
 from gfl.tensors.variables import flatten
 from gfl.words import counted, memory
 
+WHAT = {
+    "dgqp": "A GFocalV2 object detector (Generalized Focal Loss V2)",
+    "none": "A GFL object detector (Generalized Focal Loss, version 1)",
+}
 TO_FILL_IN = "**TO FILL IN**"
 UNKNOWN = "unknown"  # a licence in the words of model hubs
 FEW_BOXES = 100  # to train a class on
@@ -46,12 +52,12 @@ def card(facts: Facts) -> str:
 
 def front_matter(facts: Facts) -> str:
     """What hubs read: licence, tags and, where there is a result, a model-index."""
-    depth = facts.model.run.detector.backbone.depth
+    backbone = backbones.name(facts.model.run.detector.backbone).lower()
     content: dict[str, object] = {
         "license": UNKNOWN,
         "library_name": "gflv2",
         "pipeline_tag": "object-detection",
-        "tags": ["object-detection", "gfocalv2", "generalized-focal-loss", f"resnet-{depth}", "pytorch"],
+        "tags": ["object-detection", "gfocalv2", "generalized-focal-loss", backbone, "pytorch"],
     }
     numbers = known_numbers(facts)
     if numbers and facts.result is not None:
@@ -74,7 +80,7 @@ def title(facts: Facts) -> Iterator[str]:
     yield f"# {plain(model_name(facts))}"
     yield ""
     yield (
-        f"A GFocalV2 object detector (Generalized Focal Loss V2) with a ResNet-{cfg.backbone.depth}: "
+        f"{WHAT[cfg.head.quality]}, with the backbone {backbones.name(cfg.backbone)}: "
         f"{parameters / 1e6:.2f} million weights, {counted(len(facts.model.names), 'class', 'classes')}. It finds "
         "boxes with a class, a score, and the spread of each edge of a box in pixels."
     )
@@ -242,9 +248,9 @@ def known_numbers(facts: Facts) -> list[tuple[str, float]]:
 
 
 def model_name(facts: Facts) -> str:
-    """'GFocalV2 R50, 80 classes'."""
+    """'R50-FPN GFLV2, 80 classes'."""
     classes = counted(len(facts.model.names), "class", "classes")
-    return f"GFocalV2 R{facts.model.run.detector.backbone.depth}, {classes}"
+    return f"{detector.name(facts.model.run.detector)}, {classes}"
 
 
 def data_name(facts: Facts) -> str:
@@ -267,8 +273,8 @@ def starting_point(facts: Facts) -> str:
     checkpoint = facts.model.run.checkpoint
     if checkpoint is None:
         return "random weights"
-    if checkpoint == "torchvision":
-        return "torchvision's ImageNet weights of the backbone (IMAGENET1K_V1)"
+    if checkpoint in IMAGENET:
+        return f"ImageNet weights of the backbone (CHECKPOINT = {checkpoint!r})"
     return f"the weights in {plain(file_name(checkpoint))}"
 
 

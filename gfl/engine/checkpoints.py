@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import torch
 
-from gfl.config import read_text
+from gfl.config import ParsedRun, read_text, with_setting
 from gfl.engine.class_layer import BIAS as CLASS_ROWS
+from gfl.engine.deform_fit import require_version, with_version_of
+from gfl.engine.imagenet import IMAGENET, fetch_imagenet
 from gfl.engine.torch_file import read_torch_file
 from gfl.engine.weight_fit import Classes, LoadReport, fit
-from gfl.engine.weights import FORMAT, CheckpointFile, fetch_torchvision, read_checkpoint, require_known_format
+from gfl.engine.weights import FORMAT, CheckpointFile, read_checkpoint, require_known_format
 from gfl.errors import InputError, first_line
 from gfl.files import atomic_file
 from gfl.model import detector
@@ -110,7 +112,8 @@ def load_trained(
             f"got {len(names)} class names for {path}, whose class layer has {len(rows)} rows; give the name of each "
             "of its classes, in its order"
         )
-    run = replace(run, detector=replace(run.detector, num_classes=len(names)))
+    cfg = with_version_of(run.detector, file.state, path)
+    run = replace(run, detector=replace(cfg, num_classes=len(names)))
     _require_numbers(file, run.detector)
     variables, _ = fit(detector.init(run.detector), file.state, require_all=True, source=path)
     try:
@@ -118,6 +121,14 @@ def load_trained(
     except (TypeError, ValueError, OverflowError) as error:
         raise _other_values(file, "category ids or score thresholds", error) from error
     return TrainedModel(variables, run, names, category_ids, canvases, text, names_its_classes, thresholds)
+
+
+def with_text(model: TrainedModel, given: ParsedRun) -> TrainedModel:
+    """A model of `load_trained` that was given these settings, with their text, changed where the file decided."""
+    backbone, text = model.run.detector.backbone, given.config_text
+    if backbone.deformable != given.run.detector.backbone.deformable:
+        text = with_setting(text, type(backbone).__name__, "deformable", backbone.deformable)
+    return replace(model, config_text=text)
 
 
 def _category_ids(file: CheckpointFile, classes: int) -> tuple[int, ...]:
@@ -184,10 +195,11 @@ def initial_variables(cfg: RunConfig, names: Sequence[str]) -> tuple[Variables, 
     variables = detector.init(cfg.detector, cfg.seed)
     if cfg.checkpoint is None:
         return variables, Origin(f"random weights, seed {cfg.seed}")
-    if cfg.checkpoint == "torchvision":
-        file = fetch_torchvision(cfg.detector.backbone.depth)
+    if cfg.checkpoint in IMAGENET:
+        file = fetch_imagenet(cfg.checkpoint, cfg.detector.backbone)
     else:
         file = read_checkpoint(cfg.checkpoint)
+    require_version(cfg.detector, file.state, cfg.checkpoint)
     variables, report = fit(variables, file.state, source=cfg.checkpoint, classes=Classes(names, file.names))
     _require_backbone(file, report)
     counts = {

@@ -5,26 +5,21 @@
 | this project's .pt | a key `variables` | as they are; a leaf's average in `ema` replaces that in `variables` |
 | the authors' and mmdetection's .pth | a key `state_dict` | as they are; class names from `meta` |
 | a bare state dict (.pth, .safetensors) | nothing but tensors | as they are |
-| torchvision's ResNet, in any of these | a weight `conv1.weight` | with `backbone.` before them, without `fc` |
+| an ImageNet classifier's, in any of these | a weight `layer1.0.conv1.weight` | with `backbone.` before them, no `fc` |
 """
 
 from __future__ import annotations
 
-import http.client
-import socket
-import urllib.error
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gfl.engine.torch_file import read_torch_file
-from gfl.errors import InputError, first_line
+from gfl.errors import InputError
 from gfl.version import VERSION
 
 # Of this project's .pt, a number that rises when a reader of the one before would misread a file or fail on it.
@@ -32,18 +27,14 @@ from gfl.version import VERSION
 FORMAT = 2
 FORMATS = "this project's .pt, mmdetection's .pth, torchvision's ResNet .pth or .safetensors"
 
-# torchvision's IMAGENET1K_V1 files, which mmdetection's recipes start from; the name ends in the file's SHA-256.
-TORCHVISION_URL = "https://download.pytorch.org/models/"
-TORCHVISION_FILES = {
-    18: "resnet18-f37072fd.pth",
-    34: "resnet34-b627a593.pth",
-    50: "resnet50-0676ba61.pth",
-    101: "resnet101-63fe2227.pth",
-}
-DOWNLOAD_TIMEOUT_S = 30.0  # without an answer from the server
-
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 CONSTANTS = ("bbox_head.integral.project",)  # arange(reg_max + 1), which is no variable here
+CLASSIFIERS = ("fc.", "head.fc.")  # torchvision's, timm's and Res2Net's; mmpretrain's
+# The stem of Res2Net v1b as its authors and timm name it -> as mmdetection does.
+RES2NET_STEM = {
+    **{"conv1.0": "stem.0", "conv1.1": "stem.1", "conv1.3": "stem.3", "conv1.4": "stem.4", "conv1.6": "stem.6"},
+    "bn1": "stem.7",
+}
 
 
 @dataclass(frozen=True)
@@ -89,13 +80,13 @@ def _from_contents(path: Path, contents: object) -> CheckpointFile:
     if "variables" in contents:
         require_known_format(path, contents)
         averaged = contents.get("ema") or {}
-        state = _tensors(path, contents["variables"]) | _tensors(path, averaged)
+        state = tensors_of(path, contents["variables"]) | tensors_of(path, averaged)
         names = contents.get("names")
     elif "state_dict" in contents:
-        state = _tensors(path, contents["state_dict"])
+        state = tensors_of(path, contents["state_dict"])
         names = _mmdetection_names(contents.get("meta"))
     else:
-        return CheckpointFile(path, rename(_tensors(path, contents)))
+        return CheckpointFile(path, rename(tensors_of(path, contents)))
     extra = {str(key): value for key, value in contents.items() if key not in ("variables", "ema", "state_dict")}
     return CheckpointFile(path, rename(state), _names(path, names), extra)
 
@@ -116,7 +107,7 @@ def require_known_format(path: Path, contents: Mapping[object, object]) -> None:
         )
 
 
-def _tensors(path: Path, table: object) -> dict[str, Tensor]:
+def tensors_of(path: Path, table: object) -> dict[str, Tensor]:
     """A state dict; InputError for anything but tensors by name."""
     if not isinstance(table, Mapping):
         raise InputError(f"checkpoint {path} holds a {type(table).__name__} for weights, expected names and tensors")
@@ -170,54 +161,21 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of another program's state dict to the paths of this project's variables.
 
-    Strips the prefixes of DataParallel and torch.compile, puts `backbone.` before the names of torchvision's ResNet,
-    and drops its classifier and the integral's constant.
+    Strips the prefixes of DataParallel and torch.compile, puts `backbone.` before the names of an ImageNet classifier,
+    and drops the classifier itself and the integral's constant.
     """
     renamed = dict(state)
     for wrapper in WRAPPERS:
         if renamed and all(name.startswith(wrapper) for name in renamed):
             renamed = {name.removeprefix(wrapper): tensor for name, tensor in renamed.items()}
-    if "conv1.weight" in renamed and "layer1.0.conv1.weight" in renamed:
-        renamed = {f"backbone.{name}": tensor for name, tensor in renamed.items() if not name.startswith("fc.")}
+    renamed = {name: tensor for name, tensor in renamed.items() if not name.startswith(CLASSIFIERS)}
+    if "layer1.0.conv1.weight" in renamed:
+        stem = RES2NET_STEM if "conv1.0.weight" in renamed else {}
+        renamed = {f"backbone.{_in_stem(name, stem)}": tensor for name, tensor in renamed.items()}
     return {name: tensor for name, tensor in renamed.items() if name not in CONSTANTS}
 
 
-def fetch_torchvision(depth: int) -> CheckpointFile:
-    """Download torchvision's ImageNet weights (IMAGENET1K_V1) of a ResNet, or take them from PyTorch's cache.
-
-    Raises InputError for a depth without such a file, without a network, and for a damaged download.
-    """
-    if depth not in TORCHVISION_FILES:
-        raise InputError(
-            f"CHECKPOINT = 'torchvision' with a ResNet of depth {depth}: expected one of {sorted(TORCHVISION_FILES)}; "
-            "give --checkpoint FILE or set CHECKPOINT = None"
-        )
-    name = TORCHVISION_FILES[depth]
-    url = TORCHVISION_URL + name
-    by_hand = f"download {url} yourself and give it as --checkpoint FILE"
-    try:
-        with _socket_timeout(DOWNLOAD_TIMEOUT_S):
-            contents: object = torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", check_hash=True, weights_only=True
-            )
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise InputError(f"{name} cannot be downloaded ({reason}): expected a network; {by_hand}") from error
-    except Exception as error:  # a hash that differs, a full disk, a damaged file in the cache: the unpickler's too
-        cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-        reason = first_line(error)
-        raise InputError(
-            f"{name} cannot be loaded ({reason}): delete {cached} if it is there and try again, or {by_hand}"
-        ) from error
-    return CheckpointFile(Path(name), rename(_tensors(Path(name), contents)))
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Set the default timeout: torch.hub sets none, and would wait for ever behind a firewall that drops packets."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+def _in_stem(name: str, stem: Mapping[str, str]) -> str:
+    """A weight's name with its layer named as `stem` says, where it does."""
+    layer, _, kind = name.rpartition(".")
+    return f"{stem.get(layer, layer)}.{kind}"

@@ -65,6 +65,11 @@ class DetectorConfig:
             raise ValueError(f"DetectorConfig.std={self.std}: expected positive numbers")
 
 
+def name(cfg: DetectorConfig) -> str:
+    """Its parts in short: 'R50-FPN GFLV2', 'R101-DCN-FPN GFL v1'."""
+    return f"{backbones.name(cfg.backbone)}-FPN {'GFLV2' if cfg.head.quality == 'dgqp' else 'GFL v1'}"
+
+
 def init(cfg: DetectorConfig, seed: int = 0) -> Variables:
     """Random variables, float32 on the CPU: a nested dict whose dotted paths are mmdetection's state-dict keys.
 

@@ -15,6 +15,7 @@ from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
 from gfl.engine.precision_choice import PrecisionChoice, is_slow
 from gfl.engine.schedule import RunLength
+from gfl.model import detector
 from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.version import VERSION
@@ -62,10 +63,9 @@ def head_lines(
     yield headline("shapes", shapes_text(loader, loader.canvases), f"boxes padded to {loader.box_slots}")
     yield headline("loader", loader.memory_line())
     parameters = sum(leaf.numel() for leaf in module.leaves().values() if leaf.is_floating_point())
-    depth = cfg.detector.backbone.depth
     trained = sum(leaf.numel() for leaf in module.parameters())
     share = f" ({trained / 1e6:.2f} M are trained)" if trained < parameters else ""
-    yield headline("model", f"R{depth}-FPN GFLV2 {parameters / 1e6:.2f} M parameters{share}", origin.text)
+    yield headline("model", f"{detector.name(cfg.detector)} {parameters / 1e6:.2f} M parameters{share}", origin.text)
     yield from (headline("", line) for line in origin.table.splitlines())
     optim = cfg.optim
     yield headline(

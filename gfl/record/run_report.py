@@ -20,6 +20,7 @@ from gfl.data.coco_json import CocoDetection
 from gfl.data.paths import split_paths
 from gfl.errors import InputError
 from gfl.files import write_atomic
+from gfl.model import detector
 from gfl.record.changed_settings import changed_settings, named_settings, usual_settings
 from gfl.record.drawing import write_curves, write_training_data
 from gfl.record.run_data import (
@@ -51,7 +52,7 @@ ERRORS_TABLE = "errors.csv"
 EVALUATION = "evaluation.json"  # what an evaluation's folder says of its data
 SHEETS, ROWS = 3, 4  # of validation pictures, truth beside what was found
 RECIPE = (
-    *("ResNetConfig.depth", "ResNetConfig.base_width", "CHECKPOINT", "SHORT_SIDE", "LONG_SIDE", "EVAL_SHORT_SIDE"),
+    *("ResNetConfig.base_width", "CHECKPOINT", "SHORT_SIDE", "LONG_SIDE", "EVAL_SHORT_SIDE"),
     *("BATCH_SIZE", "EPOCHS", "MAX_STEPS", "OPTIMIZER", "LR", "SCHEDULE", "EMA", "FREEZE", "PRECISION", "SEED"),
 )  # what people ask of a run first
 TOLD_FIRST = ("same_pictures", "eval_size")  # findings without which the numbers would be taken for what they are not
@@ -126,7 +127,10 @@ def report_run(folder: Path, splits: Splits | None = None) -> Path:
         findings=findings,
         usual=usual,
         settings=[(each.name, repr(each.value), repr(each.usual)) for each in changed_settings(cfg, usual_run)],
-        recipe=[(name, repr(value)) for name, value in named_settings(cfg) if name in RECIPE],
+        recipe=[
+            ("model", detector.name(cfg.detector)),
+            *((name, repr(value)) for name, value in named_settings(cfg) if name in RECIPE),
+        ],
         environment=_told_environment(environment),
         commands=[(f"{name.capitalize()}:", command) for name, command in commands],
         notes=notes,

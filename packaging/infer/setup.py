@@ -44,7 +44,7 @@ setup(
     packages=value_of("PACKAGES"),
     package_dir={"": above, "gfl.configs": f"{above}/gin"},
     package_data={
-        "gfl.configs": ["*.gin"],
+        "gfl.configs": ["*.gin", "*/*.gin"],
         "gfl.operators": ["npu_operators.txt"],
         "gfl.report": ["assets/*"],
         "export": ["cann_operators.txt"],

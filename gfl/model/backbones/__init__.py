@@ -27,3 +27,14 @@ def apply(
     if isinstance(cfg, resnet.ResNetConfig):
         return resnet.apply(prepared, x, cfg, recompute=recompute)
     return res2net.apply(prepared, x, cfg, recompute=recompute)
+
+
+def name(cfg: BackboneConfig) -> str:
+    """A short name: 'R50', 'R101-DCN', 'X101-32x4d-DCNv2', 'Res2Net101-26w4s'."""
+    if isinstance(cfg, res2net.Res2NetConfig):
+        plain = f"Res2Net{cfg.depth}-{cfg.scale_width}w{cfg.scales}s"
+    elif cfg.groups > 1:
+        plain = f"X{cfg.depth}-{cfg.groups}x{cfg.group_width}d"
+    else:
+        plain = f"R{cfg.depth}"
+    return plain + {None: "", "v1": "-DCN", "v2": "-DCNv2"}[cfg.deformable]

@@ -16,7 +16,7 @@ from gfl.config import read_run, without_paths
 from gfl.data.canvas import own_canvas
 from gfl.data.classes import read_class_names
 from gfl.data.sizes import eval_short_side
-from gfl.engine.checkpoints import TrainedModel, load_trained
+from gfl.engine.checkpoints import TrainedModel, load_trained, with_text
 from gfl.errors import InputError
 from gfl.model import detector
 from gfl.model.anchors import Grid, make_grid
@@ -119,7 +119,7 @@ def _load(
     classes = None if names is None else read_class_names(names)
     trained = load_trained(path, given and given.run, None if classes is None else classes.names, bindings=gin_bindings)
     if given is not None:
-        trained = replace(trained, config_text=given.config_text)
+        trained = with_text(trained, given)
     if classes is None:
         return trained
     if trained.names_its_classes:
