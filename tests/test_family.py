@@ -5,13 +5,26 @@ from __future__ import annotations
 import onnxruntime
 import pytest
 import torch
+from audit import Auditor
+from cann_deform import on_npu  # noqa: F401  # a fixture
 from small_models import CANVAS_HW, KINDS, batch_of, lively, prepared_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from export.check import violations
 from export.graph import graph_of, trace
 from export.translate import to_onnx
+from gfl.engine.state import step
+from gfl.operators.fake_step import RATE, fake_batch, fake_state
 from gfl.runtime.description import INPUT_NAMES
+from gfl.settings import OptimConfig, RunConfig
 
+STEP_OPS = {  # that compute, at most: about a tenth more than there are
+    "x50": 1120,
+    "r50 deformable": 1300,
+    "r50 deformable with masks": 1200,
+    "r2n50 deformable": 1800,
+    "gfl v1": 830,
+}
 SLOW = ("x50", "r50 deformable", "r2n50 deformable", "gfl v1")
 
 
@@ -32,3 +45,21 @@ def test_the_exported_graph_has_shared_operators_alone_and_gives_what_pytorch_gi
         expected = graph.function(prepared.tree, *inputs)
     for got, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(torch.from_numpy(got), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("on_npu")
+@pytest.mark.parametrize("kind", STEP_OPS)
+def test_a_step_is_one_static_graph_of_operators_that_an_npu_has(kind: str) -> None:
+    cfg = RunConfig(detector=KINDS[kind], optim=OptimConfig(ema=0.9998))
+    canvases = ((64, 96), (96, 64))
+    traces = []
+    with FakeTensorMode():
+        state = fake_state(cfg, canvases)
+        for canvas, size in zip(canvases, ((1, 8), (2, 40)), strict=True):
+            with Auditor() as audit:
+                step(state, [fake_batch(canvas, *size)], RATE, cfg.optim)
+            assert audit.violations == []
+            traces.append([(op.name, op.dtypes) for op in audit.ops])
+            assert sum(op.computes for op in audit.ops) <= STEP_OPS[kind]
+    assert traces[0] == traces[1]
+    assert any("npu_deformable_conv2dbk" in name for name, _ in traces[0]) == ("deformable" in kind)

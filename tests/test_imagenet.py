@@ -84,7 +84,7 @@ def test_a_backbone_without_weights_is_refused_with_who_has_some() -> None:
     expected = r"'torchvision' has no weights of Res2Net101-26w4s, expected one of R18, .*CHECKPOINT = 'openmmlab'"
     with pytest.raises(InputError, match=expected):
         fetch_imagenet("torchvision", Res2NetConfig(deformable="v1"))
-    with pytest.raises(InputError, match="no weights of X50-8x2d, .* or set CHECKPOINT = None"):
+    with pytest.raises(InputError, match=r"no weights of X50-8x2d, .* or set CHECKPOINT = None"):
         fetch_imagenet("timm-rsb", ResNetConfig(depth=50, groups=8, group_width=2))
 
 

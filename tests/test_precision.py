@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import tiny
 import torch
 import torch.nn.functional as F
 from emulated_bfloat16 import rounded_conv2d
+from small_models import KINDS
 from tiny import CANVAS, make_batch, run_config
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -72,9 +74,13 @@ O1_TABLE: dict[str, str] = {
     **dict.fromkeys(("_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_", "reciprocal"), FULL),
     **dict.fromkeys(("_fused_sgd_", "_fused_adamw_", "_foreach_lerp", "_foreach_copy_"), FULL),
     **dict.fromkeys(("_foreach_add_", "_foreach_sub_", "copy_", "zero_"), FULL),
+    # the other models: points between pixels, and a loss on logits
+    **dict.fromkeys(("_embedding_bag", "_embedding_bag_backward", "_embedding_bag_per_sample_weights_backward"), FULL),
+    "binary_cross_entropy_with_logits": FULL,
     # element-wise, and what only moves numbers
     **dict.fromkeys(("add", "sub", "rsub", "mul", "div", "neg", "maximum", "minimum", "where", "masked_fill_"), WIDEST),
     **dict.fromkeys(("relu", "threshold_backward", "max_pool2d_with_indices"), WIDEST),
+    **dict.fromkeys(("avg_pool2d", "avg_pool2d_backward", "constant_pad_nd"), WIDEST),
     **dict.fromkeys(("cat", "stack", "clone", "add_"), WIDEST),
     # comparisons and logic, and numbers that are made
     **dict.fromkeys(("eq", "ne", "ge", "gt", "lt", "bitwise_and"), WIDEST),
@@ -176,8 +182,31 @@ def test_scale_optimiser_and_average_of_a_step_compute_in_float32(
     assert f"_fused_{optimizer}_" in {op.name for op in small_steps[optimizer]}
 
 
-def test_the_table_has_no_row_that_no_step_needs(r50_step: list[Op], small_steps: dict[str, list[Op]]) -> None:
-    ops = [*r50_step, *small_steps["sgd"], *small_steps["adamw"]]
+@pytest.fixture(scope="module")
+def family_steps() -> dict[str, list[Op]]:
+    """Forward, loss and backward of the other models, small."""
+    steps: dict[str, list[Op]] = {}
+    for kind in ("x50", "r50 deformable with masks", "r2n50 deformable", "gfl v1"):
+        with FakeTensorMode():
+            cfg = KINDS[kind]
+            module = DetectorModule(detector.init(cfg), cfg, [CANVAS], CPU, policy=O1)
+            with OpTrace() as trace:
+                total, _ = module(fake_batch(CANVAS, pictures=2, slots=8))
+                torch.autograd.backward(total * 128.0)
+        steps[kind] = computing(trace)
+    return steps
+
+
+def test_every_operation_of_the_other_models_computes_in_the_dtype_of_the_table(
+    family_steps: dict[str, list[Op]],
+) -> None:
+    assert [f"{kind}: {breach}" for kind, ops in family_steps.items() for breach in breaches(ops)] == []
+
+
+def test_the_table_has_no_row_that_no_step_needs(
+    r50_step: list[Op], small_steps: dict[str, list[Op]], family_steps: dict[str, list[Op]]
+) -> None:
+    ops = [*r50_step, *small_steps["sgd"], *small_steps["adamw"], *chain(*family_steps.values())]
     assert set(O1_TABLE) - {op.name for op in ops} == set()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from weight_states import SHAPES, assert_same, random_state
+from weight_states import assert_same, random_state
 
 from gfl.engine.weight_fit import compare, fit
 from gfl.engine.weights import RES2NET_STEM, read_checkpoint, rename

@@ -84,7 +84,7 @@ def knobs_page() -> str:
 
 
 def set_in_run_files() -> dict[str, dict[str, str]]:
-    """Knob -> the run files that set it, and to what: themselves, or by the models and schedules that they are made of."""
+    """Knob -> the run files that set it, and to what: themselves, or by a model or schedule that they include."""
     found: dict[str, dict[str, str]] = {}
     for name, text in gin_files("*.gin"):
         for knob in read_knobs(_with_parts(text, ROOT / "gin")):

@@ -6,7 +6,7 @@ Letters: B pictures, C channels, H and W height and width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -22,6 +22,7 @@ from gfl.shapes import Canvas
 from gfl.tensors.variables import flatten
 
 aten = torch.ops.aten
+SAMPLING = (aten._embedding_bag.default, aten._embedding_bag_forward_only.default)  # gfl/tensors/deform.py
 
 
 class Layer(NamedTuple):
@@ -69,6 +70,7 @@ class View(NamedTuple):
 
     ways: frozenset[Way] = frozenset({Way()})
     apart_px: int = 1  # between what two neighbours see
+    points_px: int = 0  # in what a deformable layer sampled: between the points of a window, without their offsets
 
     @property
     def field_px(self) -> int:
@@ -79,7 +81,8 @@ class View(NamedTuple):
 class CostTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its __init_subclass__ untyped
     """A context that lists the layers called within it, and what each of them sees.
 
-    What a group norm's mean adds, a little of everything, is no part of a receptive field.
+    A deformable layer sees what it would with offsets of zero. What a group norm's mean adds, a little of everything,
+    is no part of a receptive field.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -113,20 +116,37 @@ class CostTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
     def _seen(self, func: OpOverload, args: Sequence[object], inputs: Sequence[Tensor]) -> View:
         """What an output of an operator sees."""
         views = [self._views[id(tensor)][1] for tensor in inputs if id(tensor) in self._views]
-        ways = frozenset[Way]().union(*(view.ways for view in views)) or View().ways
-        before = View(ways, max((view.apart_px for view in views), default=1))
+        ways = _farthest(way for view in views for way in view.ways) or View().ways
+        before = View(
+            ways, max((view.apart_px for view in views), default=1), max((view.points_px for view in views), default=0)
+        )
         sizes = cast(Sequence[Sequence[int]], args)  # the arguments after the tensors
         if func is aten.upsample_nearest2d.default:
             apart_px = before.apart_px * inputs[0].shape[-1] // sizes[1][1]  # the new width
             return View(frozenset(Way((*way.spans, Span(before.apart_px))) for way in ways), apart_px)
+        if func in SAMPLING:
+            pixels = self._views[id(args[0])][1]  # where the offsets come from lies within the window, if they are zero
+            return View(pixels.ways, before.apart_px, pixels.apart_px)
         if func is aten.convolution.default:
             kernel, stride = inputs[1].shape[-1], sizes[3][0]
+            if before.points_px:  # its window is what was sampled for it, and its stride was taken there
+                return View(frozenset(way.farther((kernel - 1) * before.points_px) for way in ways), before.apart_px)
         elif func is aten.max_pool2d_with_indices.default:
             kernel, stride = sizes[1][0], sizes[2][0]
         else:
             return before
         reach_px = (kernel - 1) * before.apart_px
         return View(frozenset(way.farther(reach_px) for way in ways), before.apart_px * stride)
+
+
+def _farthest(ways: Iterable[Way]) -> frozenset[Way]:
+    """Of ways through the same maps, the one that goes farthest in the last."""
+    found: dict[tuple[Span, ...], Way] = {}
+    for way in ways:
+        *before, last = way.spans
+        maps = (*before, Span(last.step_px))
+        found[maps] = max(found.get(maps, way), way, key=lambda each: each.spans[-1].reach_px)
+    return frozenset(found.values())
 
 
 def macs_of(func: OpOverload, inputs: Sequence[Tensor], output: Tensor) -> int:

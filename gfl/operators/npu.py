@@ -17,6 +17,8 @@ _SECTIONS = {"[kernel]": KERNEL, "[composite]": COMPOSITE, "[cpu]": FALLS_BACK, 
 def npu_support(operator: str) -> str:
     """What an NPU does with an operator, by torch's name, e.g. 'aten::add.Tensor': one of the five texts above."""
     namespace, _, name = operator.partition("::")
+    if namespace == "npu":
+        return KERNEL  # torch_npu's own: nothing else offers it
     if namespace != "aten":
         return UNKNOWN
     packet, _, overload = name.partition(".")

@@ -27,6 +27,9 @@ class Shaped:
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
 
 
+MARKS = ("prim", "profiler")  # namespaces of what computes nothing, such as prim::device of fake tensors
+
+
 class Op(NamedTuple):
     """One dispatched operator, with a `Shaped` in place of each tensor among its arguments and results."""
 
@@ -65,7 +68,7 @@ class OpTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leav
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        if func.namespace != "aten":  # such as prim::device of fake tensors and profiler's marks
+        if func.namespace in MARKS:
             return func(*args, **(kwargs or {}))
         # Before the call: an operator may change its arguments, and one that reads a value may fail.
         arguments = shaped((args, dict(kwargs or {})))
