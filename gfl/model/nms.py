@@ -76,21 +76,21 @@ def suppress_softly(
     Reference:
       Bodla et al., Soft-NMS, arXiv 1704.04503, figure 2.
     """
-    B, M = scores.shape
+    M = scores.shape[1]
     overlaps = pairwise_iou(boxes_xyxy)
     if sigma is None:
         decay_BMM = torch.where(overlaps >= iou_threshold, 1.0 - overlaps, 1.0)
     else:
         decay_BMM = torch.exp(overlaps * overlaps / -sigma)
-    order = torch.arange(M, device=scores.device)
+    order = torch.arange(M, dtype=torch.float32, device=scores.device)
     decay_BMM = torch.where(labels.unsqueeze(2) == labels.unsqueeze(1), decay_BMM, 1.0)
     decay_BMM = torch.where(order.unsqueeze(0) == order.unsqueeze(1), 0.0, decay_BMM)  # what is taken is not taken again
-    rows, first_row = decay_BMM.flatten(0, 1), torch.arange(B, device=scores.device) * M
+    current = scores.unsqueeze(1)
     taken, decayed = [], []
-    for _ in range(selections):
-        taken.append(scores.argmax(dim=1))  # the first of equals
-        decayed.append(scores.amax(dim=1))
-        scores = scores * rows.index_select(0, first_row + taken[-1])
-    scores_BD = torch.stack(decayed, dim=1)
-    stays = (scores_BD >= min_score) | (torch.arange(selections, device=scores.device) == 0)
-    return torch.stack(taken, dim=1), torch.where(stays, scores_BD, 0.0)
+    for _ in range(selections):  # five operators each, on M numbers
+        taken.append(current.argmax(dim=2, keepdim=True))  # the first of equals
+        decayed.append(current.amax(dim=2))
+        current = current * decay_BMM.gather(1, taken[-1].expand(-1, -1, M))
+    scores_BD = torch.cat(decayed, dim=1)
+    stays = (scores_BD >= min_score) | (order[:selections] < 0.5)
+    return torch.cat(taken, dim=1).squeeze(2), torch.where(stays, scores_BD, 0.0)
