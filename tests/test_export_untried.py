@@ -39,7 +39,7 @@ def graph_with(*constants: float) -> onnx.ModelProto:
 
 def test_threshold_of_a_graph_is_lowered_and_no_other_number() -> None:
     model = graph_with(0.05, 0.6, 0.05)
-    assert lower_threshold(model, 0.05)
+    assert lower_threshold(model, LIMITS)
     values = np.array([0.0, 0.01, 0.7], np.float32)
     first, second, third = open_session(model.SerializeToString(), threads=1).run(None, {"a": values})
     assert np.asarray(first).tolist() == np.asarray(third).tolist() == [False, True, True]

@@ -70,8 +70,8 @@ def suppress_softly(
       selections: D, at most M.
 
     Returns:
-      index, int64 (B,D), of the boxes in the order they were taken (the lowest of equal scores first), and their decayed
-      scores (B,D), 0 from the first on that goes. A score that decays to 0 goes at any `min_score`.
+      Indices, int64 (B,D), of the boxes in the order they were taken (the lowest of equal scores first), and their
+      decayed scores (B,D), 0 from the first on that goes. A score that decays to 0 goes at any `min_score`.
 
     Reference:
       Bodla et al., Soft-NMS, arXiv 1704.04503, figure 2.
@@ -84,7 +84,7 @@ def suppress_softly(
         decay_BMM = torch.exp(overlaps * overlaps / -sigma)
     order = torch.arange(M, dtype=torch.float32, device=scores.device)
     decay_BMM = torch.where(labels.unsqueeze(2) == labels.unsqueeze(1), decay_BMM, 1.0)
-    decay_BMM = torch.where(order.unsqueeze(0) == order.unsqueeze(1), 0.0, decay_BMM)  # what is taken is not taken again
+    decay_BMM = torch.where(order.unsqueeze(0) == order.unsqueeze(1), 0.0, decay_BMM)  # no box is taken twice
     current = scores.unsqueeze(1)
     taken, decayed = [], []
     for _ in range(selections):  # five operators each, on M numbers

@@ -28,9 +28,9 @@ MOST_DETECTIONS = 100_000  # a picture: as many slots are made, whether or not t
 class PredictConfig:
     """Thresholds, the sizes of the fixed-shape NMS, and two switches that reproduce the authors' post-processing."""
 
-    score_threshold: float = 0.05  # a detection's score is above it (strictly)
+    score_threshold: float = 0.05  # a detection's score is above it (strictly), before it decays
     nms: Nms = "hard"  # a soft one lowers the scores of boxes that overlap a better one instead of dropping them
-    nms_iou: float = 0.6  # an IoU above it (strictly) suppresses; of 'soft_linear': from it on; of 'soft_gaussian': none
+    nms_iou: float = 0.6  # an IoU above it (strictly) suppresses; 'soft_linear': from it on; 'soft_gaussian': unused
     class_agnostic: bool = False  # True: boxes of other classes take part in a box's NMS
     soft_sigma: float = 0.5  # of 'soft_gaussian': a score is multiplied by exp(-IoU^2 / sigma)
     soft_min_score: float = 0.05  # of both soft ones: a score that decays below it (strictly) goes
@@ -65,7 +65,7 @@ class Candidates(NamedTuple):
 class _Best(NamedTuple):
     """What NMS leaves, best first, in D slots."""
 
-    index: Tensor  # int64 (B,D) among the candidates
+    indices: Tensor  # int64 (B,D) among the candidates
     scores: Tensor  # (B,D), 0 from `kept` on
     kept: Tensor  # float32 (B,)
     complete: Tensor  # bool (B,) as of Detections
@@ -75,10 +75,10 @@ def detect(outputs: Outputs, image_sizes: Tensor, grid: Grid, num_classes: int, 
     """The head's outputs -> detections. image_sizes int32 (B,2): height, width of each picture on the canvas, px."""
     candidates = select_candidates(outputs, image_sizes, grid, num_classes, cfg)
     best = _suppress(candidates, cfg) if cfg.nms == "hard" else _suppress_softly(candidates, cfg)
-    slot = torch.arange(best.index.shape[1], dtype=torch.float32, device=best.index.device)
+    slot = torch.arange(best.indices.shape[1], dtype=torch.float32, device=best.indices.device)
     filled = slot < best.kept.unsqueeze(1)
-    labels = torch.where(filled, candidates.labels.gather(1, best.index), -1)
-    index = best.index.unsqueeze(-1).expand(-1, -1, 4)
+    labels = torch.where(filled, candidates.labels.gather(1, best.indices), -1)
+    index = best.indices.unsqueeze(-1).expand(-1, -1, 4)
     boxes = torch.where(filled.unsqueeze(-1), candidates.boxes_xyxy.gather(1, index), 0.0)
     edge_std = torch.where(filled.unsqueeze(-1), candidates.edge_std.gather(1, index), 0.0)
     detections = Detections(boxes, best.scores, labels, best.kept.int(), edge_std, best.complete.int())
@@ -101,7 +101,7 @@ def _suppress_softly(candidates: Candidates, cfg: PredictConfig) -> _Best:
     The others' scores are at most the worst candidate's.
     """
     M = candidates.scores.shape[1]
-    index, scores = suppress_softly(
+    indices, scores = suppress_softly(
         candidates.boxes_xyxy,
         torch.where(candidates.scores > cfg.score_threshold, candidates.scores, 0.0),
         _groups(candidates, cfg),
@@ -112,7 +112,7 @@ def _suppress_softly(candidates: Candidates, cfg: PredictConfig) -> _Best:
     )
     worst = candidates.scores[:, -1]
     complete = (candidates.passing <= M) | (worst <= scores[:, -1]) | (worst < cfg.soft_min_score)
-    return _Best(index, scores, (scores > 0).float().sum(dim=1), complete)
+    return _Best(indices, scores, (scores > 0).float().sum(dim=1), complete)
 
 
 def _groups(candidates: Candidates, cfg: PredictConfig) -> Tensor:
