@@ -2,7 +2,8 @@
 
 Two programs that compute the same in another order differ by rounding, and where a detector chooses (a threshold, the
 best hundred, NMS) rounding may decide. A detection that one side alone has is excused only where its choice was so
-close: see the four excuses below. Shapes: D detection of one picture, on one side or on both.
+close: see the four excuses below. Under soft-NMS a choice decides scores too, so that there a detection of another
+score is another detection. Shapes: D detection of one picture, on one side or on both.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class BothSides(NamedTuple):
     detections: PictureDetections
     of_file: Mask  # (D,) the others are PyTorch's
     unmatched: Mask  # (D,) without a counterpart on the other side
-    iou: NDArray[np.float64]  # (D,D) 0 between different classes, which NMS never compares
+    iou: NDArray[np.float64]  # (D,D) 0 between different classes, unless NMS compares these
 
 
 @dataclass
@@ -94,6 +95,8 @@ def compare_detections(
     for index, picture in enumerate(pictures):
         file, pytorch = detections_of(of_file, index), detections_of(of_pytorch, index)
         pairs = match(file, pytorch)
+        if limits.nms != "hard":
+            pairs = [(i, j) for i, j in pairs if abs(file.scores[i] - pytorch.scores[j]) <= tolerance_of("scores")]
         parity.matched += len(pairs)
         for name in ("scores", "boxes", "edge_std"):
             for i, j in pairs:
@@ -104,13 +107,15 @@ def compare_detections(
                         f"{picture}: {name} of {spell(pytorch, j)} differ by {difference:.3g}, "
                         f"expected at most {tolerance_of(name):g}"
                     )
-        both = both_sides(file, pytorch, pairs)
+        both = both_sides(file, pytorch, pairs, class_agnostic=limits.class_agnostic)
         judge_unmatched(parity, picture, both, limits)
         if not both.unmatched.any() and of_file["complete"][index] != of_pytorch["complete"][index]:
             parity.failures.append(f"{picture}: complete is {of_file['complete'][index]}, PyTorch has the other")
 
 
-def both_sides(file: PictureDetections, pytorch: PictureDetections, pairs: Sequence[tuple[int, int]]) -> BothSides:
+def both_sides(
+    file: PictureDetections, pytorch: PictureDetections, pairs: Sequence[tuple[int, int]], *, class_agnostic: bool
+) -> BothSides:
     """The detections of both sides of one picture, and which of them have no counterpart by `pairs`."""
     detections = PictureDetections(*(np.concatenate(parts) for parts in zip(file, pytorch, strict=True)))
     count = len(detections.scores)
@@ -118,7 +123,7 @@ def both_sides(file: PictureDetections, pytorch: PictureDetections, pairs: Seque
     for i, j in pairs:
         unmatched[[i, len(file.scores) + j]] = False
     overlap = pairwise_iou(detections.boxes, detections.boxes)
-    overlap[detections.labels[:, None] != detections.labels[None]] = 0.0
+    overlap[(detections.labels[:, None] != detections.labels[None]) & (not class_agnostic)] = 0.0
     return BothSides(detections, np.arange(count) < len(file.scores), unmatched, overlap)
 
 
@@ -139,22 +144,25 @@ def judge_unmatched(parity: Parity, picture: str, both: BothSides, limits: Thres
 
 
 def near_score_limit(both: BothSides, limits: Thresholds) -> Mask:
-    """(D,) Which scores lie within MARGIN of the threshold, or of the last score kept where all slots are full.
+    """(D,) Which scores lie within MARGIN of a threshold, or of the last score kept where all slots are full.
 
     Sound because such a score passes on one side and fails on the other by rounding alone.
     """
     scores = both.detections.scores
     sides = (scores[both.of_file], scores[~both.of_file])
-    kept = [side[-1] for side in sides if len(side) == limits.max_detections]
-    return np.asarray((np.abs(scores[:, None] - np.array([limits.score, *kept])) <= MARGIN).any(axis=1), np.bool_)
+    least = [limits.score] if limits.nms == "hard" else [limits.score, limits.soft_min_score]
+    least += [side[-1] for side in sides if len(side) == limits.max_detections]
+    return np.asarray((np.abs(scores[:, None] - np.array(least)) <= MARGIN).any(axis=1), np.bool_)
 
 
 def near_nms_limit(both: BothSides, limits: Thresholds) -> Mask:
     """(D,) Which overlap another of their class by the IoU of NMS, within MARGIN.
 
-    Sound because NMS compares that very IoU with its limit: one side suppresses, the other keeps.
+    Sound because NMS compares that very IoU with its limit: one side suppresses, the other keeps. Gaussian soft-NMS
+    has none.
     """
-    return np.asarray(np.abs(both.iou - limits.nms_iou).min(axis=1, initial=np.inf) <= MARGIN, np.bool_)
+    limit = np.inf if limits.nms == "soft_gaussian" else limits.nms_iou
+    return np.asarray(np.abs(both.iou - limit).min(axis=1, initial=np.inf) <= MARGIN, np.bool_)
 
 
 def has_equal_rival(both: BothSides, limits: Thresholds) -> Mask:
@@ -165,7 +173,7 @@ def has_equal_rival(both: BothSides, limits: Thresholds) -> Mask:
     scores, of_file = both.detections.scores, both.of_file
     equal = np.abs(scores[:, None] - scores[None]) <= MARGIN
     other_side = of_file[:, None] != of_file[None]
-    return np.asarray(((both.iou > limits.nms_iou - MARGIN) & equal & other_side).any(axis=1), np.bool_)
+    return np.asarray(((both.iou > least_overlap(limits)) & equal & other_side).any(axis=1), np.bool_)
 
 
 def with_followers(both: BothSides, excused: Mask, limits: Thresholds) -> Mask:
@@ -173,12 +181,17 @@ def with_followers(both: BothSides, excused: Mask, limits: Thresholds) -> Mask:
 
     Sound because NMS suppresses on the side that has a detection what it keeps on the side that lacks it.
     """
-    suppressing = both.iou > limits.nms_iou - MARGIN
+    suppressing = both.iou > least_overlap(limits)
     while True:
         more = excused | (both.unmatched & suppressing[:, excused].any(axis=1))
         if (more == excused).all():
             return excused
         excused = more
+
+
+def least_overlap(limits: Thresholds) -> float:
+    """The IoU above which a detection may change another: that of NMS less MARGIN; of Gaussian soft-NMS almost any."""
+    return MARGIN if limits.nms == "soft_gaussian" else limits.nms_iou - MARGIN
 
 
 def check_rivals(parity: Parity) -> None:

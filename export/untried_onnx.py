@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.untried import COMPARISONS, without_threshold
-from gfl.runtime.description import INPUT_NAMES, Arrays, Description
+from export.untried import comparisons, without_threshold
+from gfl.runtime.description import INPUT_NAMES, Arrays, Description, Thresholds
 from gfl.runtime.onnx_session import Session, open_session
 from gfl.runtime.providers import CPU, ProviderReport
 
@@ -41,25 +41,28 @@ class LoweredFile:
 def open_lowered(path: Path, description: Description) -> LoweredFile | None:
     """Open a copy of an exported file that takes every score above 0; None where its threshold cannot be told apart."""
     model = onnx.load(path)
-    if not lower_threshold(model, description.thresholds.score):
+    if not lower_threshold(model, description.thresholds):
         return None
     session = open_session(model.SerializeToString(), threads=torch.get_num_threads())
     return LoweredFile(path, without_threshold(description), session)
 
 
-def lower_threshold(model: onnx.ModelProto, threshold: float) -> bool:
-    """Lower the score threshold of a graph to 0, in place; False where it cannot be told from other numbers."""
-    wanted = np.float32(threshold)
-    same = {
-        tensor.name for tensor in model.graph.initializer if not tensor.dims and numpy_helper.to_array(tensor) == wanted
-    }
-    nodes = [node for node in model.graph.node if node.op_type == "Greater" and node.input[1] in same]
-    if len(nodes) != COMPARISONS:
-        return False
-    for node in nodes:
+def lower_threshold(model: onnx.ModelProto, limits: Thresholds) -> bool:
+    """Lower the score thresholds of a graph to 0, in place; False where they cannot be told from other numbers."""
+    scalars = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer if not tensor.dims}
+    found: list[onnx.NodeProto] = []
+    for is_strict, threshold, number in comparisons(limits):
+        same = {name for name, value in scalars.items() if value == np.float32(threshold)}
+        operator = "Greater" if is_strict else "GreaterOrEqual"
+        nodes = [node for node in model.graph.node if node.op_type == operator and node.input[1] in same]
+        if len(nodes) != number:
+            return False
+        found += nodes
+    replaced = {node.input[1] for node in found}
+    for node in found:
         node.input[1] = LOWERED
     used = {name for node in model.graph.node for name in node.input}
-    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in same - used]:
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in replaced - used]:
         model.graph.initializer.remove(tensor)  # ONNX Runtime warns of what nothing uses
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.0, np.float32), LOWERED))
     return True

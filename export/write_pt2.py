@@ -66,7 +66,7 @@ def compare(file: Program, graph: Exported, prepared: Prepared, request: Request
 def look_below(path: Path, prepared: Prepared, request: Request) -> Parity | None:
     """Compare a program where it detected nothing, below its threshold; None where that cannot be lowered."""
     program, description, output_names = load_program(path)
-    if not lower_program(program, description.thresholds.score):
+    if not lower_program(program, description.thresholds):
         return None
     device, report = torch_device_of(ProviderChoice("cpu"))
     lowered = Program(path, without_threshold(description), output_names, program.module(), device, report)

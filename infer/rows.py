@@ -41,7 +41,7 @@ class AnyRow(TypedDict):
     width: int | None  # px of the original; None where it could not be read
     height: int | None
     count: int  # of the detections
-    complete: bool | None  # True: the detections equal full greedy NMS for certain
+    complete: bool | None  # as of Result
     failure: str | None  # why it could not be read, one sentence
     detections: list[Detection]  # best first
 

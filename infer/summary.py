@@ -100,7 +100,7 @@ def result_lines(
 ) -> Iterator[str]:
     """What came out, how fast, and where it ran."""
     exported = model.path.is_dir() or model.path.suffix in EXPORTS
-    rounds = model.description.thresholds.rounds
+    limits = model.description.thresholds
     tally = recorder.tally
     shown = tally.shown
     classes = class_shares(shown) if shown else ""
@@ -112,10 +112,15 @@ def result_lines(
     before = f"{counted(resumed, 'picture')} of a run before" if resumed else ""
     yield headline("found", counted(tally.images, "image"), detections, classes, failed, before)
     if tally.incomplete:
+        if limits.nms == "hard":
+            reason = f"did not come to its end in {counted(limits.rounds, 'round')}"
+            mend = f"rounds = {min(2 * limits.rounds, 1000)}"
+        else:
+            reason = f"took {limits.candidates:,} candidates of more"
+            mend = f"candidates = {2 * limits.candidates}"
         yield (
             f"note: the detections of {counted(tally.incomplete, 'image')} may differ from those of full NMS, which "
-            f"did not come to its end in {counted(rounds, 'round')}; {'export it again' if exported else 'run it'} "
-            f"with --gin_bindings 'PredictConfig.rounds = {min(2 * rounds, 1000)}'"
+            f"{reason}; {'export it again' if exported else 'run it'} with --gin_bindings 'PredictConfig.{mend}'"
         )
     shares = ", ".join(f"{name} {share:.0%}" for name, share in timings.shares.items())
     yield headline("speed", f"{rate(tally, timings, resumed):.1f} img/s", shares)

@@ -261,6 +261,8 @@ def test_the_number_of_classes_is_no_setting_of_a_run_but_may_be_in_a_stored_tex
         ),
         ("PredictConfig.rounds = 1000000000", "PredictConfig.rounds=1000000000: expected a number from 1 to 1000"),
         ("PredictConfig.nms_pre = -1", "PredictConfig.nms_pre=-1: expected at least 0"),
+        ("PredictConfig.nms = 'soft'", "PredictConfig.nms = 'soft': expected 'hard' | 'soft_linear' | 'soft_gaussian'"),
+        ("PredictConfig.soft_sigma = 0.0", "PredictConfig.soft_sigma=0.0: expected a number from 0.001 to 1000"),
         ("LossConfig.giou_weight = -1.0", "LossConfig.giou_weight=-1.0: expected at least 0"),
         ("LossConfig.qfl_beta = -1.0", "LossConfig.qfl_beta=-1.0: expected at least 0"),
         ("ATSSConfig.ignore_iof = 2.0", "ATSSConfig.ignore_iof=2.0: expected a number from -1 to 1"),

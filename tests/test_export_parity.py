@@ -55,6 +55,51 @@ def test_two_that_are_equally_good_stand_for_each_other(other: Row, excused: boo
     assert (len(parity.excused), len(parity.failures)) == ((2, 0) if excused else (0, 2))
 
 
+LINEAR, GAUSSIAN = replace(LIMITS, nms="soft_linear"), replace(LIMITS, nms="soft_gaussian")
+CROSSING = (30.0, 10.0, 70.0, 50.0)  # overlaps BOX by an IoU of a third
+
+
+@pytest.mark.parametrize(
+    ("limits", "rows", "others", "excused"),
+    [
+        # The one that is taken first lowers the other: either may be, where their scores are equal.
+        (LINEAR, [(0.9, 0, BOX), (0.1, 0, NEAR)], [(0.9, 0, NEAR), (0.1, 0, BOX)], True),
+        (LINEAR, [(0.9, 0, BOX), (0.6, 0, CROSSING)], [(0.9, 0, CROSSING), (0.6, 0, BOX)], False),
+        (GAUSSIAN, [(0.9, 0, BOX), (0.7, 0, CROSSING)], [(0.9, 0, CROSSING), (0.7, 0, BOX)], True),
+        (GAUSSIAN, [(0.9, 0, BOX), (0.7, 0, CROSSING)], [(0.9, 0, BOX), (0.6, 0, CROSSING)], False),
+        (GAUSSIAN, [(0.9, 0, BOX), (0.7, 1, CROSSING)], [(0.9, 1, CROSSING), (0.7, 0, BOX)], False),
+        # IoU 0.6: on one side it decays, on the other it does not.
+        (
+            LINEAR,
+            [(0.9, 0, BOX), (0.5, 0, (10.0, 10.0, 50.0, 34.0))],
+            [(0.9, 0, BOX), (0.2, 0, (10.0, 10.0, 50.0, 34.0))],
+            True,
+        ),
+        (
+            GAUSSIAN,
+            [(0.9, 0, BOX), (0.5, 0, (10.0, 10.0, 50.0, 34.0))],
+            [(0.9, 0, BOX), (0.2, 0, (10.0, 10.0, 50.0, 34.0))],
+            False,
+        ),
+        # Near the least score that may stay.
+        (replace(LINEAR, soft_min_score=0.2), [(0.9, 0, BOX), (0.20005, 0, ELSEWHERE)], [(0.9, 0, BOX)], True),
+        (replace(LIMITS, soft_min_score=0.2), [(0.9, 0, BOX), (0.20005, 0, ELSEWHERE)], [(0.9, 0, BOX)], False),
+    ],
+)
+def test_another_score_under_soft_nms_is_excused_where_a_choice_was_close(
+    limits: Thresholds, rows: list[Row], others: list[Row], excused: bool
+) -> None:
+    parity = compared(detection_arrays(*rows), detection_arrays(*others), limits)
+    assert bool(parity.excused) == excused
+    assert bool(parity.failures) != excused
+
+
+def test_class_agnostic_nms_lets_one_of_another_class_stand_for_a_detection() -> None:
+    sides = detection_arrays((0.9, 0, BOX)), detection_arrays((0.89995, 1, NEAR))
+    assert len(compared(*sides, replace(LIMITS, class_agnostic=True)).excused) == 2
+    assert compared(*sides).failures
+
+
 def test_what_an_excused_detection_suppresses_is_excused_too_and_what_that_does() -> None:
     first, kept_without_it = (0.05 + 5e-5, 0, BOX), (0.4, 0, NEAR)
     next_in_line = (0.2, 0, (19.0, 10.0, 59.0, 50.0))  # overlaps NEAR alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tiny
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tiny_export import flags_of, write_model
+from tiny_onnx import DESCRIPTION
 
 from export.compare import conclude
 from export.errors import CheckError
@@ -25,6 +27,7 @@ from gfl.runtime.onnx_session import open_session
 from gfl.tensors.variables import Variables
 
 H, W = tiny.CANVAS
+LIMITS = DESCRIPTION.thresholds  # of scores: 0.05
 
 
 def graph_with(*constants: float) -> onnx.ModelProto:
@@ -39,7 +42,7 @@ def graph_with(*constants: float) -> onnx.ModelProto:
 
 def test_threshold_of_a_graph_is_lowered_and_no_other_number() -> None:
     model = graph_with(0.05, 0.6, 0.05)
-    assert lower_threshold(model, 0.05)
+    assert lower_threshold(model, LIMITS)
     values = np.array([0.0, 0.01, 0.7], np.float32)
     first, second, third = open_session(model.SerializeToString(), threads=1).run(None, {"a": values})
     assert np.asarray(first).tolist() == np.asarray(third).tolist() == [False, True, True]
@@ -48,7 +51,7 @@ def test_threshold_of_a_graph_is_lowered_and_no_other_number() -> None:
 
 @pytest.mark.parametrize("constants", [(0.6, 0.6, 0.6), (0.05,), ()])
 def test_threshold_that_cannot_be_told_from_others_is_left(constants: tuple[float, ...]) -> None:
-    assert not lower_threshold(graph_with(*constants), 0.6)
+    assert not lower_threshold(graph_with(*constants), replace(LIMITS, score=0.6))
 
 
 def test_threshold_of_a_program_is_lowered() -> None:
@@ -56,12 +59,12 @@ def test_threshold_of_a_program_is_lowered() -> None:
         return values > 0.05, values * (values > 0.05), values > 0.6
 
     program = trace(chosen, {}, [torch.zeros(3)])
-    assert lower_program(program, 0.05)
+    assert lower_program(program, LIMITS)
     first, second, third = program.module()(torch.tensor([0.0, 0.01, 0.7]))
     assert first.tolist() == [False, True, True]
     assert second.tolist() == pytest.approx([0.0, 0.01, 0.7])
     assert third.tolist() == [False, False, True]
-    assert not lower_program(program, 0.6)
+    assert not lower_program(program, replace(LIMITS, score=0.6))
 
 
 def test_what_could_not_be_compared_fails_unless_that_is_allowed(tmp_path: Path) -> None:

@@ -488,6 +488,10 @@ def test_nms_that_did_not_end_says_how_to_give_it_more_rounds(
     said = capsys.readouterr().out
     assert "did not come to its end in 1 round; run it with --gin_bindings 'PredictConfig.rounds = 2'" in said
     assert "export" not in said
+    flags = ["--gin_bindings", "PredictConfig.nms = 'soft_linear'", "PredictConfig.candidates = 100"]
+    detect("--model", checkpoint, "--input", pictures, "--output", tmp_path / "softly", *flags)
+    said = capsys.readouterr().out
+    assert "took 100 candidates of more; run it with --gin_bindings 'PredictConfig.candidates = 200'" in said
 
 
 # ---- nothing half-written ----

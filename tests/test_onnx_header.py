@@ -105,6 +105,7 @@ def test_a_description_of_a_batch_that_no_machine_holds_is_refused(key: str, val
         ("score_thresholds", "[NaN, 0.3, 0.3]"),
         ("mean", "[1]"),
         ("thresholds", '{"score": "a", "nms_iou": 0.6, "max_detections": 1, "candidates": 1, "rounds": 1}'),
+        ("thresholds", '{"score": 0, "nms_iou": 1, "max_detections": 1, "candidates": 1, "rounds": 1, "nms": 1}'),
     ],
 )
 def test_a_description_of_other_values_than_ours_is_refused(key: str, value: str) -> None:

@@ -230,7 +230,15 @@ def test_step_of_two_batches_keeps_every_rule(small: SmallRun) -> None:
     assert audit.violations == []
 
 
-@pytest.mark.parametrize("changes", [{}, {"nms_pre": 20, "keep_padding_cells": True, "keep_background": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"nms_pre": 20, "keep_padding_cells": True, "keep_background": True},
+        {"nms": "soft_linear"},
+        {"nms": "soft_gaussian", "class_agnostic": True},
+    ],
+)
 def test_predict_is_the_same_trace_for_any_pictures(changes: dict[str, object]) -> None:
     cfg = tiny.detector_config()
     cfg = replace(cfg, predict=replace(cfg.predict, **changes))

@@ -1,4 +1,8 @@
-"""Class-wise non-maximum suppression (NMS) with fixed shapes: greedy NMS as the fixed point of an iteration."""
+"""Class-wise non-maximum suppression (NMS) with fixed shapes.
+
+Greedy NMS is the fixed point of an iteration; soft-NMS takes a fixed number of boxes, one after the other. Shapes: B
+image, M candidate box, D selection. With equal labels everywhere both are class-agnostic.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +43,54 @@ def suppress(
         before, keep = keep, torch.where(torch.bmm(beats_BMM, keep) > 0.5, 0.0, start)
     changed = (keep - before).abs().flatten(1).amax(dim=1)
     return keep.squeeze(-1) > 0.5, changed < 0.5
+
+
+def suppress_softly(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    iou_threshold: float,
+    sigma: float | None,
+    min_score: float,
+    selections: int,
+) -> tuple[Tensor, Tensor]:
+    """Class-wise soft-NMS: the box of the highest score is taken, the scores of those that overlap it decay, and so on.
+
+    Scores only decay, so the first D taken are the best D, best first, of as many as there are. For the same reason no
+    box is dropped on the way: one below `min_score` is taken after all others, and changes none of them.
+
+    Args:
+      boxes_xyxy: float (B,M,4), any unit.
+      scores: (B,M), of the boxes' dtype, from 0 to 1; those of 0 are not there.
+      labels: int (B,M); boxes of different labels change nothing of each other.
+      iou_threshold: from this IoU on (not strictly) a score decays by the factor 1 - IoU.
+      sigma: in place of that, every score decays by exp(-IoU^2 / sigma); None: by the rule before.
+      min_score: a box whose score decayed below it (strictly) goes; the very first stays whatever its score.
+      selections: D, at most M.
+
+    Returns:
+      Indices, int64 (B,D), of the boxes in the order they were taken (the lowest of equal scores first), and their
+      decayed scores (B,D), 0 from the first on that goes. A score that decays to 0 goes at any `min_score`.
+
+    Reference:
+      Bodla et al., Soft-NMS, arXiv 1704.04503, figure 2.
+    """
+    M = scores.shape[1]
+    overlaps = pairwise_iou(boxes_xyxy)
+    if sigma is None:
+        decay_BMM = torch.where(overlaps >= iou_threshold, 1.0 - overlaps, 1.0)
+    else:
+        decay_BMM = torch.exp(overlaps * overlaps / -sigma)
+    order = torch.arange(M, dtype=torch.float32, device=scores.device)
+    decay_BMM = torch.where(labels.unsqueeze(2) == labels.unsqueeze(1), decay_BMM, 1.0)
+    decay_BMM = torch.where(order.unsqueeze(0) == order.unsqueeze(1), 0.0, decay_BMM)  # no box is taken twice
+    current = scores.unsqueeze(1)
+    taken, decayed = [], []
+    for _ in range(selections):  # five operators each, on M numbers
+        taken.append(current.argmax(dim=2, keepdim=True))  # the first of equals
+        decayed.append(current.amax(dim=2))
+        current = current * decay_BMM.gather(1, taken[-1].expand(-1, -1, M))
+    scores_BD = torch.cat(decayed, dim=1)
+    stays = (scores_BD >= min_score) | (order[:selections] < 0.5)
+    return torch.cat(taken, dim=1).squeeze(2), torch.where(stays, scores_BD, 0.0)

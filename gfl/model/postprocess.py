@@ -1,4 +1,4 @@
-"""From the head's outputs to detections, with fixed shapes: the best pairs, class-wise NMS, the first 100 kept.
+"""From the head's outputs to detections, with fixed shapes: the best pairs, NMS, the first 100 kept.
 
 A pair is an anchor with a class. Shapes: B image, A anchor, K class, M candidate pair, D detection slot, R bins.
 """
@@ -6,7 +6,7 @@ A pair is an anchor with a class. Shapes: B image, A anchor, K class, M candidat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from gfl.limits import ANY, require
 from gfl.model.anchors import Grid, cells_inside, padded_sizes
-from gfl.model.nms import suppress
+from gfl.model.nms import suppress, suppress_softly
 from gfl.model.structures import Detections, Outputs
 from gfl.tensors.boxes import boxes_from_distances
 from gfl.tensors.distribution import gather_anchors, mean_and_std
+
+Nms = Literal["hard", "soft_linear", "soft_gaussian"]
 
 MOST_DETECTIONS = 100_000  # a picture: as many slots are made, whether or not they are filled
 
@@ -26,17 +28,24 @@ MOST_DETECTIONS = 100_000  # a picture: as many slots are made, whether or not t
 class PredictConfig:
     """Thresholds, the sizes of the fixed-shape NMS, and two switches that reproduce the authors' post-processing."""
 
-    score_threshold: float = 0.05  # a detection's score is above it (strictly)
-    nms_iou: float = 0.6  # an IoU above it (strictly) suppresses
+    score_threshold: float = 0.05  # a detection's score is above it (strictly), before it decays
+    nms: Nms = "hard"  # a soft one lowers the scores of boxes that overlap a better one instead of dropping them
+    nms_iou: float = 0.6  # an IoU above it (strictly) suppresses; 'soft_linear': from it on; 'soft_gaussian': unused
+    class_agnostic: bool = False  # True: boxes of other classes take part in a box's NMS
+    soft_sigma: float = 0.5  # of 'soft_gaussian': a score is multiplied by exp(-IoU^2 / sigma)
+    soft_min_score: float = 0.05  # of both soft ones: a score that decays below it (strictly) goes
     max_detections: int = 100
     candidates: int = 1000  # pairs that enter NMS
-    rounds: int = 16  # of NMS; exact once two rounds agree
+    rounds: int = 16  # of 'hard'; exact once two rounds agree
     nms_pre: int = 0  # keep only so many anchors of a level, by best score; 0: all. No effect from `candidates` up
     keep_background: bool = False  # True: the background channel takes part, as in the authors' code
     keep_padding_cells: bool = False  # True: cells in the padding take part, as in the authors' code
 
     def __post_init__(self) -> None:
         require(self, nms_iou=(0, 1), max_detections=(1, MOST_DETECTIONS), rounds=(1, 1000), nms_pre=(0, ANY))
+        require(self, soft_sigma=(1e-3, 1e3), soft_min_score=(0, 1))
+        if self.nms not in get_args(Nms):
+            raise ValueError(f"PredictConfig.nms={self.nms!r}: expected one of {list(get_args(Nms))}")
         if self.candidates < self.max_detections:
             raise ValueError(f"candidates={self.candidates}: expected at least max_detections={self.max_detections}")
         if not 0.0 <= self.score_threshold < 1.0:
@@ -53,22 +62,62 @@ class Candidates(NamedTuple):
     passing: Tensor  # float32 (B,): number of all pairs of the image above the score threshold
 
 
+class _Best(NamedTuple):
+    """What NMS leaves, best first, in D slots."""
+
+    indices: Tensor  # int64 (B,D) among the candidates
+    scores: Tensor  # (B,D), 0 from `kept` on
+    kept: Tensor  # float32 (B,)
+    complete: Tensor  # bool (B,) as of Detections
+
+
 def detect(outputs: Outputs, image_sizes: Tensor, grid: Grid, num_classes: int, cfg: PredictConfig) -> Detections:
     """The head's outputs -> detections. image_sizes int32 (B,2): height, width of each picture on the canvas, px."""
     candidates = select_candidates(outputs, image_sizes, grid, num_classes, cfg)
-    valid = candidates.scores > cfg.score_threshold
-    keep, settled = suppress(candidates.boxes_xyxy, candidates.labels, valid, cfg.nms_iou, cfg.rounds)
-    best = torch.where(keep, candidates.scores, 0.0).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
-    kept = keep.float().sum(dim=1).clamp_max(float(cfg.max_detections))
-    complete = settled & ((kept == cfg.max_detections) | (candidates.passing <= keep.shape[1]))
-    slot = torch.arange(best.indices.shape[1], dtype=torch.float32, device=keep.device)
-    filled = slot < kept.unsqueeze(1)
+    best = _suppress(candidates, cfg) if cfg.nms == "hard" else _suppress_softly(candidates, cfg)
+    slot = torch.arange(best.indices.shape[1], dtype=torch.float32, device=best.indices.device)
+    filled = slot < best.kept.unsqueeze(1)
     labels = torch.where(filled, candidates.labels.gather(1, best.indices), -1)
     index = best.indices.unsqueeze(-1).expand(-1, -1, 4)
     boxes = torch.where(filled.unsqueeze(-1), candidates.boxes_xyxy.gather(1, index), 0.0)
     edge_std = torch.where(filled.unsqueeze(-1), candidates.edge_std.gather(1, index), 0.0)
-    detections = Detections(boxes, best.values, labels, kept.int(), edge_std, complete.int())
+    detections = Detections(boxes, best.scores, labels, best.kept.int(), edge_std, best.complete.int())
     return _pad_slots(detections, cfg.max_detections)
+
+
+def _suppress(candidates: Candidates, cfg: PredictConfig) -> _Best:
+    """Greedy NMS. It is complete once its rounds settled, and all slots are filled or all pairs took part."""
+    valid = candidates.scores > cfg.score_threshold
+    keep, settled = suppress(candidates.boxes_xyxy, _groups(candidates, cfg), valid, cfg.nms_iou, cfg.rounds)
+    best = torch.where(keep, candidates.scores, 0.0).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
+    kept = keep.float().sum(dim=1).clamp_max(float(cfg.max_detections))
+    complete = settled & ((kept == cfg.max_detections) | (candidates.passing <= keep.shape[1]))
+    return _Best(best.indices, best.values, kept, complete)
+
+
+def _suppress_softly(candidates: Candidates, cfg: PredictConfig) -> _Best:
+    """Soft-NMS. It is complete where all pairs took part, or none of the others could have come before the last slot.
+
+    The others' scores are at most the worst candidate's.
+    """
+    M = candidates.scores.shape[1]
+    indices, scores = suppress_softly(
+        candidates.boxes_xyxy,
+        torch.where(candidates.scores > cfg.score_threshold, candidates.scores, 0.0),
+        _groups(candidates, cfg),
+        iou_threshold=cfg.nms_iou,
+        sigma=cfg.soft_sigma if cfg.nms == "soft_gaussian" else None,
+        min_score=cfg.soft_min_score,
+        selections=min(cfg.max_detections, M),
+    )
+    worst = candidates.scores[:, -1]
+    complete = (candidates.passing <= M) | (worst <= scores[:, -1]) | (worst < cfg.soft_min_score)
+    return _Best(indices, scores, (scores > 0).float().sum(dim=1), complete)
+
+
+def _groups(candidates: Candidates, cfg: PredictConfig) -> Tensor:
+    """int (B,M): boxes of one number suppress each other."""
+    return torch.zeros_like(candidates.labels) if cfg.class_agnostic else candidates.labels
 
 
 def select_candidates(

@@ -77,4 +77,4 @@ class Detections(NamedTuple):
     labels: Tensor  # int32 (B,D)
     num_detections: Tensor  # int32 (B,)
     edge_std: Tensor  # float32 (B,D,4) px: standard deviation of each edge's distribution
-    complete: Tensor  # int32 (B,): 1 where the result certainly equals greedy NMS over all pairs
+    complete: Tensor  # int32 (B,): 1 where the result certainly equals the NMS of the settings over all pairs

@@ -36,13 +36,18 @@ MOST_BATCH_PX = 2**32  # of all pictures of a run: 12 GiB of uint8
 
 @dataclass(frozen=True)
 class Thresholds:
-    """How the file chooses its detections; scores and IoU must exceed theirs."""
+    """How the file chooses its detections, under the names of PredictConfig; scores and IoU must exceed theirs."""
 
     score: float
     nms_iou: float
     max_detections: int  # a picture
     candidates: int  # best (anchor, class) pairs that enter NMS
     rounds: int  # of NMS
+    # Files from before there was a choice have none of these.
+    nms: str = "hard"
+    class_agnostic: bool = False
+    soft_sigma: float = 0.5
+    soft_min_score: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,10 @@ def _require_kinds(described: Description) -> None:
         raise ValueError("class names that are no text")
     if not all(type(each) is int and abs(each) < 2**63 for each in described.category_ids):
         raise ValueError("category ids that are no whole numbers")
-    numbers = (*described.mean, *described.std, *described.score_thresholds, *vars(described.thresholds).values())
+    limits = dict(vars(described.thresholds))
+    if not isinstance(limits.pop("nms"), str) or not isinstance(limits.pop("class_agnostic"), bool):
+        raise ValueError("an NMS that is no rule")
+    numbers = (*described.mean, *described.std, *described.score_thresholds, *limits.values())
     if len(described.mean) != 3 or len(described.std) != 3 or not all(map(_is_number, numbers)):
         raise ValueError("means, deviations or thresholds that are no numbers")
 

@@ -74,7 +74,7 @@ class Result:
     category_ids: tuple[int, ...]  # of the data set, one a detection
     edge_std: NDArray[np.float32]  # (D,4) px of the original: spread of the left, top, right and bottom edge
     score_thresholds: NDArray[np.float32]  # (D,) of each detection's class: from here on a person wants to see it
-    complete: bool  # True where the detections equal full greedy NMS for certain
+    complete: bool  # True where the detections equal the NMS of the settings over all pairs for certain
     size_hw: tuple[int, int]  # of the original picture, px
     source: str
     image: Image | None = field(default=None, compare=False)  # the result's own copy; None: it was not kept

@@ -7,7 +7,7 @@ Sources: ATSS (1912.02424), GFL (2006.04388), GFLV2 (2011.12885) and the authors
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -314,6 +314,28 @@ def greedy_nms(boxes: Sequence[Box], scores: Sequence[float], labels: Sequence[i
     for i in sorted(range(len(scores)), key=lambda i: (-scores[i], i)):
         if all(labels[j] != labels[i] or iou(boxes[j], boxes[i]) <= iou_threshold for j in kept):
             kept.append(i)
+    return kept
+
+
+def soft_nms(
+    boxes: Sequence[Box],
+    scores: Sequence[float],
+    labels: Sequence[int],
+    decay: Callable[[float], float],
+    min_score: float,
+) -> list[tuple[int, float]]:
+    """Class-wise soft-NMS: (index, decayed score) of the boxes kept, as they are taken; the lowest of equals first.
+
+    decay: from an IoU to the factor of a score.
+    """
+    left = dict(enumerate(scores))
+    kept: list[tuple[int, float]] = []
+    while left:
+        best = max(left, key=lambda i: (left[i], -i))
+        kept.append((best, left.pop(best)))
+        for i in left:
+            left[i] *= decay(iou(boxes[best], boxes[i])) if labels[i] == labels[best] else 1.0
+        left = {i: score for i, score in left.items() if score >= min_score}
     return kept
 
 
