@@ -11,7 +11,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import family_parity
@@ -27,11 +27,13 @@ from family_parity import (  # noqa: F401  # the tests of the models beside the 
     test_gradients_of_the_family_agree,
     test_losses_of_the_family_agree,
     test_paths_and_shapes_of_the_family_are_the_authors,
+    test_sgd_steps_of_the_family_agree,
     test_trainable_leaves_of_the_family_are_the_authors,
 )
 from golden_cases import CANVAS_HW, LEVELS, SMALL, LossCase
 from golden_checks import Model, check_golden_tensor, check_gradients, make_model
 from torch import Tensor
+from twin_run import twin_losses
 
 from gfl.data.coco import CocoData, read_coco
 from gfl.engine.weight_fit import fit
@@ -49,6 +51,7 @@ from gfl.model.structures import Assignment, Batch, Detections, Outputs
 from gfl.report.coco_eval import evaluate_detections
 from gfl.tensors.variables import Variables, child, flatten, unflatten
 
+FLOAT64_FORWARD = "forward_r2n101_dcn_c4c5_float64.npz"
 DEFAULT_GOLDENS = Path(__file__).resolve().parent / "goldens"
 R50 = DetectorConfig()
 
@@ -287,6 +290,14 @@ def test_gradients_agree(
     check_gradients(loss_goldens, gradient_name, of_path, length_rel=1e-3, first_rel=3e-3)
 
 
+def figures_in_float64(part: str, folder: Path, *arguments: object) -> dict[str, float]:
+    """What float64_parity.py says, in a process of its own."""
+    script = Path(__file__).parent / "support" / "float64_parity.py"
+    command = [sys.executable, str(script), part, str(folder), *map(str, arguments)]
+    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return figures
+
+
 @pytest.mark.parametrize(
     "chosen", [slice(1), pytest.param(slice(1, None), marks=pytest.mark.slow)], ids=["one", "rest"]
 )
@@ -296,10 +307,21 @@ def test_losses_and_gradients_agree_in_float64(chosen: slice, goldens: Path) -> 
     cases = golden_cases.names_before(goldens, file, ".grad_norm_total")[chosen]
     if not cases:
         pytest.skip(f"{file} is not in {goldens}")
-    script = Path(__file__).parent / "support" / "float64_parity.py"
-    run = subprocess.run([sys.executable, script, goldens, *cases], capture_output=True, text=True, check=True)
-    figures = json.loads(run.stdout)
+    figures = figures_in_float64("losses", goldens, *cases)
     assert figures == pytest.approx({"losses": 0.0, "gradients": 0.0}, abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["steps", "forward", "twin"])
+def test_longer_runs_agree_in_float64(part: str, family_goldens: Path, blood_cells: Path) -> None:
+    """Five steps of SGD, the forward pass of the deepest model, and thirty steps on real pictures."""
+    file = {"steps": "loss_r50_float64.npz", "forward": FLOAT64_FORWARD, "twin": "twin_float64.npz"}[part]
+    if not (family_goldens / file).is_file():
+        pytest.skip(f"{file} is not in {family_goldens}")
+    figures = figures_in_float64(part, family_goldens, blood_cells)
+    assert figures
+    limits = {"steps": 1e-9, "forward": 1.0, "twin": 1e-9}  # of the forward pass: in tolerances of its file
+    assert max(figures.values()) <= limits[part], figures
 
 
 def trained_copy(r50: Model) -> tuple[Variables, torch.optim.SGD]:
@@ -501,27 +523,6 @@ def assign_as_the_authors(grid: Grid, padded_hw: Tensor, batch: Batch, _: ATSSCo
 
 # total to 1e-5 at step 0, 1e-3 for the first 8 steps, 2e-2 for the first 20 (goldens/README.md)
 TWIN_TOLERANCES = (1e-5, *[1e-3] * 7, *[2e-2] * 12)
-
-
-def twin_losses(arrays: golden_cases.Arrays, data: CocoData) -> Iterator[list[float]]:
-    """The small model on the authors' pictures, at their learning rates: total, qfl, dfl and giou before each step."""
-    rows, first = arrays["total_qfl_dfl_giou_lr"], int(arrays["first"])
-    variables = golden_cases.filled(detector.init(SMALL))
-    leaves = list(flatten(variables).values())
-    for leaf in leaves:
-        leaf.requires_grad_()
-    constants = detector.freeze(variables, SMALL)
-    optimiser = torch.optim.SGD(leaves, lr=0.01, momentum=0.9, weight_decay=1e-4)
-    for step, row in enumerate(rows.tolist()):
-        batch = golden_cases.stack_placed(golden_cases.twin_pictures(data.pictures, first, step))
-        grid = make_grid((batch.images.shape[2], batch.images.shape[3]))
-        total, parts = detector.loss(detector.prepare(variables, constants), batch, grid, SMALL)
-        yield [float(part.detach()) for part in (total, parts["qfl"], parts["dfl"], parts["giou"])]
-        assert row[4] == pytest.approx(golden_cases.twin_lr(step))
-        optimiser.param_groups[0]["lr"] = row[4]
-        optimiser.zero_grad()
-        total.backward()
-        optimiser.step()
 
 
 def check_twin_run(arrays: golden_cases.Arrays, data: CocoData, tolerances: Sequence[float]) -> None:

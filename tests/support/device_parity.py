@@ -164,7 +164,7 @@ def gradient_figures(subject: Subject, outputs: Outputs, goldens: golden_cases.A
     return largest
 
 
-def step_figures(subject: Subject, goldens: golden_cases.Arrays) -> float:
+def step_figures(subject: Subject, goldens: golden_cases.Arrays, steps: int = STEPS) -> float:
     """Largest relative difference of the total before the first steps of SGD, by the optimiser that training uses."""
     flat = {path: leaf.detach().clone() for path, leaf in flatten(subject.variables).items()}
     trained = [leaf.requires_grad_() for path, leaf in flat.items() if not detector.is_frozen(path, R50)]
@@ -173,7 +173,7 @@ def step_figures(subject: Subject, goldens: golden_cases.Arrays) -> float:
     name = next(key for key in sorted(goldens) if key.startswith("sgd"))
     case = golden_cases.loss_case(goldens, name.split(".")[1])
     largest = 0.0
-    for row in goldens[name][:STEPS].tolist():
+    for row in goldens[name][:steps].tolist():
         total = loss_of(subject, subject.forward(x, unflatten(flat)), case)
         largest = max(largest, relative(float(total.detach()), row[0]))
         optimiser.zero_grad()

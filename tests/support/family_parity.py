@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -72,6 +73,7 @@ def cases(folder: Path) -> dict[str, list[ParameterSet]]:
         "family_forward": file_names(folder, "forward_"),
         "family_loss": [f"{name}:{case}" for name, f in losses for case in names_in(folder, f, ".loss_cls")],
         "family_gradient": [f"{name}:{case}" for name, f in losses for case in names_in(folder, f, ".grad_norm_total")],
+        "family_steps": [name for name, file in losses if names_in(folder, file, ".total_cls_bbox_dfl_avg")],
         "dcn_case": names_in(folder, "dcn.npz", ".y"),
         "v1_detections": names_in(folder, "detect_gfl_v1_r50.npz", ".num_candidates"),
     }
@@ -91,12 +93,8 @@ names_in = golden_cases.names_before
 def filled(model: str, conv_offset_std: float) -> Model:
     """The weights' rule, in which those of `conv_offset` have a standard deviation of their own."""
     cfg = FAMILY[model]
-    flat = {}
-    for path, leaf in flatten(detector.init(cfg)).items():
-        value = golden_cases.fill(path, tuple(leaf.shape))
-        if path.endswith("conv_offset.weight"):
-            value *= conv_offset_std / (2 / np.prod(leaf.shape[1:])) ** 0.5
-        flat[path] = value
+    leaves = flatten(detector.init(cfg)).items()
+    flat = {path: golden_cases.fill(path, tuple(leaf.shape), conv_offset_std) for path, leaf in leaves}
     return make_model(cfg, unflatten(flat))
 
 
@@ -151,9 +149,9 @@ def read_keys(folder: Path) -> dict[str, dict[str, list[int]]]:
 # ---- forward ----
 
 
-def test_forward_of_the_family_agrees(family_forward: str, family_goldens: Path) -> None:
-    arrays = golden_cases.read(family_goldens, f"forward_{family_forward}.npz")
-    family = filled(model_of(family_forward), offset_std(arrays))
+def forward_parts(name: str, arrays: golden_cases.Arrays) -> Iterator[tuple[str, Tensor, float]]:
+    """Name, tensor and absolute tolerance of what a forward file holds."""
+    family = filled(model_of(name), offset_std(arrays))
     x = golden_cases.normal_input(int(arrays["input_seed"]))
     with torch.no_grad():
         tree = prepared_of(family).tree
@@ -169,7 +167,13 @@ def test_forward_of_the_family_agrees(family_forward: str, family_goldens: Path)
     for name, got in found.items():
         part = name.partition(".")[0]
         scale = float(arrays[f"{name}.stats"][3]) if part in ("backbone", "neck") else 1.0
-        check_golden_tensor(arrays, name, got, atol=scale * float(arrays[f"tolerance.{part}"]))
+        yield name, got, scale * float(arrays[f"tolerance.{part}"])
+
+
+def test_forward_of_the_family_agrees(family_forward: str, family_goldens: Path) -> None:
+    arrays = golden_cases.read(family_goldens, f"forward_{family_forward}.npz")
+    for name, got, tolerance in forward_parts(family_forward, arrays):
+        check_golden_tensor(arrays, name, got, atol=tolerance)
 
 
 # ---- deformable convolution ----
@@ -225,6 +229,28 @@ def test_gradients_of_the_family_agree(family_gradient: str, family_goldens: Pat
     of_path = dict(zip(family.trainable, gradients, strict=True))
     length_rel, first_rel = float(arrays["tolerance.grad_l2"]), float(arrays["tolerance.grad_head"])
     check_gradients(arrays, case.name, of_path, length_rel=length_rel, first_rel=first_rel)
+
+
+@pytest.mark.slow
+def test_sgd_steps_of_the_family_agree(family_steps: str, family_goldens: Path) -> None:
+    """Five steps at lr 0.01; the tolerances grow, for rounding errors cross kinks of the network."""
+    arrays = golden_cases.read(family_goldens, f"loss_{family_steps}.npz")
+    first = filled(family_steps, offset_std(arrays))
+    flat = {path: leaf.detach().clone() for path, leaf in flatten(first.variables).items()}
+    model = make_model(first.cfg, unflatten(flat))
+    optimiser = torch.optim.SGD(list(model.trainable.values()), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    x = golden_cases.normal_input(int(arrays["input_seed"]))
+    (name,) = (key for key in arrays if key.startswith("sgd5."))
+    case = golden_cases.loss_case(arrays, name.split(".")[1])
+    golden = golden_cases.assignment_of(case.owner, case.counted, case.batch.box_mask.shape[1])
+    for row, tolerance in zip(arrays[name].tolist(), arrays["tolerance.sgd5_total"].tolist(), strict=True):
+        with patch.object(detector, "assign", lambda *_: golden):
+            outputs = detector.forward(prepared_of(model), x, model.cfg)
+            total, _ = detector.loss_of_outputs(outputs, case.batch, case.padded_hw, make_grid(CANVAS_HW), model.cfg)
+        assert float(total.detach()) == pytest.approx(row[0], rel=tolerance)
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
 
 
 # ---- detections ----

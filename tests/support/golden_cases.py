@@ -45,8 +45,11 @@ SMALL_SHORT_SIDE, SMALL_LONG_SIDE = 240, 320
 # ---- weights ----
 
 
-def fill(path: str, shape: Sequence[int]) -> Tensor:
-    """The value of a weight, from its state-dict key and shape alone (goldens/README.md, Weights)."""
+def fill(path: str, shape: Sequence[int], offset_std: float = 0.01) -> Tensor:
+    """The value of a weight, from its state-dict key and shape alone (goldens/README.md, Weights).
+
+    offset_std: the standard deviation of the weights of `conv_offset`.
+    """
     noise = np.asarray(np.random.default_rng(zlib.crc32(path.encode())).standard_normal(tuple(shape)))
     *parents, last = path.split(".")
     parent = parents[-1] if parents else ""
@@ -62,6 +65,8 @@ def fill(path: str, shape: Sequence[int]) -> Tensor:
         value = np.exp(0.1 * noise)
     elif last == "weight" and len(shape) == 1:
         value = (1 + 0.1 * noise) * (0.3 if parent in ("bn3", "norm3") else 1.0)
+    elif parent == "conv_offset" and last == "weight":
+        value = offset_std * noise
     elif last == "bias":
         value = (-2 if parent == "gfl_cls" else 0) + 0.05 * noise
     else:
