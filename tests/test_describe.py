@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import tiny
@@ -209,3 +210,16 @@ def test_what_cannot_be_described_is_one_sentence(
     assert error.startswith("error: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("deformable", ["v1", "v2"])
+def test_a_deformable_layer_sees_what_an_ordinary_one_does(deformable: Literal["v1", "v2"]) -> None:
+    """But for its offsets, which nobody knows before."""
+    deep = replace(NARROW, backbone=resnet.ResNetConfig(50, base_width=8))
+    other = replace(deep, backbone=replace(deep.backbone, deformable=deformable))
+    ordinary, deformed = ({layer.path: layer for layer in layers_of(cfg, CANVAS)} for cfg in (deep, other))
+    assert {path: deformed[path].field_px for path in ordinary} == {
+        path: layer.field_px for path, layer in ordinary.items()
+    }
+    assert {path: deformed[path].macs for path in ordinary} == {path: layer.macs for path, layer in ordinary.items()}
+    assert sum("conv_offset" in path for path in deformed) == 13
