@@ -8,7 +8,6 @@ from pathlib import Path
 import golden_cases
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from gfl.errors import InputError
 from gfl.runtime.merging import METHODS, Found, Merge, merge_found, select_boxes
@@ -111,7 +110,7 @@ def test_fusion_scales_a_score_by_the_members_that_found_it() -> None:
 
 def test_fusion_counts_a_member_once() -> None:
     """Two boxes of one member whose IoU is below the threshold may both join a cluster between them."""
-    low, middle, high = (0.0, 0.0, 10.0, 10.0), (0.0, 2.0, 10.0, 12.0), (0.0, 4.0, 10.0, 14.0)
+    low, middle, high = (0.0, 0.0, 10.0, 10.0), (0.0, 1.5, 10.0, 11.5), (0.0, 3.0, 10.0, 13.0)
     merged = merge_found(
         [found([middle], [0.9]), found([low, high], [0.5, 0.4]), found([], [])], Merge("fusion", 0.6), 9
     )

@@ -97,10 +97,7 @@ def test_views_merge_to_the_authors_detections(tta_case: str, family_goldens: Pa
     rule = Merge("nms", float(case["iou_threshold"]))
     if soft:
         rule = replace(
-            rule,
-            method=f"soft_{case['method']}",
-            sigma=float(case["sigma"]),
-            min_score=float(case["min_score"]),
+            rule, method=f"soft_{case['method']}", sigma=float(case["sigma"]), min_score=float(case["min_score"])
         )
     merged = merge_found(members, rule, int(case["max_per_img"]))
     boxes = merged.boxes_xyxy if case["rescale"] else merged.boxes_xyxy * case["scales"][0].astype(np.float32)
