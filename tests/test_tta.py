@@ -9,23 +9,17 @@ from pathlib import Path
 import golden_cases
 import numpy as np
 import pytest
-import tiny
-import tiny_export
 import torch
 from golden_checks import Model as GoldenModel
 from golden_checks import make_model
-from numpy.typing import NDArray
 
-from gfl.errors import InputError
 from gfl.model import detector
 from gfl.model.anchors import make_grid
 from gfl.model.detector import DetectorConfig
 from gfl.model.postprocess import PredictConfig, select_candidates
 from gfl.model.structures import Outputs
 from gfl.runtime.merging import Found, Merge, merge_found
-from gfl.runtime.model import Model
-from gfl.runtime.open import open_model
-from gfl.runtime.tta import View, parse_views, see, to_picture, with_views
+from gfl.runtime.tta import to_picture
 
 R50 = DetectorConfig()
 FILE = "tta.npz"

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from gfl.data.boxes import pairwise_iou
 from gfl.errors import InputError
+from gfl.runtime.description import Arrays
 
+FOUND_NAMES = ("boxes", "scores", "labels", "edge_std")  # of a model's outputs, in the order of Found
 Floats = NDArray[np.floating]
 Indices = NDArray[np.intp]
 
@@ -76,6 +78,39 @@ def merge_found(members: Sequence[Found], rule: Merge, most: int) -> Found:
     kept, scores = select_boxes(found, rule, most)
     merged = found.select(kept)._replace(scores=scores)
     return vote(merged, kept, found, rule.iou) if rule.method == "voting" else merged
+
+
+def found_in(outputs: Arrays) -> list[Found]:
+    """What a model's outputs for a batch hold, a picture each."""
+    pictures = zip(*(outputs[name] for name in FOUND_NAMES), strict=True)
+    return [
+        Found(*parts).select(np.arange(count)) for parts, count in zip(pictures, outputs["count"].tolist(), strict=True)
+    ]
+
+
+def merge_runs(runs: Sequence[Sequence[Found]], outputs: Sequence[Arrays], rule: Merge, most: int) -> Arrays:
+    """What several runs found in a batch, brought to the same pixels, as the outputs of one.
+
+    outputs: of the runs as they came. A picture is complete where all have been, and, of candidates, where none is
+    missing that could be among the best.
+    """
+    pictures = [merge_found(members, rule, most) for members in zip(*runs, strict=True)]
+    count = len(pictures)
+    merged: Arrays = {
+        "boxes": np.zeros((count, most, 4), np.float32),
+        "scores": np.zeros((count, most), np.float32),
+        "labels": np.full((count, most), -1, np.int32),
+        "edge_std": np.zeros((count, most, 4), np.float32),
+        "count": np.array([len(found.scores) for found in pictures], np.int32),
+    }
+    for i, found in enumerate(pictures):
+        for name, part in zip(FOUND_NAMES, found, strict=True):
+            merged[name][i, : len(part)] = part
+    complete = np.all([each["complete"] for each in outputs], axis=0)
+    if outputs[0]["scores"].shape[1] > most:  # candidates: there may be more, up to the score in the last slot
+        missed = np.max([each["scores"][:, -1] for each in outputs], axis=0)  # 0 where slots are empty
+        complete &= (missed == 0) | (merged["scores"][:, -1] >= missed)
+    return merged | {"complete": complete.astype(np.int32)}
 
 
 def join_found(members: Sequence[Found]) -> Found:

@@ -21,7 +21,7 @@ from gfl.data.canvas import check_canvases, own_canvas
 from gfl.data.transforms import change_onto
 from gfl.errors import InputError
 from gfl.runtime.description import Arrays
-from gfl.runtime.merging import Floats, Found, merge_found, rule_of
+from gfl.runtime.merging import Floats, Found, found_in, merge_runs, rule_of
 from gfl.runtime.model import Model
 from gfl.shapes import Canvas
 
@@ -73,23 +73,14 @@ def with_views(model: Model, views: Sequence[View], method: str) -> Model:
     rule, most = rule_of(method, about.nms_iou), about.max_detections
 
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        outputs = []
+        outputs, runs = [], []
         for view in views:
             seen, sizes = see(images, image_sizes, view.scale / largest, flip=view.flip)
-            outputs.append((model.run(seen, sizes), sizes))
-        pictures = []
-        for i, size in enumerate(image_sizes):
-            members = []
-            for view, (found, sizes) in zip(views, outputs, strict=True):
-                factors = sizes[i] / np.maximum(size, 1)
-                members.append(to_picture(found_at(found, i), int(sizes[i, 1]), factors[[1, 0, 1, 0]], flip=view.flip))
-            pictures.append(merge_found(members, rule, most))
-        complete = np.all([found["complete"] for found, _ in outputs], axis=0)
-        merged = as_outputs(pictures, most)
-        if outputs[0][0]["scores"].shape[1] > most:  # candidates: there may be more, up to the last slot's score
-            missed = np.max([found["scores"][:, -1] for found, _ in outputs], axis=0)  # 0 where slots are empty
-            complete &= (missed == 0) | (merged["scores"][:, -1] >= missed)
-        return merged | {"complete": complete.astype(np.int32)}
+            outputs.append(model.run(seen, sizes))
+            factors = (sizes / np.maximum(image_sizes, 1))[:, [1, 0, 1, 0]]
+            found = zip(found_in(outputs[-1]), sizes[:, 1].tolist(), factors, strict=True)
+            runs.append([to_picture(*each, flip=view.flip) for each in found])
+        return merge_runs(runs, outputs, rule, most)
 
     return replace(model, run=run)
 
@@ -139,25 +130,3 @@ def to_picture(found: Found, width: int, factors_xyxy: Floats, *, flip: bool) ->
         boxes, spread = flip_boxes_horizontal(boxes, width), spread[:, [2, 1, 0, 3]]
     factors = factors_xyxy.astype(np.float32)
     return found._replace(boxes_xyxy=boxes / factors, edge_std=spread / factors)
-
-
-def found_at(outputs: Arrays, i: int) -> Found:
-    """What a model's outputs hold for the picture at a place of the batch."""
-    count = int(outputs["count"][i])
-    return Found(*(outputs[name][i][:count] for name in ("boxes", "scores", "labels", "edge_std")))
-
-
-def as_outputs(pictures: Sequence[Found], most: int) -> Arrays:
-    """The inverse, for a whole batch, with `most` slots a picture; but for `complete`."""
-    count = len(pictures)
-    outputs: Arrays = {
-        "boxes": np.zeros((count, most, 4), np.float32),
-        "scores": np.zeros((count, most), np.float32),
-        "labels": np.full((count, most), -1, np.int32),
-        "count": np.array([len(found.scores) for found in pictures], np.int32),
-        "edge_std": np.zeros((count, most, 4), np.float32),
-    }
-    for i, found in enumerate(pictures):
-        for name, part in zip(("boxes", "scores", "labels", "edge_std"), found, strict=True):
-            outputs[name][i, : len(part)] = part
-    return outputs
