@@ -35,8 +35,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         nargs="+",
-        help=".onnx, .pt, .pth, .safetensors, .pt2 or .om, or a folder of exports; several of the same classes and sizes "
-        "detect together",
+        metavar="FILE",
+        help=".onnx, .pt, .pth, .safetensors, .pt2 or .om, or a folder of exports; several, of the same classes and "
+        "sizes, detect together",
     )
     add(
         "--tta",

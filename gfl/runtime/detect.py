@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,7 @@ folder of exports; check the name
     check_depth(depth)
     choice = ProviderChoice(provider, allow_fallback, {} if provider_options is None else provider_options)
     words = tta.split() if isinstance(tta, str) else [tta] if isinstance(tta, (int, float)) else tta
-    paths = _texts("path", path)
+    paths = cast("Sequence[str | Path]", path if isinstance(path, (list, tuple)) else [path])
     open_one = partial(
         open_model,
         batch=batch,
