@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gfl.class_names import list_names
 from gfl.config import read_text
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import write_checkpoint
@@ -58,23 +57,16 @@ def average(paths: Sequence[Path]) -> dict[str, object]:
 
 def require_alike(file: CheckpointFile, other: CheckpointFile) -> None:
     """Raise InputError where two files have other classes, settings of the model, or weights of other shapes."""
-    if file.names != other.names:
-        raise InputError(
-            f"{file.path} knows the classes {list_names(file.names or ())}, {other.path} "
-            f"{list_names(other.names or ())}; expected files of one model; leave one out"
-        )
-    if settings_of(file) != settings_of(other):
-        raise InputError(
-            f"{file.path} has other settings of the model or of its picture sizes than {other.path}, expected files of "
-            "one model; leave one out"
-        )
     shapes, others = ({name: tuple(leaf.shape) for name, leaf in each.state.items()} for each in (file, other))
-    name = next((name for name in shapes | others if shapes.get(name) != others.get(name)), None)
-    if name is not None:
-        raise InputError(
-            f"{name} is {shapes.get(name, 'missing')} in {file.path} and {others.get(name, 'missing')} in "
-            f"{other.path}, expected files of one model; leave one out"
-        )
+    for what, differs in (
+        ("classes", file.names != other.names),
+        ("settings of the model or of its picture sizes", settings_of(file) != settings_of(other)),
+        ("names or shapes of weights", shapes != others),
+    ):
+        if differs:
+            raise InputError(
+                f"{file.path} has other {what} than {other.path}, expected files of one model; leave one of them out"
+            )
 
 
 def settings_of(file: CheckpointFile) -> object:

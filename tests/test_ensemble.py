@@ -15,6 +15,7 @@ import tiny_export
 from gfl import evaluate, load
 from gfl.errors import InputError
 from gfl.runtime.ensemble import ensemble, open_merged, read_looks
+from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.tta import View
 
@@ -60,17 +61,17 @@ def test_an_exported_file_leads_and_a_checkpoint_follows(
     assert both.provider_report().nodes_by_provider == exported.provider_report().nodes_by_provider
     found = both.run(picture().transpose(2, 0, 1)[None], np.array([[H, W]], np.int32))
     assert int(found["count"][0]) > 8
-    with pytest.raises(InputError, match="2 at a time on"):
+    with pytest.raises(InputError, match="different pictures a run and canvases, 2, "):
         ensemble([exported, open_model(tiny_export.paired_exports(tmp_path_factory))], "nms")
 
 
 def test_models_of_other_classes_or_sizes_are_refused(models: tuple[Path, Path]) -> None:
     one = open_model(models[0])
     renamed = replace(one, description=replace(one.description, names=("a", "b", "c", "d", "e")))
-    with pytest.raises(InputError, match=r"takes the classes a, b, c, d, e, .* expected models that take the same"):
+    with pytest.raises(InputError, match=r"different classes, a, b, c, d, e of .* expected the same"):
         ensemble([one, renamed], "nms")
     larger = replace(one, description=replace(one.description, short_side=99))
-    with pytest.raises(InputError, match="a short side of 99"):
+    with pytest.raises(InputError, match="different short and long sides, 99, "):
         ensemble([one, larger], "nms")
 
 
@@ -101,11 +102,11 @@ def test_load_takes_views_as_text_a_number_or_a_list(models: tuple[Path, Path]) 
 def test_views_of_several_models_are_merged_model_by_model(models: tuple[Path, Path]) -> None:
     seen: list[bool] = []
 
-    def open_one(path: str | Path, *, candidates: bool) -> object:
+    def open_one(path: str | Path, *, candidates: bool) -> Model:
         seen.append(candidates)
         return open_model(path, candidates=candidates)
 
-    open_merged(models, open_one, read_looks(["flip"], None, 2))  # type: ignore[arg-type]
+    open_merged(models, open_one, read_looks(["flip"], None, 2))
     assert seen == [True, True]
 
 

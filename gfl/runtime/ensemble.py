@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,6 @@ class Looks(NamedTuple):
     method: str  # of merging
 
 
-class OpenOne(Protocol):
-    """Opens one of the models; candidates: as of `open_model`."""
-
-    def __call__(self, path: str | Path, *, candidates: bool) -> Model: ...
-
-
 def read_looks(tta: Sequence[str | float] | None, merge: str | None, models: int) -> Looks:
     """The views and the method of merging; InputError as `parse_views`, and where there is nothing to merge."""
     if not models:
@@ -41,8 +35,12 @@ def read_looks(tta: Sequence[str | float] | None, merge: str | None, models: int
     return Looks(views, Merge(merge or "nms").method)
 
 
-def open_merged(paths: Sequence[str | Path], open_one: OpenOne, looks: Looks) -> Model:
-    """One model from its file, or several as one, in all views; InputError as `open_one`, `with_views`, `ensemble`."""
+def open_merged(paths: Sequence[str | Path], open_one: Callable[..., Model], looks: Looks) -> Model:
+    """One model from its file, or several as one, in all views.
+
+    open_one: `open_model` with all arguments but the path and `candidates`. Raises InputError as it, `with_views` and
+    `ensemble` do.
+    """
     several = len(looks.views) > 1
     models = [with_views(open_one(path, candidates=several), *looks) for path in paths]
     return models[0] if len(models) == 1 else ensemble(models, looks.method)
@@ -58,20 +56,18 @@ def ensemble(models: Sequence[Model], method: str) -> Model:
     about = lead.description
     for model in models:
         other = model.description
-        if other.names != about.names:
-            what = f"the classes {list_names(other.names)}", f"{list_names(about.names)}"
-        elif (other.short_side, other.long_side) != (about.short_side, about.long_side):
-            what = (
-                f"pictures of a short side of {other.short_side} and a long side of at most {other.long_side} px",
-                f"{about.short_side} and {about.long_side}",
-            )
-        elif not model.any_canvas and (model.canvases, model.batch) != (lead.canvases, lead.batch):
-            what = f"{model.batch} at a time on {model.canvases}", f"{lead.batch} on {lead.canvases}"
-        else:
-            continue
-        raise InputError(
-            f"{model.path} takes {what[0]}, {lead.path} {what[1]}, expected models that take the same; give others"
-        )
+        pairs = [
+            ("classes", other.names, about.names),
+            ("short and long sides", (other.short_side, other.long_side), (about.short_side, about.long_side)),
+        ]
+        if not model.any_canvas:
+            pairs.append(("pictures a run and canvases", (model.batch, model.canvases), (lead.batch, lead.canvases)))
+        for what, got, expected in pairs:
+            if got != expected:
+                raise InputError(
+                    f"got models of different {what}, {list_names(map(str, got))} of {model.path} and "
+                    f"{list_names(map(str, expected))} of {lead.path}, expected the same; give models that have them"
+                )
     most = max(model.description.thresholds.max_detections for model in models)
     rule = rule_of(method, about.thresholds.nms_iou)
 

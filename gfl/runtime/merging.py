@@ -163,29 +163,22 @@ def fuse(members: Sequence[Found], rule: Merge, most: int) -> Found:
     """
     alone = Merge("nms", rule.iou, class_agnostic=rule.class_agnostic)
     found = join_found(own := [member.select(select_boxes(member, alone, most)[0]) for member in members])
+    rows = np.concatenate([found.boxes_xyxy, found.edge_std], axis=1).astype(np.float64)
     origin = np.repeat(np.arange(len(own)), [len(member.scores) for member in own])
     clusters: list[list[int]] = []
-    means = np.zeros((len(found.scores), 4))
+    means = np.zeros((0, 8))  # of the clusters: box and spread
     for box in np.argsort(-found.scores, kind="stable"):
-        count = len(clusters)
-        iou = pairwise_iou(found.boxes_xyxy[box : box + 1], means[:count])[0]
+        iou = pairwise_iou(found.boxes_xyxy[box : box + 1], means[:, :4])[0]
         if not rule.class_agnostic:
             iou[found.labels[[cluster[0] for cluster in clusters]] != found.labels[box]] = 0.0
-        place = int(iou.argmax()) if count and iou.max() > rule.iou else count
-        if place == count:
-            clusters.append([])
-        clusters[place].append(box)
-        means[place] = weighted(found.boxes_xyxy, found.scores, clusters[place])
-    if not clusters:
-        return found
-    shares = [len(set(origin[cluster])) / len(own) for cluster in clusters]
-    scores = np.array([found.scores[cluster].mean() for cluster in clusters], np.float64) * shares
-    spread = np.stack([weighted(found.edge_std, found.scores, cluster) for cluster in clusters])
+        if len(iou) == 0 or iou.max() <= rule.iou:
+            clusters.append([box])
+            means = np.concatenate([means, rows[box : box + 1]])
+        else:
+            cluster = clusters[place := int(iou.argmax())]
+            cluster.append(box)
+            means[place] = np.average(rows[cluster], axis=0, weights=found.scores[cluster])
+    shares = np.array([len(set(origin[cluster])) / len(own) for cluster in clusters])
+    scores = np.array([found.scores[cluster].mean() for cluster in clusters]) * shares
     labels = found.labels[[cluster[0] for cluster in clusters]]
-    order = np.argsort(-scores, kind="stable")[:most]
-    return Found(means[: len(clusters)], scores, labels, spread).select(order)
-
-
-def weighted(values: Floats, scores: Floats, chosen: Sequence[int]) -> Floats:
-    """(N,4) -> (4,): the score-weighted mean of some rows."""
-    return np.asarray(np.average(values[chosen].astype(np.float64), axis=0, weights=scores[chosen]))
+    return Found(means[:, :4], scores, labels, means[:, 4:]).select(np.argsort(-scores, kind="stable")[:most])
