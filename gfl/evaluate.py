@@ -89,7 +89,8 @@ def open_all(paths: Sequence[Path], arguments: argparse.Namespace, data: CocoDat
     about = model.description
     sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
     loader = EvalLoader(data, sizes, model.canvases, batch_size=model.batch)
-    return Opened(array_predictor(model), loader, classes._replace(notes=(*unnamed, *classes.notes)))
+    notes = (*unnamed, *model.provider_report().notes, *classes.notes)
+    return Opened(array_predictor(model), loader, classes._replace(notes=notes))
 
 
 def is_exported(path: Path) -> bool:

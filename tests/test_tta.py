@@ -208,6 +208,11 @@ def test_views_that_are_none_are_told(words: list[str]) -> None:
         parse_views(words)
 
 
+def test_views_too_small_for_a_canvas_are_told(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="a short side of 6 px, expected at least 32; give a larger scale"):
+        opened(checkpoint, 0.1)
+
+
 def test_views_stand_in_the_authors_order() -> None:
     assert parse_views(["0.8", "flip", "1"]) == (View(0.8), View(0.8, True), View(1.0), View(1.0, True))
     assert parse_views(["flip"]) == (View(1.0), View(1.0, True))
@@ -221,5 +226,6 @@ def test_an_exported_file_is_flipped_and_not_scaled(
     images, sizes = pictures
     one = [each.run(images[:1], sizes[:1]) for each in (model, exported)]
     assert int(one[0]["count"][0]) >= int(one[1]["count"][0]) > 0
+    assert model.provider_report().notes[-1].startswith("the views are merged after the exported file's own NMS")
     with pytest.raises(InputError, match="which takes only its own canvases; give its checkpoint, or flip alone"):
         with_views(exported, parse_views([0.5]), "nms")

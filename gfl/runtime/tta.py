@@ -23,10 +23,12 @@ from gfl.errors import InputError
 from gfl.runtime.description import Arrays
 from gfl.runtime.merging import Floats, Found, found_in, merge_runs, rule_of
 from gfl.runtime.model import Model
-from gfl.shapes import Canvas
+from gfl.runtime.providers import ProviderReport
+from gfl.shapes import CANVAS_MULTIPLE, Canvas
 
 FLIP = "flip"
 LEAST_SCALE, MOST_SCALE = 0.1, 4.0
+OWN_NMS = "the views are merged after the exported file's own NMS, a checkpoint's before: some detections may differ"
 
 
 class View(NamedTuple):
@@ -82,7 +84,11 @@ def with_views(model: Model, views: Sequence[View], method: str) -> Model:
             runs.append([to_picture(*each, flip=view.flip) for each in found])
         return merge_runs(runs, outputs, rule, most)
 
-    return replace(model, run=run)
+    def provider_report() -> ProviderReport:
+        report = model.provider_report()
+        return report if model.any_canvas else report._replace(notes=(*report.notes, OWN_NMS))
+
+    return replace(model, run=run, provider_report=provider_report)
 
 
 def at_scale(model: Model, scale: float) -> Model:
@@ -93,6 +99,11 @@ def at_scale(model: Model, scale: float) -> Model:
             f"{FLIP} alone"
         )
     short, long = (int(side * scale + 0.5) for side in (model.description.short_side, model.description.long_side))
+    if short < CANVAS_MULTIPLE:
+        raise InputError(
+            f"got views of at most {scale:g} times the size that {model.path} was trained for, a short side of {short} "
+            f"px, expected at least {CANVAS_MULTIPLE}; give a larger scale"
+        )
     canvases = model.canvases and check_canvases([scaled_canvas(canvas, scale) for canvas in model.canvases])
     size = canvases[0] if canvases else own_canvas(short, long)
     return replace(
