@@ -158,7 +158,8 @@ def run(arguments: argparse.Namespace) -> None:
     opened = open_all(paths, arguments, data)
     for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
-    output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
+    merged = "_merged" if arguments.tta or len(paths) > 1 else ""  # beside the plain model's own
+    output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}{merged}")
     with folder_for_results(output):
         metrics, results, failed = evaluate(
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit

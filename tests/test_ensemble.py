@@ -130,13 +130,14 @@ def test_infer_records_views_and_merge_and_resumes_no_other(
 def test_evaluate_finds_what_infer_finds(models: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     """Both take views and several models; their results are the same numbers in two files."""
     looks = ["--tta", "flip", "0.5", "1.0", "--merge", "voting"]
-    flags = [*tiny_export.evaluate_flags(data), "--no-report", "--output", str(tmp_path / "counted")]
+    flags = [*tiny_export.evaluate_flags(data), "--no-report"]
     assert evaluate.main(["--checkpoint", *map(str, models), *flags, *looks]) == 0
+    counted = models[0].with_name("evaluation_a_pt_merged")
     annotations = ["--annotations", tiny.annotations(data, "val")]
     out = ["--output", tmp_path / "out"]
     assert infer_program.detect("--model", *models, "--input", data / "val2017", *out, *annotations, *looks) == 0
     sides = []
-    for path in (tmp_path / "counted" / "val_detections.json", tmp_path / "out" / "detections.json"):
+    for path in (counted / "val_detections.json", tmp_path / "out" / "detections.json"):
         rows = json.loads(path.read_text())
         sides.append(sorted((row["image_id"], row["category_id"], -row["score"], *row["bbox"]) for row in rows))
     assert len(sides[0]) > 8
