@@ -40,6 +40,7 @@ PROGRAMS = {
     "data": Program("gfl.data.__main__", "check, split and convert data sets"),
     "report": Program("gfl.report.__main__", "a page about a run, an evaluation or any COCO results"),
     "describe": Program("gfl.describe", "layers, parameters, operations and memory of a run file's model"),
+    "average": Program("gfl.average", "the mean of the weights of several checkpoints"),
     "card": Program("gfl.card.__main__", "a model card of a checkpoint: data, settings, results, limits, digests"),
     "export onnx": Program("export.onnx", "a checkpoint into static .onnx files"),
     "export torch": Program("export.torch", "a checkpoint into .pt2 programs"),

@@ -38,11 +38,13 @@ from gfl.record.run_report import EVALUATION, report_evaluation
 from gfl.report.coco_eval import COCO_LIMIT, Metrics, limit_notes
 from gfl.report.tables import evaluation_report
 from gfl.runtime.description import DETECTION_NAMES
+from gfl.runtime.ensemble import open_merged, read_looks
+from gfl.runtime.merging import METHODS
 from gfl.runtime.model import Model
 from gfl.runtime.on_torch.dataset import evaluate
-from gfl.runtime.on_torch.pt_file import Predict, predictor
+from gfl.runtime.on_torch.pt_file import Predict, trained_model
 from gfl.runtime.open import EXPORTS, open_model
-from gfl.runtime.providers import PROVIDERS, ProviderChoice, parse_options
+from gfl.runtime.providers import PROVIDERS, ProviderChoice, ProviderReport, parse_options
 from gfl.say import say
 from gfl.settings import DataConfig
 from gfl.shapes import MOST_PICTURES
@@ -53,7 +55,7 @@ DOUBTFUL_AP = 0.01  # below it, one asks whether pictures, annotations and model
 
 
 def array_predictor(model: Model) -> Predict:
-    """An exported file, which takes and gives arrays, as a function of tensors: what `predictor` makes of weights."""
+    """A model, which takes and gives arrays, as a function of tensors."""
 
     def predict(images: Tensor, image_sizes: Tensor) -> Detections:
         outputs = model.run(images.numpy(), image_sizes.numpy())
@@ -70,47 +72,64 @@ class Opened(NamedTuple):
     classes: ClassMap  # from the model's labels to the category ids of the annotations
 
 
-def open_trained(arguments: argparse.Namespace, data: CocoData) -> Opened:
-    """The model of --checkpoint as a function of a batch, and the pictures at the sizes of its run."""
-    batch = 4 if arguments.batch is None else arguments.batch
+def open_all(paths: Sequence[Path], arguments: argparse.Namespace, data: CocoData) -> Opened:
+    """The files of --checkpoint or --onnx as one model in the views of --tta, and the pictures at its sizes."""
+    unnamed = []
+
+    def open_one(path: str | Path, *, candidates: bool) -> Model:
+        path = Path(path)
+        if is_exported(path):
+            return open_exported(path, arguments)
+        model, names_its_classes = open_trained(path, arguments, data, candidates=candidates)
+        unnamed.extend([] if names_its_classes else [trust_note(path, data.annotations)])
+        return model
+
+    model = open_merged(paths, open_one, read_looks(arguments.tta, arguments.merge, len(paths)))
+    classes = map_labels(model.description.names, data, arguments.class_map)
+    about = model.description
+    sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
+    loader = EvalLoader(data, sizes, model.canvases, batch_size=model.batch)
+    notes = (*unnamed, *model.provider_report().notes, *classes.notes)
+    return Opened(array_predictor(model), loader, classes._replace(notes=notes))
+
+
+def is_exported(path: Path) -> bool:
+    """Whether it is an exported file, or a folder of them, rather than a checkpoint."""
+    return path.is_dir() or path.suffix in EXPORTS
+
+
+def open_trained(path: Path, arguments: argparse.Namespace, data: CocoData, *, candidates: bool) -> tuple[Model, bool]:
+    """A checkpoint at the sizes of its run, and whether it names its classes; candidates: as of `open_model`."""
     settings = read_run(arguments.gin_file, arguments.gin_bindings).run if arguments.gin_file else None
-    model = load_trained(arguments.checkpoint, settings, data.names, bindings=arguments.gin_bindings)
-    classes = map_labels(model.names, data, arguments.class_map)
-    if not model.names_its_classes:
-        classes = classes._replace(notes=(trust_note(arguments.checkpoint, data.annotations), *classes.notes))
-    detector = model.run.detector
+    model = load_trained(path, settings, data.names, bindings=arguments.gin_bindings)
     if arguments.max_detections is not None:
-        limit = arguments.max_detections
-        predict = replace(detector.predict, max_detections=limit, candidates=max(limit, detector.predict.candidates))
-        detector = replace(detector, predict=predict)
-    canvases = model.canvases
-    if canvases is None or arguments.gin_file:
-        canvases = canvases_for(None, model.run.data, val=data)
-    loader = EvalLoader(data, replace(model.run.data, workers=arguments.workers), canvases, batch_size=batch)
+        limit, cfg = arguments.max_detections, model.run.detector
+        predict = replace(cfg.predict, max_detections=limit, candidates=max(limit, cfg.predict.candidates))
+        model = replace(model, run=replace(model.run, detector=replace(cfg, predict=predict)))
+    if model.canvases is None or arguments.gin_file:
+        model = replace(model, canvases=canvases_for(None, model.run.data, val=data))
     device = choose_device(arguments.device)
     if device.type == "cpu":
         keep_freed_memory()
-    return Opened(predictor(model.variables, detector, device), loader, classes)
+    batch, report = 4 if arguments.batch is None else arguments.batch, ProviderReport(f"PyTorch {device.type}", {}, ())
+    return trained_model(path, model, device, report, batch=batch, candidates=candidates), model.names_its_classes
 
 
-def open_exported(path: Path, arguments: argparse.Namespace, data: CocoData) -> Opened:
-    """As `open_trained`, for an exported file or the files of a folder, which carry sizes, batch and resize rule."""
+def open_exported(path: Path, arguments: argparse.Namespace) -> Model:
+    """An exported file or the files of a folder, which carry sizes, batch and resize rule."""
     for flag, default in (("gin_file", []), ("gin_bindings", []), ("batch", None)):
         if getattr(arguments, flag) != default:
             raise InputError(f"got --{flag} for {path}, which carries all settings; leave --{flag} out")
     provider = arguments.provider or {"npu": "cann"}.get(arguments.device, arguments.device)
     choice = ProviderChoice(provider, options=parse_options(arguments.provider_options))
     model = open_model(path, threads=torch.get_num_threads(), choice=choice)
-    about = model.description
-    classes = map_labels(about.names, data, arguments.class_map)
-    if (arguments.max_detections or 0) > about.thresholds.max_detections:
+    most = model.description.thresholds.max_detections
+    if (arguments.max_detections or 0) > most:
         raise InputError(
-            f"got --max_detections {arguments.max_detections} for {path}, which gives at most "
-            f"{about.thresholds.max_detections} a picture; export it anew with --gin_bindings "
-            f"'PredictConfig.max_detections = {arguments.max_detections}'"
+            f"got --max_detections {arguments.max_detections} for {path}, which gives at most {most} a picture; export "
+            f"it anew with --gin_bindings 'PredictConfig.max_detections = {arguments.max_detections}'"
         )
-    sizes = DataConfig(short_side=about.short_side, long_side=about.long_side, workers=arguments.workers)
-    return Opened(array_predictor(model), EvalLoader(data, sizes, model.canvases, batch_size=model.batch), classes)
+    return model
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -127,18 +146,20 @@ def run(arguments: argparse.Namespace) -> None:
     if not 0 <= arguments.workers <= 1024:
         raise InputError(f"got --workers {arguments.workers}, expected 0 to 1024; omit it for the default (2)")
     data = read_coco(arguments.annotations, arguments.images, keep_empty=True)
-    path = arguments.checkpoint or arguments.onnx
-    exported = path.is_dir() or path.suffix in EXPORTS
+    paths = arguments.checkpoint or arguments.onnx
+    path, exported = paths[0], any(map(is_exported, paths))
     if not exported and (arguments.provider or arguments.provider_options):
         raise InputError(f"got --provider or --provider_options for {path}, which PyTorch runs; give --device instead")
-    if arguments.onnx and not exported:
+    if arguments.onnx and not all(map(is_exported, paths)):
         raise InputError(
-            f"got --onnx {path}, expected an .onnx or a folder of them; give a checkpoint with --checkpoint"
+            f"got --onnx {' '.join(map(str, paths))}, expected an .onnx or a folder of them; give a checkpoint with "
+            "--checkpoint"
         )
-    opened = open_exported(path, arguments, data) if exported else open_trained(arguments, data)
+    opened = open_all(paths, arguments, data)
     for note in (*data.notes, *opened.classes.notes, *shrinkage_notes(opened.loader.shrinkage, exported)):
         say(f"note: {note}")
-    output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}")
+    merged = "_merged" if arguments.tta or len(paths) > 1 else ""  # beside the plain model's own
+    output = arguments.output or path.with_name(f"evaluation_{path.name.replace('.', '_')}{merged}")
     with folder_for_results(output):
         metrics, results, failed = evaluate(
             opened.predict, data, opened.loader, opened.classes.category_ids, max_detections=limit
@@ -146,7 +167,7 @@ def run(arguments: argparse.Namespace) -> None:
     write_atomic(output / "metrics.json", to_json(metrics.as_dict(), indent=2))
     write_atomic(output / DETECTIONS, to_json(results.rows()))
     about = {
-        "model": str(path.resolve()),
+        "model": ", ".join(str(each.resolve()) for each in paths),
         "annotations": str(arguments.annotations.resolve()),
         "images": str(arguments.images.resolve()),
         **environment(sys.argv),
@@ -199,8 +220,20 @@ def shrinkage_notes(shrinkage: Shrinkage, exported: bool) -> tuple[str, ...]:
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(prog="python -m gfl.evaluate", description=__doc__)
     source = flags.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", type=Path, help="a .pt of this project, a .pth with --gin_file, or a .pt2")
-    source.add_argument("--onnx", type=Path, help="what `python -m export.onnx` wrote: a file, or a folder of sizes")
+    source.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        help="a .pt of this project, a .pth with --gin_file, or a .pt2; several of the same classes and sizes detect "
+        "together",
+    )
+    source.add_argument(
+        "--onnx", type=Path, nargs="+", help="what `python -m export.onnx` wrote: a file, or a folder of sizes"
+    )
+    flags.add_argument(
+        "--tta", nargs="+", metavar="VIEW", help="test-time augmentation: flip, scales of a checkpoint, or both"
+    )
+    flags.add_argument("--merge", choices=METHODS, help="how what several models or views find is merged (default nms)")
     flags.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
     flags.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
     flags.add_argument(

@@ -133,13 +133,16 @@ class RunConfig:
     eval_in_background: bool | Literal["auto"] = "auto"  # count beside the next steps; 'auto': not on a CPU
     patience: int = 0  # evaluations without a gain in AP after which the run ends; 0 = off
     save_every: int = 0  # steps between last.pt; 0 = each epoch
+    keep_last: int = 0  # epochs whose weights stay, as epoch_N.pt
     log_every: int = 20  # steps between two copies of the metrics to the host
     report: bool = True  # leave plots, pictures and a page in the run's folder
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...] = ()  # gfl/record/trackers/
 
     def __post_init__(self) -> None:
         require(self, accumulate=(1, ANY), epochs=(1, ANY), max_steps=(0, ANY), seed=(0, 2**63 - 1))
-        require(self, eval_every=(0, ANY), patience=(0, ANY), save_every=(0, ANY), log_every=(1, ANY))
+        require(
+            self, eval_every=(0, ANY), patience=(0, ANY), save_every=(0, ANY), keep_last=(0, ANY), log_every=(1, ANY)
+        )
         require(self, batch_size=(1, MOST_PICTURES))
         if self.patience and not self.eval_every:
             raise ValueError(f"PATIENCE={self.patience} with EVAL_EVERY=0: expected an evaluation to judge by; set one")

@@ -6,6 +6,7 @@ On several devices or hosts: `torchrun --nproc_per_node N -m gfl.train ...`, wit
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import textwrap
@@ -49,7 +50,7 @@ from gfl.record.drawing import Drawing, write_training_data
 from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, may_count_beside_steps
 from gfl.record.run_data import Splits
 from gfl.record.run_end import Spent, end_lines, stopped_text
-from gfl.record.run_folder import BEST, LAST, TEXT_LOG, RunFolder, last_checkpoint, open_run
+from gfl.record.run_folder import BEST, EPOCH_FILE, LAST, TEXT_LOG, RunFolder, last_checkpoint, open_run
 from gfl.record.run_head import head_lines
 from gfl.record.run_report import report_run
 from gfl.record.step_log import StepLog, StepNote
@@ -279,6 +280,7 @@ def train(run: Run) -> StepLog:
         judge(log.flush(), epoch_ended=cursor.batch >= len(plan))
         if cursor.batch >= len(plan):
             cursor.epoch, cursor.batch = cursor.epoch + 1, 0
+            keep_epoch(run)
         run.evaluation_due = run.data.val is not None and (
             ended(run) or (cursor.batch == 0 and cursor.epoch % cfg.eval_every == 0)
         )
@@ -398,6 +400,19 @@ def save(run: Run, name: str) -> None:
         write(run.folder, name, checkpoint_tree(run), run.evaluations.judged, run.evaluation_due)
     if name == LAST:
         run.saved_step = run.state.cursor.step
+
+
+def keep_epoch(run: Run) -> None:
+    """Write the weights of the epoch that ended for `gfl.average`, and remove those that are no longer of KEEP_LAST."""
+    if run.folder is None or not run.cfg.keep_last:
+        return
+    epoch, folder = run.state.cursor.epoch, run.folder.path
+    weights = {name: value for name, value in checkpoint_tree(run).items() if name != "optimiser"}
+    write_checkpoint(folder / f"epoch_{epoch}.pt", weights)
+    for path in folder.glob("*.pt"):
+        found = re.fullmatch(EPOCH_FILE, path.name)
+        if found is not None and int(found[1]) <= epoch - run.cfg.keep_last:
+            path.unlink(missing_ok=True)
 
 
 def checkpoint_tree(run: Run) -> dict[str, object]:

@@ -32,6 +32,8 @@ class Head(TypedDict):
     format: str
     model: str
     model_sha256: str  # of its files
+    tta: str | None  # the views, as they were given; None: one plain look
+    merge: str | None  # None: one model and one view, and in what versions before wrote
     settings_sha256: str  # of its configuration, which --gin_file and --gin_bindings may change
     input_sha256: str  # of the names, sizes and some content of the whole input, all shards together
     pictures: int  # of this part of the input; 0 where a video does not say
@@ -55,6 +57,8 @@ class Head(TypedDict):
 COMMON = {
     "results_version": "another version",
     "model_sha256": "another model",
+    "tta": "another --tta",
+    "merge": "another --merge",
     "settings_sha256": "other settings (--gin_file, --gin_bindings)",
     "input_sha256": "other pictures",
     "format": "another --format",
@@ -103,10 +107,10 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def model_digest(path: Path) -> str:
-    """sha256 of a model's file, or of its files in a folder by name."""
+def model_digest(*paths: Path) -> str:
+    """sha256 of a model's file, or of its files in a folder by name; of several models, one after the other."""
     total = hashlib.sha256()
-    for file in files_of(path, kind_of(path)):
+    for file in (file for path in paths for file in files_of(path, kind_of(path))):
         with open(file, "rb") as handle:
             while block := handle.read(1 << 20):
                 total.update(block)

@@ -30,7 +30,26 @@ def parser() -> argparse.ArgumentParser:
         prog="infer/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = flags.add_argument
-    add("--model", type=Path, required=True, help=".onnx, .pt, .pth, .safetensors, .pt2 or .om, or a folder of exports")
+    add(
+        "--model",
+        type=Path,
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help=".onnx, .pt, .pth, .safetensors, .pt2 or .om, or a folder of exports; several, of the same classes and "
+        "sizes, detect together",
+    )
+    add(
+        "--tta",
+        nargs="+",
+        metavar="VIEW",
+        help="test-time augmentation (default: none): flip, scales of a checkpoint, or both: --tta flip 0.8 1.0 1.25",
+    )
+    add(
+        "--merge",
+        choices=("nms", "soft_linear", "soft_gaussian", "voting", "fusion"),
+        help="how what several models or views find is merged (default nms); fusion is weighted box fusion",
+    )
     add(
         "--input",
         required=True,

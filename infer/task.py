@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from gfl.errors import InputError
 from gfl.files import make_folder, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.memory import memory_told
+from gfl.runtime.ensemble import Looks, open_merged, read_looks
 from gfl.runtime.model import Model
 from gfl.runtime.open import MOST_THREADS, open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
@@ -59,11 +61,13 @@ class Task(NamedTuple):
     annotated: Annotated | None
     image_ids: Sequence[int]  # COCO's, of the inputs in order
     choice: ProviderChoice
+    looks: Looks
 
 
 def read_task(arguments: argparse.Namespace) -> Task:
     """Check the flags and find the pictures. Raises InputError for flags that contradict one another or the input."""
     check_flags(arguments)
+    looks = read_looks(arguments.tta, arguments.merge, len(arguments.model))
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder = folder_of(arguments)
@@ -83,7 +87,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     image_ids: Sequence[int] = range(1 + (inputs.start if isinstance(inputs, Files) else 0), sys.maxsize)
     if annotated is not None:
         image_ids = annotated.image_ids
-    return Task(inputs, sha256, shard, folder, resume, annotated, image_ids, choice)
+    return Task(inputs, sha256, shard, folder, resume, annotated, image_ids, choice, looks)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -139,9 +143,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     task = read_task(arguments)
     with output_folder(task.folder) as folder, ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(model_digest, arguments.model)  # of a large file it takes as long as its opening
-        model = open_model(
-            arguments.model,
+        digest = beside.submit(model_digest, *arguments.model)  # of a large file it takes as long as its opening
+        open_one = partial(
+            open_model,
             batch=arguments.batch,
             threads=arguments.threads,
             choice=task.choice,
@@ -149,6 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
             gin_bindings=arguments.gin_bindings,
             names=arguments.names,
         )
+        model = open_merged(arguments.model, open_one, task.looks)
         classes = category_ids_of(model, task.annotated, arguments.class_map)
         head = head_of(arguments, task, model, classes, digest.result())
         if arguments.resume and is_whole(folder, head):
@@ -225,8 +230,10 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "results_version": VERSION,
         "gfl_version": GFL_VERSION,
         "format": arguments.format,
-        "model": model.path.name,
+        "model": ", ".join(path.name for path in arguments.model),
         "model_sha256": digest,
+        "tta": " ".join(arguments.tta) if arguments.tta else None,
+        "merge": task.looks.method if len(arguments.model) * len(task.looks.views) > 1 else None,
         "settings_sha256": text_digest(model.description.config),
         "input_sha256": task.input_sha256,
         "pictures": task.inputs.total,

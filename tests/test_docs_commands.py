@@ -314,12 +314,13 @@ RUN = [
 def trained(folder: Path) -> Path:
     """`folder` with a trained model in every place and form that the pages name."""
     run_folder = folder / "runs" / "r50" / TIME
-    tiny.run_training(folder / "data" / "coco", run_folder, SEES_EVERYTHING)
+    tiny.run_training(folder / "data" / "coco", run_folder, SEES_EVERYTHING, "EPOCHS = 3", "KEEP_LAST = 3")
     shutil.copytree(run_folder, run_folder.with_name(ANOTHER))
     shutil.copy(run_folder / "val_detections.json", folder / "results.json")
     for place in (folder, folder / "start"):
         place.mkdir(exist_ok=True)
-        shutil.copy(run_folder / "best.pt", place / "best.pt")
+        for name in ("best.pt", "a.pt", "b.pt", "c.pt"):
+            shutil.copy(run_folder / "best.pt", place / name)
     for output in ("best.onnx", "best_onnx"):  # a file, and a folder
         flags = ["--checkpoint", str(run_folder / "best.pt"), "--size", "64x96", "--output", str(run_folder / output)]
         assert run("export.onnx", flags) == 0

@@ -46,7 +46,17 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
 BESIDE = {room: beside for floor in FLOORS for room, beside in floor.items()}
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 # benchmarks measures them
-PROGRAMS = ("gfl.train", "gfl.evaluate", "gfl.describe", "gfl.card", "gfl.doctor", "gfl.npu_check", "export", "infer")
+PROGRAMS = (
+    "gfl.train",
+    "gfl.evaluate",
+    "gfl.describe",
+    "gfl.card",
+    "gfl.average",
+    "gfl.doctor",
+    "gfl.npu_check",
+    "export",
+    "infer",
+)
 
 # Within gfl.model the detector joins the parts, which otherwise know only the named tuples that pass between them.
 MODEL_VOCABULARY = ("gfl.model.anchors", "gfl.model.structures")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +46,7 @@ class Facts(NamedTuple):
     model: TrainedModel
     precision: str | None  # that was computed in
     trained: Trained | None
+    averaged: tuple[str, ...]  # the files whose weights `gfl.average` took the mean of
     train: DataSet
     boxes: tuple[int, ...] | None  # of each class, to train on
     val: DataSet | None  # None where the run had none
@@ -79,6 +80,7 @@ def read_facts(path: Path, metrics: Path | None = None) -> Facts:
         model=model,
         precision=precision if isinstance(precision, str) else None,
         trained=trained,
+        averaged=tuple(_averaged(file)),
         train=train,
         boxes=boxes,
         val=val,
@@ -105,6 +107,13 @@ def _trained(file: CheckpointFile) -> Trained | None:
     if not (isinstance(steps, int) and isinstance(epochs, int) and isinstance(batches, int)):
         return None
     return Trained(steps, epochs, batches)
+
+
+def _averaged(file: CheckpointFile) -> Iterator[str]:
+    sources = file.extra.get("averaged_from")
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, Mapping) and isinstance(source.get("file"), str):
+            yield source["file"]
 
 
 def _data(file: CheckpointFile, model: TrainedModel) -> tuple[DataSet, tuple[int, ...] | None, DataSet | None]:

@@ -139,6 +139,8 @@ def training(facts: Facts) -> Iterator[str]:
             f"- {counted(done.steps, 'step')} of {counted(run.batch_size, 'picture')}, "
             f"{counted(done.epochs, 'epoch')}{part}, in a run of {whole}"
         )
+    if facts.averaged:
+        yield f"- the mean of the weights in {', '.join(plain(file_name(each)) for each in facts.averaged)}"
     yield f"- started from {starting_point(facts)}"
     yield f"- computed in {facts.precision or run.precision}{_machine(facts)}"
     usual_run, usual = usual_settings(facts.environment)

@@ -40,7 +40,8 @@ _FIRST_FILES = (
     *("config.gin", "operative.gin", ENVIRONMENT, LOG, RESULTS, LABELS, CURVES),
     *(TEXT_LOG, TRACKED, *TRACKERS_FOLDERS),
 )
-_FIRST_PATTERN = re.compile(r"train_batch\d+\.jpg")
+EPOCH_FILE = r"epoch_(\d+)\.pt"  # the weights of an epoch, with KEEP_LAST
+_FIRST_PATTERN = re.compile(rf"train_batch\d+\.jpg|{EPOCH_FILE}")
 
 
 def cut_log(path: Path, step: int, *, evaluated: bool = True) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from gfl.data.depth import check_depth
 from gfl.data.transforms import place_on_canvas, resize
 from gfl.errors import InputError
 from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
+from gfl.runtime.ensemble import open_merged, read_looks
 from gfl.runtime.inputs import OpenFile, Picture, Reading, as_image, check_layout
 from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
@@ -28,8 +30,10 @@ OnError: TypeAlias = "Callable[[int, InputError], None]"
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
+    tta: str | float | Sequence[str | float] | None = None,
+    merge: str | None = None,
     provider: str = "auto",
     batch: int | None = None,
     threads: int = 0,
@@ -47,7 +51,11 @@ def load(
     The function may be called from several threads at once, from the first call on.
 
     Args:
-        path: a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes.
+        path: a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes; several of them,
+            of the same classes and resize rule, detect together.
+        tta: test-time augmentation: 'flip', scales of a checkpoint's own size, or both, e.g. 'flip 0.8 1.0 1.25'.
+        merge: how what several views or models find is merged: 'nms' (the default), 'soft_linear', 'soft_gaussian',
+            'voting' or 'fusion' (`gfl.runtime.merging`).
         provider: what runs it: 'auto' (the best that is installed), 'cpu', 'cuda', 'cann' (an Ascend NPU) or 'openvino'
             (an .onnx by OpenVINO in place of ONNX Runtime).
         batch: pictures a run, 1 by default; an exported file has its own.
@@ -84,8 +92,10 @@ folder of exports; check the name
     _check_switch("class_agnostic", class_agnostic)
     check_depth(depth)
     choice = ProviderChoice(provider, allow_fallback, {} if provider_options is None else provider_options)
-    model = open_model(
-        path,
+    words = tta.split() if isinstance(tta, str) else [tta] if isinstance(tta, (int, float)) else tta
+    paths = cast("Sequence[str | Path]", path if isinstance(path, (list, tuple)) else [path])
+    open_one = partial(
+        open_model,
         batch=batch,
         threads=threads,
         choice=choice,
@@ -93,6 +103,7 @@ folder of exports; check the name
         gin_bindings=[str(binding) for binding in _texts("gin_bindings", gin_bindings)],
         names=names,
     )
+    model = open_merged(paths, open_one, read_looks(words, merge, len(paths)))
     return Detect(model, score=score, class_agnostic=class_agnostic, depth=depth)
 
 

@@ -53,6 +53,7 @@ class Model:
     batch: int  # pictures a run; a static file takes exactly so many
     run: RunBatch
     provider_report: Callable[[], ProviderReport]  # what ran where; known after the first run
+    any_canvas: bool = False  # whether it also takes other canvases, and any number of pictures a run
 
     def canvas_for(self, height: int, width: int) -> tuple[Canvas, tuple[int, int]]:
         """The canvas of a picture of this original size, and its resized (height, width) in it; evaluation takes the

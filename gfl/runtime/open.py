@@ -30,6 +30,7 @@ def open_model(
     gin_files: Sequence[str | Path] = (),
     gin_bindings: Sequence[str] = (),
     names: str | Path | Sequence[str] | None = None,
+    candidates: bool = False,
 ) -> Model:
     """Open a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes.
 
@@ -41,6 +42,8 @@ def open_model(
         gin_files: the settings of a file of weights that does not hold them, as run files.
         gin_bindings: settings that change those of the file or of gin_files.
         names: the classes of a file of weights that does not name them: a list, or a file as of `read_class_names`.
+        candidates: of a file of weights, give the best boxes before NMS in place of its detections, for the caller to
+            merge; an exported file gives its detections all the same.
 
     Raises:
         InputError: the file is missing, of another kind, damaged or not of this project, or takes another batch; the
@@ -69,6 +72,7 @@ def open_model(
             gin_files=gin_files,
             gin_bindings=gin_bindings,
             names=names,
+            candidates=candidates,
         )
     for name, value in (("gin_file", gin_files), ("gin_bindings", gin_bindings), ("names", names)):
         if value:

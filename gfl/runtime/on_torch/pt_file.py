@@ -26,7 +26,7 @@ from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.memory import run_memory_errors
 from gfl.runtime.model import Model
 from gfl.runtime.on_torch.device import to_arrays, torch_device_of
-from gfl.runtime.providers import ProviderChoice
+from gfl.runtime.providers import ProviderChoice, ProviderReport
 from gfl.shapes import Canvas
 from gfl.tensors.variables import Variables, map_leaves
 from gfl.version import VERSION
@@ -95,8 +95,9 @@ def open_checkpoint(
     gin_files: Sequence[str | Path] = (),
     gin_bindings: Sequence[str] = (),
     names: str | Path | Sequence[str] | None = None,
+    candidates: bool = False,
 ) -> Model:
-    """A .pt, .pth or .safetensors as a model; gin_files, gin_bindings and names as of `open_model`.
+    """A .pt, .pth or .safetensors as a model; gin_files, gin_bindings, names and candidates as of `open_model`.
 
     Raises InputError as `load_trained` and `torch_device_of`, and for other names than the file's own.
     """
@@ -104,7 +105,24 @@ def open_checkpoint(
     device, report = torch_device_of(choice)
     if threads:
         torch.set_num_threads(threads)
-    predict = predictor(trained.variables, trained.run.detector, device)
+    return trained_model(path, trained, device, report, batch=batch, candidates=candidates)
+
+
+def trained_model(
+    path: Path,
+    trained: TrainedModel,
+    device: torch.device,
+    report: ProviderReport,
+    *,
+    batch: int,
+    candidates: bool = False,
+) -> Model:
+    """Trained weights as a model; path: the file they are of; candidates: as of `open_model`."""
+    cfg = trained.run.detector
+    if candidates:  # no IoU is above 1, so nothing is suppressed, which one round settles
+        every = replace(cfg.predict, nms_iou=1.0, max_detections=cfg.predict.candidates, rounds=1)
+        cfg = replace(cfg, predict=every)
+    predict = predictor(trained.variables, cfg, device)
 
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         with run_memory_errors((images.shape[2], images.shape[3]), len(images)):
@@ -113,7 +131,7 @@ def open_checkpoint(
     short, long = eval_short_side(trained.run.data), trained.run.data.long_side
     size = trained.canvases[0] if trained.canvases else own_canvas(min(short, long), long)
     description = describe(trained, size=size, batch=batch)
-    return Model(path, description, trained.canvases, batch, run, lambda: report)
+    return Model(path, description, trained.canvases, batch, run, lambda: report, any_canvas=True)
 
 
 def _load(
