@@ -101,7 +101,7 @@ def sorting_table(name: str, head: Sequence[str], rows: Sequence[Sequence[tuple[
     return (
         f'<p><label>{text(head[0].capitalize())}: <input type="search" id="{name}-filter" placeholder="part of a name">'
         f'</label> <small id="{name}-count" aria-live="polite">{len(rows)} of {len(rows)}</small></p>'
-        f'<div class="wide" tabindex="0" role="region" aria-label="{text(head[0])} table">'
+        f'<div class="wide tall" tabindex="0" role="region" aria-label="{text(head[0])} table">'
         f'<table class="sorts" data-filter="{name}-filter" data-count="{name}-count">'
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
