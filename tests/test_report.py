@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import signal
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -245,12 +247,16 @@ def test_the_report_of_a_run_is_made_again(run: Path, tmp_path: Path) -> None:
     folder = copied(run, tmp_path)
     for name in LEFT:
         (folder / name).unlink()
+    environment = json.loads((folder / "env.json").read_text())
+    again = [{"step": 4, "started": "2026-11-20T10:00:00+0000"}, {"step": 1006, "device": "cpu, 1 thread"}]
+    (folder / "env.json").write_text(json.dumps({**environment, "resumed": again}))
     assert main([str(folder)]) == 0
     assert {path.name for path in folder.iterdir()} >= LEFT
     page = (folder / "report.html").read_text(encoding="utf-8")
     for heading in ("The run", "Classes", "Errors", "How to go on", "The data", "Where it ran"):
         assert f"<h2>{heading}" in page
     assert "python -m gfl.train --resume" in page
+    assert "2 times: at step 4 (2026-11-20T10:00:00+0000), at step 1,006 (time unknown)" in page
 
 
 def test_a_run_without_evaluation_has_a_page_of_its_training(run: Path, tmp_path: Path) -> None:
@@ -274,13 +280,22 @@ def test_what_cannot_be_drawn_stops_no_run(
     assert f"note: the report could not be made (no ink); {again}" in capsys.readouterr().out
 
 
-def test_ctrl_c_at_the_report_of_a_run_stops_the_report_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("during", "number"), [("report_run", signal.SIGINT), ("report_run", signal.SIGTERM), ("validate", signal.SIGTERM)]
+)
+def test_a_signal_at_the_report_of_a_run_stops_the_report_alone(
+    during: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    usual = getattr(train, during)
 
-    monkeypatch.setattr(train, "report_run", interrupt)
+    def interrupt(*given: object) -> None:
+        if during == "validate":
+            usual(*given)
+        os.kill(os.getpid(), number)
+        if during == "report_run":
+            pytest.fail("the report is drawn after all")
+
+    monkeypatch.setattr(train, during, interrupt)
     data = tiny.write_data(tmp_path / "data")
     tiny.run_training(data, tmp_path / "run", "REPORT = True", "MAX_STEPS = 1")
     said = capsys.readouterr().out
