@@ -32,7 +32,7 @@ from gfl.report import figures
 from gfl.report.__main__ import main
 from gfl.report.analysis import Analysis, analyse
 from gfl.report.compare_page import Compared, changes, compare_page, difference_sentence, f1
-from gfl.report.csv_tables import error_table
+from gfl.report.csv_tables import class_table, error_table
 from gfl.report.gallery import found_picture
 from gfl.report.kinds import CLASS
 from gfl.report.sentences import calibration_sentence, cost_sentence, exactness_sentence, found_sentence, hints, summary
@@ -374,11 +374,18 @@ def test_runs_of_other_limits_of_detections_are_compared_at_the_least(run: Path,
     assert "Of the 7 best detections of a picture, all runs alike" in compare_folders([one, other])
 
 
-def test_a_comparison_tells_alike_few_pictures_and_no_objects_apart(data: CocoData) -> None:
+def test_a_comparison_tells_alike_few_pictures_and_no_objects_apart(
+    data: CocoData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, worse = (analyse(data.truth, results(data)[kept]) for kept in (slice(None), slice(0, 4)))  # type: ignore[arg-type]
     runs = [Compared(str(each), each, {}) for each in (one, worse)]
     assert difference_sentence(runs[0], runs[0], "B").endswith("whichever of the pictures are drawn.")
     assert "but 6 pictures cannot stand for others" in difference_sentence(runs[0], runs[1], "B")
+    with monkeypatch.context() as patch:
+        patch.setattr("gfl.report.compare_page.MOST_SAMPLED", 5)
+        assert "was not counted: drawing them anew takes long" in difference_sentence(runs[0], runs[1], "B")
+        patch.setattr("gfl.report.compare_page.choose_backend", lambda _: "pycocotools")
+        assert "was not counted, for hotcoco is not installed" in difference_sentence(runs[0], runs[1], "B")
     empty = analyse(replace(data.truth, crowd=np.ones(len(data.truth.crowd), bool)), [])
     assert "cannot be compared" in difference_sentence(Compared("", empty, {}), Compared("", empty, {}), "B")
 
@@ -524,6 +531,16 @@ def test_every_error_that_is_shown_is_in_the_table_of_errors(analysed: Analysis,
     missed = next(row for row in rows if row["kind"] == "missed")
     assert (missed["file_name"], missed["score"]) == ("1.jpg", "")
     assert [float(missed[name]) for name in ("x", "y", "width", "height")] == [float(side) for side in BOXES[0]]
+
+
+def test_names_that_a_spreadsheet_would_run_stand_after_an_apostrophe(data: CocoData) -> None:
+    named = replace(data.truth, class_names={1: "=1+1", 2: "a=b", 3: "-x"})
+    analysed = analyse(named, results(data))
+    assert [row["class"] for row in csv.DictReader(io.StringIO(class_table(analysed)))] == ["'=1+1", "a=b", "'-x"]
+    pictures = {each.id: replace(each, file_name="@1.jpg") for each in data.pictures}
+    rows = list(csv.DictReader(io.StringIO(error_table(analysed, pictures))))
+    assert {row["class"] for row in rows} == {"'=1+1", "a=b"}
+    assert {row["file_name"] for row in rows} == {"'@1.jpg"}
 
 
 def test_each_plot_of_a_figure_is_a_picture_of_its_own(analysed: Analysis) -> None:
