@@ -265,7 +265,8 @@ def findings_of(splits: Splits, cfg: DataConfig) -> dict[str, list[Finding]]:
 
 def _told_environment(environment: Mapping[str, object]) -> dict[str, object]:
     """What of env.json a person reads: the packages, and when the run was resumed, in a line each."""
-    told = {name: value for name, value in environment.items() if name not in ("packages", "command", "variables")}
+    hidden = ("packages", "command", "variables")
+    told = {name: value for name, value in environment.items() if name not in hidden and value is not None}
     if isinstance(command := environment.get("command"), list):
         told["command"] = shlex.join(map(str, command))
     if isinstance(packages := environment.get("packages"), dict):

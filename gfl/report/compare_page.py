@@ -54,7 +54,8 @@ def _sections(runs: Sequence[Compared], pictures: Mapping[int, Picture]) -> Iter
             cost = None if run.analysis.breakdown is None else run.analysis.breakdown.costs.get(KIND_NAMES[kind])
             cells.append(f"{count:,}" + ("" if cost is None else f" ({100 * cost:.1f})"))
         rows.append([KIND_NAMES[kind], *cells])
-    yield table(["kind: how many, and the AP50 it costs", *letters], rows)
+    yield table(["kind", *letters], rows)
+    yield paragraph("How many are shown, and in brackets the points of AP50 that they cost.", "faint")
     yield "<h2>AP of the classes, %</h2>"
     yield from _classes(runs, letters)
     yield from _settings(runs, letters)

@@ -47,13 +47,17 @@ def paragraph(sentence: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(sentence)}</p>' if kind else f"<p>{text(sentence)}</p>"
 
 
-def figure(content: str | Sequence[str], caption: str = "", label: str = "") -> str:
-    """SVGs or an image with their caption. label: what a person who does not see them is told."""
+def figure(content: str | Sequence[str], caption: str = "", label: str = "", *, shrinks: bool = True) -> str:
+    """SVGs or an image with their caption. label: what a person who does not see them is told.
+
+    shrinks: whether a narrow screen makes it smaller, rather than scroll it.
+    """
     if not isinstance(content, str):
         content = f'<div class="plots">{"".join(f"<div>{part}</div>" for part in content)}</div>'
     described = content
     if label:
-        described = f'<div class="plot" tabindex="0" role="img" aria-label="{text(label)}">{content}</div>'
+        kind = "plot" if shrinks else "plot unshrunk"
+        described = f'<div class="{kind}" tabindex="0" role="img" aria-label="{text(label)}">{content}</div>'
     return f"<figure>{described}{f'<figcaption>{text(caption)}</figcaption>' if caption else ''}</figure>"
 
 
