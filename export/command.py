@@ -48,7 +48,9 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
     add("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
     classes = "COCO JSON whose class names and category ids to write; fp16 and int8 count their AP on its boxes"
     add("--annotations", type=Path, metavar="FILE", help=classes)
-    metrics = "metrics.json of an evaluation: write the best-F1 score of each class from it (default: the checkpoint's)"
+    metrics = (
+        "metrics.json of an evaluation: write the score of highest F1 of each class from it (default: the checkpoint's)"
+    )
     add("--metrics", type=Path, metavar="FILE", help=metrics)
     return flags
 

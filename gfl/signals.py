@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))  # Windows has one
@@ -75,6 +76,17 @@ class StopRequest:
     def defer(self) -> None:
         """From now on a signal is noted only, and the run looks after it where it can stop."""
         self._at_once = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """In the block a signal raises Stopped again, also one that was noted before it: there is nothing to save."""
+        try:
+            self._at_once = not self.number
+            if self.number:
+                raise Stopped(self.number)
+            yield
+        finally:
+            self.defer()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.number = self.number or number

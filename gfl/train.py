@@ -389,8 +389,13 @@ def draw_training_data(run: Run) -> None:
 def write_report(run: Run) -> None:
     """Write what people look at after a run."""
     if run.drawing is not None and run.folder is not None:
-        page = partial(report_run, run.folder.path, Splits(run.data.train, run.data.val))
-        run.drawing.attempt_at_end("the report", page)
+        folder, splits = run.folder.path, Splits(run.data.train, run.data.val)
+
+        def draw() -> None:
+            with run.stop.at_once():
+                report_run(folder, splits)
+
+        run.drawing.attempt_at_end("the report", draw)
 
 
 def save(run: Run, name: str) -> None:

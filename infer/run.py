@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "--score",
         type=float,
         help="least score of the detections that are drawn and counted in what is printed (default: of each class, the "
-        "best-F1 score of its evaluation); detections.json has all that pass the model's own threshold",
+        "score of highest F1 in its evaluation); detections.json has all that pass the model's own threshold",
     )
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
     add("--edges", action="store_true", help="with --draw: also how sure the detector is of each edge, as whiskers")

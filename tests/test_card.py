@@ -64,6 +64,10 @@ def test_card_of_a_run_tells_data_training_result_and_digests(run: Path, tmp_pat
     assert "settings that differ from tiny.gin:" in text
     assert "| `EMA` | `0.9` | `0.0` |" in text
     assert "computed in fp32, on cpu" in text
+    heads = re.findall(r"^\| (.*) \|\n\|((?:---:?\|)+)$", text, re.MULTILINE)
+    assert ("class | category id | boxes trained on | AP | score of highest F1", "---|---:|---:|---:|---:|") in heads
+    assert ("number | percent", "---|---:|") in heads
+    assert not any("|  |" in f"| {head} |" for head, _ in heads)
     assert f"| AP, the mean over IoU 0.50 to 0.95 | {100 * metrics['AP']:.1f} |" in text
     assert hashlib.sha256((run / "last.pt").read_bytes()).hexdigest() in text
     assert digest_of(load_trained(run / "last.pt"), outputs="detections", precision="fp32") in text

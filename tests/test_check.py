@@ -202,6 +202,9 @@ def test_findings_are_written_for_programs_and_for_people(tmp_path: Path) -> Non
     HTMLParser().feed(text)
     assert "<script>cat" not in text
     assert "&lt;script&gt;cat &amp; dog" in text
+    assert "<title>Data set instances_train.json</title>" in text
+    assert "1 finding below is worth mending first: boxes clipped." in text
+    assert '<td>width, px</td><td class="number">200</td>' in text
     assert text.count("data:image/jpeg") == 2
     assert re.findall(r"""(?:src|href)=["'](?!data:|#)""", text) == []  # nothing is fetched
 

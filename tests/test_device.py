@@ -182,8 +182,10 @@ def test_npu_runs_fixed_shapes_without_run_time_compilation(monkeypatch: pytest.
     assert module.npu.config.allow_internal_format is False
 
 
-def test_cpu_is_described_by_its_threads() -> None:
-    assert describe(CPU) == f"cpu, {torch.get_num_threads()} threads"
+@pytest.mark.parametrize(("threads", "told"), [(1, "cpu, 1 thread"), (2, "cpu, 2 threads")])
+def test_cpu_is_described_by_its_threads(monkeypatch: pytest.MonkeyPatch, threads: int, told: str) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert describe(CPU) == told
 
 
 def test_memory_on_a_cpu_is_the_peak_of_this_process() -> None:

@@ -17,6 +17,7 @@ from tiny import refusal
 from gfl.doctor import __main__ as doctor
 from gfl.doctor import installed, torch_report
 from gfl.doctor.installed import Package
+from gfl.engine.device import describe
 from gfl.operators.fake_step import step_ops
 from gfl.operators.npu import CALLS_HOST, COMPOSITE, FALLS_BACK, KERNEL
 from gfl.operators.trace import Op, OpTrace
@@ -64,7 +65,7 @@ def test_report_holds_versions_machine_devices_and_torch(report: Callable[..., R
     assert found["versions"]["torch"] == torch.__version__
     assert "CPUExecutionProvider" in found["versions"]["onnxruntime providers"]
     assert "GiB" in str(found["machine"]["free disk"])
-    assert found["devices"]["cpu"] == f"cpu, {torch.get_num_threads()} threads"
+    assert found["devices"]["cpu"] == describe(torch.device("cpu"))
     assert str(found["devices"]["PRECISION = 'auto'"]).split(":")[0] in ("'fp32'", "'bf16'")
     assert "gloo" in found["torch"]["distributed"]
     assert not any("broken" in section for section in found.values())

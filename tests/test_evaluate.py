@@ -87,7 +87,7 @@ def test_results_go_beside_the_checkpoint_and_are_told(
     said = capsys.readouterr().out
     assert str(tmp_path / "evaluation_model_pt" / "metrics.json") in said
     assert "IoU .50" in said
-    assert "3 images evaluated" in said
+    assert "3 images, their detections counted in " in said
     assert_same_results(tmp_path / "evaluation_model_pt", trained)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+import signal
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -30,7 +32,7 @@ from gfl.report import figures
 from gfl.report.__main__ import main
 from gfl.report.analysis import Analysis, analyse
 from gfl.report.compare_page import Compared, changes, compare_page, difference_sentence, f1
-from gfl.report.csv_tables import error_table
+from gfl.report.csv_tables import class_table, error_table
 from gfl.report.gallery import found_picture
 from gfl.report.kinds import CLASS
 from gfl.report.sentences import calibration_sentence, cost_sentence, exactness_sentence, found_sentence, hints, summary
@@ -245,12 +247,16 @@ def test_the_report_of_a_run_is_made_again(run: Path, tmp_path: Path) -> None:
     folder = copied(run, tmp_path)
     for name in LEFT:
         (folder / name).unlink()
+    environment = json.loads((folder / "env.json").read_text())
+    again = [{"step": 4, "started": "2026-11-20T10:00:00+0000"}, {"step": 1006, "device": "cpu, 1 thread"}]
+    (folder / "env.json").write_text(json.dumps({**environment, "resumed": again}))
     assert main([str(folder)]) == 0
     assert {path.name for path in folder.iterdir()} >= LEFT
     page = (folder / "report.html").read_text(encoding="utf-8")
     for heading in ("The run", "Classes", "Errors", "How to go on", "The data", "Where it ran"):
         assert f"<h2>{heading}" in page
     assert "python -m gfl.train --resume" in page
+    assert "2 times: at step 4 (2026-11-20T10:00:00+0000), at step 1,006 (time unknown)" in page
 
 
 def test_a_run_without_evaluation_has_a_page_of_its_training(run: Path, tmp_path: Path) -> None:
@@ -274,13 +280,22 @@ def test_what_cannot_be_drawn_stops_no_run(
     assert f"note: the report could not be made (no ink); {again}" in capsys.readouterr().out
 
 
-def test_ctrl_c_at_the_report_of_a_run_stops_the_report_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("during", "number"), [("report_run", signal.SIGINT), ("report_run", signal.SIGTERM), ("validate", signal.SIGTERM)]
+)
+def test_a_signal_at_the_report_of_a_run_stops_the_report_alone(
+    during: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    usual = getattr(train, during)
 
-    monkeypatch.setattr(train, "report_run", interrupt)
+    def interrupt(*given: object) -> None:
+        if during == "validate":
+            usual(*given)
+        os.kill(os.getpid(), number)
+        if during == "report_run":
+            pytest.fail("the report is drawn after all")
+
+    monkeypatch.setattr(train, during, interrupt)
     data = tiny.write_data(tmp_path / "data")
     tiny.run_training(data, tmp_path / "run", "REPORT = True", "MAX_STEPS = 1")
     said = capsys.readouterr().out
@@ -359,11 +374,18 @@ def test_runs_of_other_limits_of_detections_are_compared_at_the_least(run: Path,
     assert "Of the 7 best detections of a picture, all runs alike" in compare_folders([one, other])
 
 
-def test_a_comparison_tells_alike_few_pictures_and_no_objects_apart(data: CocoData) -> None:
+def test_a_comparison_tells_alike_few_pictures_and_no_objects_apart(
+    data: CocoData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, worse = (analyse(data.truth, results(data)[kept]) for kept in (slice(None), slice(0, 4)))  # type: ignore[arg-type]
     runs = [Compared(str(each), each, {}) for each in (one, worse)]
     assert difference_sentence(runs[0], runs[0], "B").endswith("whichever of the pictures are drawn.")
     assert "but 6 pictures cannot stand for others" in difference_sentence(runs[0], runs[1], "B")
+    with monkeypatch.context() as patch:
+        patch.setattr("gfl.report.compare_page.MOST_SAMPLED", 5)
+        assert "was not counted: drawing them anew takes long" in difference_sentence(runs[0], runs[1], "B")
+        patch.setattr("gfl.report.compare_page.choose_backend", lambda _: "pycocotools")
+        assert "was not counted, for hotcoco is not installed" in difference_sentence(runs[0], runs[1], "B")
     empty = analyse(replace(data.truth, crowd=np.ones(len(data.truth.crowd), bool)), [])
     assert "cannot be compared" in difference_sentence(Compared("", empty, {}), Compared("", empty, {}), "B")
 
@@ -509,6 +531,16 @@ def test_every_error_that_is_shown_is_in_the_table_of_errors(analysed: Analysis,
     missed = next(row for row in rows if row["kind"] == "missed")
     assert (missed["file_name"], missed["score"]) == ("1.jpg", "")
     assert [float(missed[name]) for name in ("x", "y", "width", "height")] == [float(side) for side in BOXES[0]]
+
+
+def test_names_that_a_spreadsheet_would_run_stand_after_an_apostrophe(data: CocoData) -> None:
+    named = replace(data.truth, class_names={1: "=1+1", 2: "a=b", 3: "-x"})
+    analysed = analyse(named, results(data))
+    assert [row["class"] for row in csv.DictReader(io.StringIO(class_table(analysed)))] == ["'=1+1", "a=b", "'-x"]
+    pictures = {each.id: replace(each, file_name="@1.jpg") for each in data.pictures}
+    rows = list(csv.DictReader(io.StringIO(error_table(analysed, pictures))))
+    assert {row["class"] for row in rows} == {"'=1+1", "a=b"}
+    assert {row["file_name"] for row in rows} == {"'@1.jpg"}
 
 
 def test_each_plot_of_a_figure_is_a_picture_of_its_own(analysed: Analysis) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from gfl.data.__main__ import main as data_main
 from gfl.report.__main__ import main
 from tests.test_report import results, write_data
 
@@ -47,10 +49,39 @@ def browser() -> Iterator[object]:
         started.close()
 
 
+@pytest.fixture(scope="module")
+def data_page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a data set of 80 classes with long names, in a folder with a long name."""
+    folder = write_data(tmp_path_factory.mktemp(LONG) / "data")
+    content = json.loads((folder / "val.json").read_text())
+    content["categories"] += [{"id": number, "name": f"{LONG} {number}"} for number in range(4, 81)]
+    (folder / "val.json").write_text(json.dumps(content))
+    flags = ["--annotations", str(folder / "val.json"), "--images", str(folder / "pictures")]
+    assert data_main(["check", *flags, "--html", str(folder / "data.html")]) == 1
+    return folder / "data.html"
+
+
 @pytest.fixture(params=[(width, scheme) for width in WIDTHS for scheme in ("light", "dark")], ids="-".join)
-def page(request: pytest.FixtureRequest, browser: object, page_file: Path) -> Iterator[object]:
-    """The page as opened by a double click; nothing may be asked of a network, and no script may fail."""
-    name, scheme = request.param
+def screen(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def page(screen: tuple[str, str], browser: object, page_file: Path) -> Iterator[object]:
+    with opened_on(screen, browser, page_file) as opened:
+        yield opened
+
+
+@pytest.fixture
+def data_page(screen: tuple[str, str], browser: object, data_page_file: Path) -> Iterator[object]:
+    with opened_on(screen, browser, data_page_file) as opened:
+        yield opened
+
+
+@contextmanager
+def opened_on(screen: tuple[str, str], browser: object, page_file: Path) -> Iterator[object]:
+    """A page as opened by a double click; nothing may be asked of a network, and no script may fail."""
+    name, scheme = screen
     width, height = WIDTHS[name]
     context = browser.new_context(  # type: ignore[attr-defined]
         viewport={"width": width, "height": height}, color_scheme=scheme, offline=True, bypass_csp=True
@@ -66,9 +97,23 @@ def page(request: pytest.FixtureRequest, browser: object, page_file: Path) -> It
     assert faults == []
 
 
-def test_a_page_is_as_wide_as_its_screen(page: object) -> None:
+def assert_no_wider_than_its_screen(page: object) -> None:
     wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")  # type: ignore[attr-defined]
     assert wide[0] <= wide[1]
+
+
+def test_a_page_is_as_wide_as_its_screen(page: object) -> None:
+    assert_no_wider_than_its_screen(page)
+
+
+def test_many_classes_of_a_data_set_scroll_in_a_box_by_keyboard(data_page: object) -> None:
+    assert_no_wider_than_its_screen(data_page)
+    assert data_page.locator("table.sorts tbody tr").count() == 80  # type: ignore[attr-defined]
+    box = data_page.locator(".tall")  # type: ignore[attr-defined]
+    assert box.bounding_box()["height"] < 500
+    box.focus()
+    data_page.keyboard.press("End")  # type: ignore[attr-defined]
+    data_page.wait_for_function("document.querySelector('.tall').scrollTop > 1000")  # type: ignore[attr-defined]
 
 
 def column(page: object, number: int) -> list[str]:
@@ -106,6 +151,14 @@ def test_the_gallery_opens_goes_on_and_closes_by_keyboard(page: object) -> None:
 
 
 def test_axe_finds_nothing(page: object) -> None:
+    assert_axe_finds_nothing(page)
+
+
+def test_axe_finds_nothing_on_the_page_of_a_data_set(data_page: object) -> None:
+    assert_axe_finds_nothing(data_page)
+
+
+def assert_axe_finds_nothing(page: object) -> None:
     """Contrast, names of controls, headings, tables: axe-core's rules."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     found = axe.run(page).response["violations"]

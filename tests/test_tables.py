@@ -61,7 +61,7 @@ def test_wide_characters_keep_columns_aligned() -> None:
 
 
 def test_the_report_of_no_classes_still_reads() -> None:
-    assert evaluation_report(metrics_of({})).endswith("no classes\n\n1,234 images evaluated in 2.0 s")
+    assert evaluation_report(metrics_of({})).endswith("no classes\n\n1,234 images, their detections counted in 2.0 s")
 
 
 def test_the_report_names_the_score_of_the_highest_f1_of_each_class() -> None:

@@ -33,11 +33,11 @@ def code(value: object) -> str:
     return f"`{printable(repr(value)).replace('|', '¦').replace('`', chr(39))}`"
 
 
-def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table; the first row is its header."""
+def table(rows: Sequence[Sequence[str]], *, texts: Sequence[int] = ()) -> Iterator[str]:
+    """A table; the first row is its header. Every column but the first and those of `texts` is flush right."""
     header, *others = (f"| {' | '.join(row)} |" for row in rows)
     yield header
-    yield "|" + "---|" * len(rows[0])
+    yield "|" + "".join("---:|" if column and column not in texts else "---|" for column in range(len(rows[0])))
     yield from others
 
 

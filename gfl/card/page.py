@@ -109,7 +109,7 @@ def classes(facts: Facts) -> Iterator[str]:
     header = ["class", "category id"]
     header += ["boxes trained on"] if facts.boxes else []
     header += ["AP"] if per_class is not None else []
-    header += ["best score threshold"] if thresholds else []
+    header += ["score of highest F1"] if thresholds else []
     rows = [header]
     # Results name the classes of one name apart, by their ids.
     names = distinct_names(dict(zip(model.category_ids, model.names, strict=True)))
@@ -123,8 +123,8 @@ def classes(facts: Facts) -> Iterator[str]:
     if thresholds:
         yield ""
         yield (
-            "The best score threshold of a class is that of the highest F1 (at IoU 0.50) in the last evaluation before "
-            "the file was written."
+            "The score of highest F1 of a class is counted at IoU 0.50, in the last evaluation before the file was "
+            "written. Detections below it are not drawn, unless another score is asked for."
         )
 
 
@@ -151,7 +151,8 @@ def training(facts: Facts) -> Iterator[str]:
     yield f"- settings that differ from {usual}:"
     yield ""
     yield from table(
-        [["setting", "here", "there"], *([f"`{each.name}`", code(each.value), code(each.usual)] for each in changes)]
+        [["setting", "here", "there"], *([f"`{each.name}`", code(each.value), code(each.usual)] for each in changes)],
+        texts=(1, 2),
     )
 
 
@@ -168,7 +169,7 @@ def results(facts: Facts) -> Iterator[str]:
     which = f"of {plain(data_name(facts))}" if own else f"of a data set that the evaluation does not name: {TO_FILL_IN}"
     yield f"COCO's numbers in percent (from {source}), on {images} {which}"
     yield ""
-    yield from table([["", ""], *([MEANING[name], percent(value)] for name, value in numbers)])
+    yield from table([["number", "percent"], *([MEANING[name], percent(value)] for name, value in numbers)])
     if facts.result_note:
         yield ""
         yield facts.result_note
@@ -196,8 +197,8 @@ def limits(facts: Facts) -> Iterator[str]:
             "ways of labelling were not tried; expect less there, and measure before you rely on it."
         )
         yield (
-            "- The score thresholds, and of a best.pt the weights too, were chosen on the validation pictures, which "
-            "flatters the numbers measured on these a little."
+            "- The scores of highest F1, and of a best.pt the weights too, were chosen on the validation pictures, "
+            "which flatters the numbers measured on these a little."
         )
     else:
         yield "- How good it is has not been measured, or is not known to this card."
@@ -225,12 +226,13 @@ def files(facts: Facts) -> Iterator[str]:
     yield ""
     yield from table(
         [
-            ["", ""],
+            ["what", "value"],
             ["file", f"{plain(facts.path.name)}, {memory(facts.size_bytes)}, written{plain(version)}"],
             ["format of the .pt", str(facts.format)],
             ["sha256 of the file", f"`{facts.sha256}`"],
             ["digest of weights and settings", f"`{facts.digest}`"],
-        ]
+        ],
+        texts=(1,),
     )
     yield ""
     yield (

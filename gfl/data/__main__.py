@@ -53,7 +53,7 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.json is not None:
         write_atomic(arguments.json, to_json(report(splits, both, status), indent=2) + "\n")
     if arguments.html is not None:
-        write_atomic(arguments.html, data_page(splits, both))
+        write_atomic(arguments.html, data_page(name_of_data(arguments, run), splits, both))
         say(f"wrote {arguments.html}")
     return status
 
@@ -72,6 +72,14 @@ def chosen_splits(arguments: argparse.Namespace, run: RunConfig) -> list[tuple[s
         )
     splits = ["train", "val"] if run.eval_every else ["train"]
     return [(split, split_paths(data, split, without_val=not run.eval_every)) for split in splits]
+
+
+def name_of_data(arguments: argparse.Namespace, run: RunConfig) -> str:
+    """What the page calls the data set: its folder, or the one file that is looked at."""
+    file = arguments.annotations or (None if arguments.data_root else run.data.train_json)
+    if file is not None:
+        return Path(file).name
+    return Path(arguments.data_root or run.data.root or ".").expanduser().resolve().name
 
 
 def summary(inspection: Inspection) -> str:

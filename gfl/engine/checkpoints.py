@@ -39,7 +39,7 @@ class TrainedModel:
     canvases: tuple[Canvas, ...] | None  # of the run; None: a canvas for each picture, or `bindings` changed the sizes
     config_text: str = ""  # the run's settings in gin; empty where the caller gave the settings
     names_its_classes: bool = True  # whether `names` are the file's own, not the caller's
-    score_thresholds: tuple[float, ...] | None = None  # best-F1 score of each class; None: it was never evaluated
+    score_thresholds: tuple[float, ...] | None = None  # score of highest F1 of each class; None: it was never evaluated
 
 
 class Origin(NamedTuple):

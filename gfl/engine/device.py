@@ -18,6 +18,7 @@ from gfl.autoload import NPU_ENVIRONMENT
 from gfl.errors import InputError, first_line
 from gfl.machine import status_bytes
 from gfl.model.structures import Batch
+from gfl.words import counted
 
 SEED_LIMIT = 2**32  # NumPy takes no larger seed
 
@@ -77,7 +78,7 @@ def memory_bytes(device: torch.device) -> int | None:
 def describe(device: torch.device) -> str:
     """The device as a person names it, e.g. 'cpu, 2 threads'."""
     if device.type == "cpu":
-        return f"cpu, {torch.get_num_threads()} threads"
+        return f"cpu, {counted(torch.get_num_threads(), 'thread')}"
     return f"{device} {torch.get_device_module(device).get_device_name()}"
 
 

@@ -72,7 +72,7 @@ class Drawing:
         return True
 
     def attempt_at_end(self, what: str, draw: Callable[[], object]) -> bool:
-        """As `attempt`, where all else is done: Ctrl-C or a signal stops the drawing, and is no failure."""
+        """As `attempt`, where all else is done: Ctrl-C or a signal stops the drawing, and the run has ended well."""
         try:
             return self.attempt(what, draw)
         except KeyboardInterrupt:

@@ -31,7 +31,7 @@ class Judged(NamedTuple):
     best: float = -1.0  # the highest AP; -1 where nothing could be measured
     best_step: int = 0  # after which the weights in best.pt were
     stale: int = 0  # evaluations since the AP last rose
-    score_thresholds: tuple[float, ...] | None = None  # best-F1 score of each class in the last evaluation
+    score_thresholds: tuple[float, ...] | None = None  # score of highest F1 of each class in the last evaluation
 
 
 NOTHING_SAID = Judged()

@@ -32,6 +32,7 @@ from gfl.record.run_data import (
     read_mapping,
     read_results,
     read_splits,
+    resumptions,
     started_in,
 )
 from gfl.record.run_end import next_commands, resume_command
@@ -267,10 +268,14 @@ def findings_of(splits: Splits, cfg: DataConfig) -> dict[str, list[Finding]]:
 
 
 def _told_environment(environment: Mapping[str, object]) -> dict[str, object]:
-    """What of env.json a person reads; the packages that matter, in a line."""
-    told = {name: value for name, value in environment.items() if name not in ("packages", "command", "variables")}
+    """What of env.json a person reads: the packages, and when the run was resumed, in a line each."""
+    hidden = ("packages", "command", "variables")
+    told = {name: value for name, value in environment.items() if name not in hidden and value is not None}
     if isinstance(command := environment.get("command"), list):
         told["command"] = shlex.join(map(str, command))
     if isinstance(packages := environment.get("packages"), dict):
         told["packages"] = ", ".join(f"{name} {version}" for name, version in packages.items())
+    if again := resumptions(environment):
+        times = ", ".join(f"at step {each['step']:,} ({each.get('started', 'time unknown')})" for each in again)
+        told["resumed"] = f"once, {times}" if len(again) == 1 else f"{len(again)} times: {times}"
     return told

@@ -54,7 +54,8 @@ def _sections(runs: Sequence[Compared], pictures: Mapping[int, Picture]) -> Iter
             cost = None if run.analysis.breakdown is None else run.analysis.breakdown.costs.get(KIND_NAMES[kind])
             cells.append(f"{count:,}" + ("" if cost is None else f" ({100 * cost:.1f})"))
         rows.append([KIND_NAMES[kind], *cells])
-    yield table(["kind: how many, and the AP50 it costs", *letters], rows)
+    yield table(["kind", *letters], rows)
+    yield paragraph("How many are shown, and in brackets the points of AP50 that they cost.", "faint")
     yield "<h2>AP of the classes, %</h2>"
     yield from _classes(runs, letters)
     yield from _settings(runs, letters)
@@ -84,8 +85,13 @@ def difference_sentence(one: Compared, other: Compared, letter: str) -> str:
     )
     both = " and ".join(f"{100 * run.analysis.metrics.AP:.2f}" for run in (other, one))
     sentence = f"{letter} has {change} A ({both})"
-    if other.analysis.metrics.images > MOST_SAMPLED or choose_backend("auto") != "hotcoco":
-        return sentence + "."
+    not_counted = f"{sentence}. How far the choice of the pictures moves that was not counted"
+    if choose_backend("auto") != "hotcoco":
+        return f"{not_counted}, for hotcoco is not installed (pip install hotcoco)."
+    if (pictures := other.analysis.metrics.images) > MOST_SAMPLED:
+        return (
+            f"{not_counted}: drawing them anew takes long, and is done for at most {MOST_SAMPLED:,}, not {pictures:,}."
+        )
     interval = interval_of_difference(one.analysis.matching, other.analysis.matching, SAMPLES)
     if interval is None:
         return sentence + "."
@@ -94,7 +100,7 @@ def difference_sentence(one: Compared, other: Compared, letter: str) -> str:
     low, high = (100 * bound for bound in interval)
     if low <= 0 <= high:
         verdict = "so these pictures do not tell which is better"
-    elif (pictures := other.analysis.metrics.images) < FEW_PICTURES:
+    elif pictures < FEW_PICTURES:
         verdict = f"but {counted(pictures, 'picture')} cannot stand for others"
     else:
         verdict = "so the choice of the pictures hardly explains it"

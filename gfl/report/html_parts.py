@@ -47,13 +47,17 @@ def paragraph(sentence: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(sentence)}</p>' if kind else f"<p>{text(sentence)}</p>"
 
 
-def figure(content: str | Sequence[str], caption: str = "", label: str = "") -> str:
-    """SVGs or an image with their caption. label: what a person who does not see them is told."""
+def figure(content: str | Sequence[str], caption: str = "", label: str = "", *, shrinks: bool = True) -> str:
+    """SVGs or an image with their caption. label: what a person who does not see them is told.
+
+    shrinks: whether a narrow screen makes it smaller, rather than scroll it.
+    """
     if not isinstance(content, str):
         content = f'<div class="plots">{"".join(f"<div>{part}</div>" for part in content)}</div>'
     described = content
     if label:
-        described = f'<div class="plot" tabindex="0" role="img" aria-label="{text(label)}">{content}</div>'
+        kind = "plot" if shrinks else "plot unshrunk"
+        described = f'<div class="{kind}" tabindex="0" role="img" aria-label="{text(label)}">{content}</div>'
     return f"<figure>{described}{f'<figcaption>{text(caption)}</figcaption>' if caption else ''}</figure>"
 
 
@@ -101,7 +105,7 @@ def sorting_table(name: str, head: Sequence[str], rows: Sequence[Sequence[tuple[
     return (
         f'<p><label>{text(head[0].capitalize())}: <input type="search" id="{name}-filter" placeholder="part of a name">'
         f'</label> <small id="{name}-count" aria-live="polite">{len(rows)} of {len(rows)}</small></p>'
-        f'<div class="wide" tabindex="0" role="region" aria-label="{text(head[0])} table">'
+        f'<div class="wide tall" tabindex="0" role="region" aria-label="{text(head[0])} table">'
         f'<table class="sorts" data-filter="{name}-filter" data-count="{name}-count">'
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -33,6 +33,7 @@ from gfl.report.sheets import jpeg
 from gfl.report.tables import percent
 from gfl.words import counted
 
+LEGIBLE = 8  # classes whose confusion can still be read when it is as narrow as a phone
 TILE_PX, TILE_QUALITY = 460, 72  # of a picture in the gallery, two of them side by side
 
 
@@ -172,7 +173,7 @@ def _errors(analysis: Analysis) -> Iterator[str]:
         )
         if len(names) > figures.MOST_CLASSES:
             caption += f" The {figures.MOST_CLASSES} classes that are mistaken most often."
-        yield figure(figures.svg(confusion), caption, "Confusion of the classes")
+        yield figure(figures.svg(confusion), caption, "Confusion of the classes", shrinks=len(names) <= LEGIBLE)
 
 
 def _scores(analysis: Analysis) -> Iterator[str]:

@@ -70,8 +70,8 @@ def _class_column(entries: Sequence[tuple[str, float | None]], height: int) -> l
 
 
 def evaluation_report(metrics: Metrics) -> str:
-    """What a person reads at the end of a run: the twelve numbers, the classes, how many images in how long."""
-    footer = f"{metrics.images:,} images evaluated in {metrics.seconds:.1f} s"
+    """What a person reads at the end of a run: the twelve numbers, the classes, the time of the counting alone."""
+    footer = f"{metrics.images:,} images, their detections counted in {metrics.seconds:.1f} s"
     parts = [summary_table(metrics), per_class_table(metrics.per_class), threshold_line(metrics.best_f1), footer]
     return "\n\n".join(filter(None, parts))
 
