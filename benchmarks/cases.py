@@ -23,7 +23,12 @@ from gfl.settings import RunConfig
 from gfl.shapes import Canvas
 from gfl.tensors.precision import policy_of
 
-RUN_FILES = {"r50": "r50.gin", "small": "scratch_small.gin"}
+RUN_FILES = {
+    "r50": "r50.gin",
+    "small": "scratch_small.gin",
+    "gfl_v1_r50": "gfl_v1_r50.gin",
+    **{name: f"{name}_ms2x.gin" for name in ("r101", "r101_dcn", "x101_dcn", "res2net101_dcn")},
+}
 MakeAuthorsStep = Callable[[int, int, int, int, int], Callable[[], object]]
 
 

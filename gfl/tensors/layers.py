@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfl.tensors.onednn import conv2d
 from gfl.tensors.variables import Variables, generator_for, leaf
 
 
@@ -46,21 +47,13 @@ def init_conv(
     return variables
 
 
-# With channels last, oneDNN's backward pass of a 1x1 convolution with a stride and fewer channels than it takes at once
-# writes past its memory (uxlfoundation/oneDNN issue 6035, seen in torch 2.13 with AVX512); without a stride it is safe.
-ONEDNN_BLOCK = 16
-
-
 def conv(
     variables: Variables, x: Tensor, *, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
 ) -> Tensor:
     """2-D convolution, with a bias where the variables have one: (B,I,H,W) -> (B,O,H',W')."""
     weight = leaf(variables, "weight")
     bias = leaf(variables, "bias") if "bias" in variables else None
-    narrow = weight.shape[2:] == (1, 1) and weight.shape[1] < ONEDNN_BLOCK
-    if narrow and stride > 1 and x.device.type == "cpu" and torch.is_grad_enabled():
-        x, stride = x[:, :, ::stride, ::stride], 1
-    return F.conv2d(x.to(weight.dtype), weight, bias, stride, padding, dilation, groups)
+    return conv2d(x.to(weight.dtype), weight, bias, stride, padding, dilation, groups)
 
 
 def init_norm(channels: int, scale: float = 1.0) -> Variables:
