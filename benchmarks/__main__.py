@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
-from benchmarks import canvases, evaluate, growth, infer, loader, loss, step, train
+from benchmarks import canvases, evaluate, family, growth, infer, loader, loss, step, train
 from benchmarks.command_line import report_flags, use_before, write_reports
 from benchmarks.machine_use import Use
 from benchmarks.tables import Findings, Report
@@ -33,6 +33,7 @@ PROGRAMS: Mapping[str, Program] = {
     "infer": infer,
     "loader": loader,
     "evaluate": evaluate,
+    "family": family,  # beside the page: docs/results.md has its table
 }
 # scratch_small.gin at its own sizes, on the canvas of a 480x640 picture, with a batch that keeps the cores busy.
 SMALL = ("--config", "small", "--size", "320x448", "--batch", "8")

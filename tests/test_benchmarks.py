@@ -217,6 +217,7 @@ SMALL_SIZES = ["--short_side", "64", "--long_side", "96"]
         pytest.param("infer", ["--part", "pipeline", "--pictures", "3", "--batch", "2"], 2, marks=pytest.mark.slow),
         pytest.param("loader", ["--pictures", "2", "--workers", "0", *SMALL_SIZES], 1),
         pytest.param("evaluate", ["--pictures", "3"], 2),
+        pytest.param("family", [], 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_benchmark_runs_and_writes_its_files(

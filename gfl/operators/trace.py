@@ -55,7 +55,7 @@ class Op(NamedTuple):
 
 
 class OpTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its __init_subclass__ untyped
-    """A context that records every ATen operator dispatched within it; with fake tensors, inside their mode."""
+    """A context that records every operator dispatched within it; with fake tensors, inside their mode."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
