@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from weight_states import assert_same, random_state
 
+from gfl.config import read_run
 from gfl.engine.weight_fit import compare, fit
 from gfl.engine.weights import RES2NET_STEM, read_checkpoint, rename
 from gfl.errors import InputError
+from gfl.model import detector
 from gfl.tensors.variables import flatten, unflatten
 
 
@@ -142,6 +145,35 @@ def test_r50_of_the_authors_fits_without_rest(goldens: Path) -> None:
     report = compare(ours, ours)
     assert (len(report.kept), report.reinitialised, report.missing, report.left_over) == (371, (), (), ())
     assert report.table().split() == ["backbone", "318", "kept", "neck", "16", "kept", "bbox_head", "37", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("run_file", "model", "classes"),
+    [
+        ("r50_ms2x.gin", "r50", 81),
+        ("r101_ms2x.gin", "r101", 81),
+        ("r101_dcn_ms2x.gin", "r101_dcn_c3c5", 81),
+        ("x101_dcn_ms2x.gin", "x101_dcn_c4c5", 81),
+        ("res2net101_dcn_ms2x.gin", "r2n101_dcn_c4c5", 81),
+        ("gfl_v1_r50.gin", "gfl_v1_r50", 80),
+    ],
+)
+def test_published_checkpoints_fit_their_run_files_without_rest(
+    run_file: str, model: str, classes: int, family_goldens: Path
+) -> None:
+    shapes: dict[str, dict[str, list[int]]] = {}
+    for file in ("keys.json", "keys_family.json"):
+        if (family_goldens / file).is_file():
+            shapes |= json.loads((family_goldens / file).read_text())
+    if model not in shapes:
+        pytest.skip(f"no keys of {model} in {family_goldens}")
+    theirs = {path: torch.empty(shape, device="meta") for path, shape in shapes[model].items()}
+    assert theirs["bbox_head.gfl_cls.bias"].shape == (classes,)
+    with FakeTensorMode():
+        ours = flatten(detector.init(read_run([run_file]).run.detector))
+    report = compare(ours, rename(theirs))
+    assert (report.reinitialised, report.missing, report.left_over) == ((), (), ())
+    assert len(report.kept) == len(ours) == len(theirs) - 1  # the integral's constant
 
 
 def test_checkpoint_of_the_authors_modules_is_read(checkpoint_goldens: Path) -> None:
