@@ -9,10 +9,12 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 
-# Before anything imports torch; children inherit it. Workers of pytest-xdist share the cores, so each takes one.
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(4, os.cpu_count() or 1))
-)
+# Before anything imports torch; children inherit it. Workers of pytest-xdist share the cores, so each takes one, unless
+# the user chose a number: what they inherit may be what the first process chose here for itself.
+CHOSEN_HERE = "GFL_TEST_THREADS_BY_CONFTEST"
+if CHOSEN_HERE in os.environ or "OMP_NUM_THREADS" not in os.environ:
+    os.environ[CHOSEN_HERE] = "yes"
+    os.environ["OMP_NUM_THREADS"] = "1" if "PYTEST_XDIST_WORKER" in os.environ else str(min(4, os.cpu_count() or 1))
 
 
 pytest.register_assert_rewrite("family_parity", "golden_checks")  # tests that test_parity.py takes from there

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,7 +29,7 @@ from family_parity import (  # noqa: F401  # the tests of the models beside the 
     test_trainable_leaves_of_the_family_are_the_authors,
 )
 from golden_cases import CANVAS_HW, LEVELS, SMALL, LossCase
-from golden_checks import Model, check_golden_tensor, check_gradients, make_model
+from golden_checks import Model, check_golden_tensor, check_gradients, in_float64, make_model
 from torch import Tensor
 from twin_run import twin_losses
 
@@ -290,14 +288,6 @@ def test_gradients_agree(
     check_gradients(loss_goldens, gradient_name, of_path, length_rel=1e-3, first_rel=3e-3)
 
 
-def figures_in_float64(part: str, folder: Path, *arguments: object) -> dict[str, float]:
-    """What float64_parity.py says, in a process of its own."""
-    script = Path(__file__).parent / "support" / "float64_parity.py"
-    command = [sys.executable, str(script), part, str(folder), *map(str, arguments)]
-    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return figures
-
-
 @pytest.mark.parametrize(
     "chosen", [slice(1), pytest.param(slice(1, None), marks=pytest.mark.slow)], ids=["one", "rest"]
 )
@@ -307,7 +297,7 @@ def test_losses_and_gradients_agree_in_float64(chosen: slice, goldens: Path) -> 
     cases = golden_cases.names_before(goldens, file, ".grad_norm_total")[chosen]
     if not cases:
         pytest.skip(f"{file} is not in {goldens}")
-    figures = figures_in_float64("losses", goldens, *cases)
+    figures = in_float64("losses", goldens, *cases)
     assert figures == pytest.approx({"losses": 0.0, "gradients": 0.0}, abs=1e-9)
 
 
@@ -318,7 +308,7 @@ def test_longer_runs_agree_in_float64(part: str, family_goldens: Path, blood_cel
     file = {"steps": "loss_r50_float64.npz", "forward": FLOAT64_FORWARD, "twin": "twin_float64.npz"}[part]
     if not (family_goldens / file).is_file():
         pytest.skip(f"{file} is not in {family_goldens}")
-    figures = figures_in_float64(part, family_goldens, blood_cells)
+    figures = in_float64(part, family_goldens, blood_cells)
     assert figures
     limits = {"steps": 1e-9, "forward": 1.0, "twin": 1e-9}  # of the forward pass: in tolerances of its file
     assert max(figures.values()) <= limits[part], figures

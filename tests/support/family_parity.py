@@ -18,7 +18,7 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 from golden_cases import CANVAS_HW, LEVELS
-from golden_checks import Model, check_golden_tensor, check_gradients, make_model
+from golden_checks import Model, check_golden_tensor, check_gradients, in_float64, make_model
 from torch import Tensor
 
 from gfl.model import detector, fpn
@@ -77,7 +77,7 @@ def cases(folder: Path) -> dict[str, list[ParameterSet]]:
         "dcn_case": names_in(folder, "dcn.npz", ".y"),
         "v1_detections": names_in(folder, "detect_gfl_v1_r50.npz", ".num_candidates"),
     }
-    quick = {name: {*QUICK, *(f"{model}:normal" for model in QUICK)} for name in ("family_forward", "family_gradient")}
+    quick = {"family_forward": QUICK, "family_gradient": ("gfl_v1_r50:normal",)}
     return {
         argument: [
             pytest.param(name, marks=[] if name in quick.get(argument, names) else pytest.mark.slow) for name in names
@@ -224,6 +224,17 @@ def test_losses_of_the_family_agree(family_loss: str, family_goldens: Path) -> N
 
 
 def test_gradients_of_the_family_agree(family_gradient: str, family_goldens: Path) -> None:
+    """Those of deformable models in float64: the offsets' have kinks at whole pixels, which rounding errors cross.
+
+    In float32 one leaf of r50_dcn_c3c5 was seen to differ by 6e-3, with two threads and AVX512 alone.
+    """
+    if "dcn" in family_gradient:
+        in_float64("gradients", family_goldens, family_gradient)
+    else:
+        check_family_gradients(family_gradient, family_goldens)
+
+
+def check_family_gradients(family_gradient: str, family_goldens: Path) -> None:
     family, arrays, case, total = total_of(family_gradient, family_goldens)
     gradients = torch.autograd.grad(total, list(family.trainable.values()), retain_graph=True)
     of_path = dict(zip(family.trainable, gradients, strict=True))

@@ -2,6 +2,7 @@
 
     python tests/support/float64_parity.py losses FOLDER CASE ...
     python tests/support/float64_parity.py steps|forward|twin FOLDER PICTURES
+    python tests/support/float64_parity.py gradients FOLDER MODEL:CASE
 
 FOLDER holds the goldens that end in _float64.npz. Differences are relative, but of `forward` in tolerances of the file.
 Of `losses` all cases are compared, and the gradients of those named; PICTURES are those of twin. The model's code says
@@ -58,6 +59,13 @@ def forward(folder: Path, _: list[str]) -> dict[str, float]:
     return figures
 
 
+def gradients(folder: Path, names: list[str]) -> dict[str, float]:
+    """Fails where they do not agree: the files are of float32."""
+    for name in names:
+        family_parity.check_family_gradients(name, folder)
+    return {}
+
+
 def twin(folder: Path, pictures: list[str]) -> dict[str, float]:
     arrays = golden_cases.read(folder, "twin_float64.npz")
     root = Path(pictures[0])
@@ -68,5 +76,5 @@ def twin(folder: Path, pictures: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    part = {"losses": losses, "steps": steps, "forward": forward, "twin": twin}[sys.argv[1]]
+    part = {"losses": losses, "steps": steps, "forward": forward, "gradients": gradients, "twin": twin}[sys.argv[1]]
     print(json.dumps(part(Path(sys.argv[2]), sys.argv[3:])))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import golden_cases
@@ -26,6 +30,16 @@ class Model(NamedTuple):
     @property
     def trainable(self) -> dict[str, Tensor]:
         return {path: leaf for path, leaf in flatten(self.variables).items() if leaf.requires_grad}
+
+
+def in_float64(part: str, folder: Path, *arguments: object) -> dict[str, float]:
+    """What float64_parity.py says, in a process of its own."""
+    script = Path(__file__).with_name("float64_parity.py")
+    command = [sys.executable, str(script), part, str(folder), *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    figures: dict[str, float] = json.loads(run.stdout)
+    return figures
 
 
 def make_model(cfg: DetectorConfig, variables: Variables) -> Model:
