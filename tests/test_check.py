@@ -270,7 +270,7 @@ def test_a_run_is_told_of_pictures_that_it_would_judge_itself_by_and_of_far_off_
     number = len(both.pictures)
     assert f"{number} of {number} validation pictures are among those of training too" in told["same_pictures"]
     assert "the AP says nothing of new pictures" in told["same_pictures"]
-    others = [replace(each, path=Path(f"{i}.png")) for i, each in enumerate(both.pictures * 3)]
+    others = [replace(each, path=Path(f"{i}.png")) for i, each in enumerate(list(both.pictures) * 3)]
     few = look_ahead(both, cfg, 0, replace(both, pictures=[*both.pictures, *others])).findings
     (text,) = [each.text for each in few if each.name == "same_pictures"]
     assert f"{number} of {4 * number} validation" in text

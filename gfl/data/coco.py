@@ -6,23 +6,16 @@ Source: the authors' code (mmdetection's CocoDataset, "the reference" below), ht
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from gfl.data.coco_json import (
-    CocoFile,
-    GroundTruth,
-    Ints,
-    Mask,
-    Table,
-    collector_paused,
-    ground_truth,
-    read_coco_file,
-    shown,
-)
+from gfl.data.annotation_index import read_coco_columns
+from gfl.data.coco_json import CocoFile, GroundTruth, Ints, Mask, Table, collector_paused, ground_truth, shown
 from gfl.data.source.box_form import MENDS, box_form
 from gfl.data.source.frames import read_frames
 from gfl.data.source.picture_folder import picture_paths
@@ -43,12 +36,93 @@ class Picture:
     ignored_xyxy: npt.NDArray[np.float32]  # (I,4) crowd boxes
 
 
+class Rows(NamedTuple):
+    """Rows of a table of boxes, picture after picture."""
+
+    rows: Ints
+    starts: Ints  # (P + 1,): the rows of picture p are those from starts[p] to starts[p + 1]
+
+    def of(self, picture: int) -> Ints:
+        return self.rows[self.starts[picture] : self.starts[picture + 1]]
+
+
+class Arrays(NamedTuple):
+    """All pictures of a file, P, and all its boxes, N."""
+
+    ids: Ints  # (P,)
+    file_names: Sequence[str]
+    paths: Sequence[Path]
+    sizes_hw: Ints  # (P,2)
+    boxes_xyxy: npt.NDArray[np.float32]  # (N,4)
+    labels: npt.NDArray[np.int32]  # (N,)
+    boxes: Rows
+    crowds: Rows
+
+
+class Pictures(Sequence[Picture]):
+    """Pictures of a file, made when they are asked for: those of millions would take gigabytes."""
+
+    def __init__(self, arrays: Arrays, chosen: Ints) -> None:
+        """chosen: the positions of these pictures among all."""
+        self.arrays, self._chosen = arrays, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, at: int) -> Picture: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Picture, ...]: ...
+    def __getitem__(self, at: int | slice) -> Picture | tuple[Picture, ...]:
+        if isinstance(at, slice):
+            return tuple(map(self._picture, self._chosen[at].tolist()))
+        return self._picture(int(self._chosen[at]))
+
+    def __iter__(self) -> Iterator[Picture]:
+        return map(self._picture, self._chosen.tolist())
+
+    @property
+    def ids(self) -> Ints:
+        """(P,) of these pictures."""
+        return self.arrays.ids[self._chosen]
+
+    @property
+    def sizes_hw(self) -> Ints:
+        """(P,2) px."""
+        return self.arrays.sizes_hw[self._chosen]
+
+    @property
+    def box_counts(self) -> Ints:
+        """(P,) boxes to learn from."""
+        return np.diff(self.arrays.boxes.starts)[self._chosen]
+
+    @property
+    def crowd_counts(self) -> Ints:
+        """(P,) crowd boxes."""
+        return np.diff(self.arrays.crowds.starts)[self._chosen]
+
+    def _picture(self, at: int) -> Picture:
+        every = self.arrays
+        rows = every.boxes.of(at)
+        height, width = every.sizes_hw[at].tolist()
+        return Picture(
+            id=int(every.ids[at]),
+            file_name=every.file_names[at],
+            path=every.paths[at],
+            height=height,
+            width=width,
+            boxes_xyxy=every.boxes_xyxy[rows],
+            labels=every.labels[rows],
+            ignored_xyxy=every.boxes_xyxy[every.crowds.of(at)],
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class CocoData:
     """What one annotation file says: the pictures in order of their ids, the classes, and what was left out."""
 
     annotations: Path
-    pictures: tuple[Picture, ...]
+    pictures: Sequence[Picture]
     names: tuple[str, ...]  # label -> class name
     category_ids: tuple[int, ...]  # label -> the file's category id
     without_boxes: int  # pictures of the file without a box to learn from; among `pictures` if keep_empty
@@ -67,7 +141,7 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) 
     keep_empty: keep pictures without (non-crowd) boxes; evaluation does, the reference's training does not.
     Raises InputError: the file or the folder is missing, is not COCO, or contradicts itself, or no picture is left.
     """
-    return data_of_file(read_coco_file(annotations), Path(images).expanduser(), keep_empty=keep_empty)
+    return data_of_file(read_coco_columns(annotations), Path(images).expanduser(), keep_empty=keep_empty)
 
 
 def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: bool = False) -> CocoData:
@@ -85,27 +159,28 @@ def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: 
     category_ids = np.array(list(truth.class_names), dtype=np.int64)
     labels_N = _positions(file.annotations, "category_id", truth.category_id, category_ids, "categories")
     texts = file.images.texts("file_name")
-    file_names = [texts[row] for row in by_id.tolist()]
+    in_order = bool((np.diff(by_id) > 0).all())  # as in most files: then nothing is copied
+    file_names = texts if in_order else [texts[row] for row in by_id.tolist()]
     paths, found = picture_paths(file.path, folder, file_names)
     frames = read_frames(file.path, paths, stated_hw, picture_N, truth.boxes_xywh, every=every_size)
-    truth = replace(truth, boxes_xywh=frames.boxes_xywh, areas=truth.areas * frames.grown)
+    if frames.grown is not None:
+        truth = replace(truth, boxes_xywh=frames.boxes_xywh, areas=truth.areas * frames.grown)
     boxes_xyxy, kept, over_border = _clip_boxes(file.annotations, truth, frames.sizes_hw[picture_N])
-    of_picture = _rows_by_picture(picture_N, kept & ~truth.crowd, len(image_ids))
-    crowds_of_picture = _rows_by_picture(picture_N, kept & truth.crowd, len(image_ids))
-    everything = tuple(
-        Picture(
-            id=int(image_ids[i]),
-            file_name=file_names[i],
-            path=paths[i],
-            height=int(frames.sizes_hw[i, 0]),
-            width=int(frames.sizes_hw[i, 1]),
-            boxes_xyxy=boxes_xyxy[of_picture[i]],
-            labels=labels_N[of_picture[i]].astype(np.int32),
-            ignored_xyxy=boxes_xyxy[crowds_of_picture[i]],
-        )
-        for i in range(len(image_ids))
+    labels = labels_N.astype(np.int32)
+    everything = Pictures(
+        Arrays(
+            image_ids,
+            file_names,
+            paths,
+            frames.sizes_hw,
+            boxes_xyxy,
+            labels,
+            _rows_by_picture(picture_N, kept & ~truth.crowd, len(image_ids)),
+            _rows_by_picture(picture_N, kept & truth.crowd, len(image_ids)),
+        ),
+        np.arange(len(image_ids)),
     )
-    with_boxes = tuple(picture for picture in everything if len(picture.boxes_xyxy))
+    with_boxes = Pictures(everything.arrays, np.flatnonzero(everything.box_counts))
     pictures = everything if keep_empty else with_boxes
     if not pictures:
         raise InputError(_nothing_to_learn(file.path, len(everything), int((~kept).sum()), int(truth.crowd.sum())))
@@ -157,7 +232,7 @@ def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> tuple
     if outside.any():
         index = int(np.argmax(outside))
         raise InputError(
-            f"{annotations.path}: {annotations.name_of(index)} has the box {shown(annotations.rows[index]['bbox'])} "
+            f"{annotations.path}: {annotations.name_of(index)} has the box {shown(annotations.row(index)['bbox'])} "
             f"wholly outside its picture ({int(outside.sum())} annotations of {len(outside)} are so), expected x, y, "
             "width, height in the picture's own pixels; mend or remove these annotations"
         )
@@ -179,8 +254,8 @@ def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: s
     return np.searchsorted(known, wanted)
 
 
-def _rows_by_picture(picture_N: Ints, chosen: Mask, count: int) -> list[Ints]:
-    """For each of `count` pictures the rows of its chosen boxes, in the file's order."""
+def _rows_by_picture(picture_N: Ints, chosen: Mask, count: int) -> Rows:
+    """The rows of the chosen boxes, those of each of `count` pictures in the file's order."""
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(picture_N[rows], kind="stable")]
-    return np.split(rows, np.searchsorted(picture_N[rows], np.arange(1, count))) if count else []
+    return Rows(rows, np.searchsorted(picture_N[rows], np.arange(count + 1)))

@@ -52,6 +52,7 @@ class Table:
     path: Path
     kind: str  # what a message calls a row: 'image', 'annotation' or 'category'
     rows: Sequence[Row]
+    first: int = 0  # the place of the first of these rows in the file's list
 
     def ids(self) -> Ints:
         """The rows' `id`, each an integer that no other row has."""
@@ -73,7 +74,7 @@ class Table:
         """Heights or widths of pictures, px; 0 where the file does not say."""
         return np.array(self._values(key, values.side, "a number of pixels"), dtype=np.int64)
 
-    def texts(self, key: str) -> list[str]:
+    def texts(self, key: str) -> Sequence[str]:
         """Texts with at least one character."""
         return self._values(key, values.text, "a non-empty text")
 
@@ -93,8 +94,18 @@ class Table:
 
     def name_of(self, index: int) -> str:
         """What a message calls the row at an index: 'annotation 17'."""
-        row = self.rows[index]
-        return f"{self.kind} {row['id']!r}" if "id" in row else f"{self.kind} number {index + 1} of the file"
+        row = self.row(index)
+        return (
+            f"{self.kind} {row['id']!r}" if "id" in row else f"{self.kind} number {self.first + index + 1} of the file"
+        )
+
+    def row(self, index: int) -> Row:
+        """One of the rows."""
+        return self.rows[index]
+
+    def holds(self, key: str, value: int) -> bool:
+        """Whether a row has this integer, or its digits, in a field."""
+        return any(row.get(key) in (value, str(value)) for row in self.rows)
 
     def _values(
         self, key: str, read: Callable[[object], Value], expected: str, *, usual: tuple[type, ...] = ()
@@ -181,17 +192,18 @@ def read_coco_file(path: str | Path, needed: Sequence[str] = LISTS) -> CocoFile:
         )
     if "categories" in needed and not content["categories"]:
         raise InputError(f"{path}: got an empty list of categories, expected at least one class; add the categories")
-    images, annotations, categories = (_table(path, key, content.get(key)) for key in LISTS)
+    images, annotations, categories = (table_of(path, key, content.get(key)) for key in LISTS)
     rest = {key: value for key, value in content.items() if key not in LISTS}
     return CocoFile(path, images, annotations, categories, rest)
 
 
-def _table(path: Path, key: str, rows: object) -> Table:
+def table_of(path: Path, key: str, rows: object, first: int = 0) -> Table:
+    """The rows of a list, or some of them from a place on. Raises InputError for one that is no object."""
     rows = rows if isinstance(rows, list) else []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(rows, start=first):
         if not isinstance(row, dict):
             raise InputError(f"{path}: {key}[{index}] is {shown(row)}, expected an object; convert the file to COCO")
-    return Table(path, "category" if key == "categories" else key.removesuffix("s"), rows)
+    return Table(path, "category" if key == "categories" else key.removesuffix("s"), rows, first)
 
 
 def _read_json(path: Path) -> object:
@@ -227,8 +239,7 @@ def root_category(file: CocoFile) -> dict[int, str]:
     for key, row in rows.items():
         name = row.get("name")
         if row.get("supercategory") in (None, "", "none") and len(rows) > 1 and parents.count(name) == len(rows) - 1:
-            used = any(annotation.get("category_id") in (key, str(key)) for annotation in file.annotations.rows)
-            return {} if used else {key: str(name)}
+            return {} if file.annotations.holds("category_id", key) else {key: str(name)}
     return {}
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import Ints, Shrinkage, by_area, fit_canvas, judge_shrinkage, own_canvas, pick_canvases
 from gfl.data.coco import Picture
-from gfl.data.sizes import check_fits, eval_short_side, short_side_range, sizes_of
+from gfl.data.sizes import check_fits, eval_short_side, ids_of, short_side_range, sizes_of
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
@@ -166,7 +166,7 @@ def draw_changes(
     pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: int
 ) -> tuple[list[PlannedPicture], Ints]:
     """How each picture is changed in the epoch, and the (N,2) resized sizes."""
-    ids = np.array([picture.id for picture in pictures], dtype=np.int64)
+    ids = ids_of(pictures)
     draws = uniform_draws(seed, epoch, ids, columns=5)
     low, high = short_side_range(cfg)
     short_sides = low + (draws[:, SHORT] * (high - low + 1)).astype(np.int64)

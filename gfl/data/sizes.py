@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from gfl.data.canvas import Ints, by_area, check_canvases, choose_canvases, own_canvas, pick_canvases
-from gfl.data.coco import CocoData, Picture
+from gfl.data.coco import CocoData, Picture, Pictures
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
@@ -27,6 +27,8 @@ def eval_short_side(cfg: DataConfig) -> int:
 
 def sizes_of(pictures: Sequence[Picture]) -> Ints:
     """(N,2) original heights and widths."""
+    if isinstance(pictures, Pictures):
+        return pictures.sizes_hw
     return np.array([(picture.height, picture.width) for picture in pictures], dtype=np.int64).reshape(-1, 2)
 
 
@@ -87,7 +89,7 @@ def box_slots(data: CocoData, max_boxes: Literal["auto"] | int) -> int:
 
     Raises InputError where a picture has more boxes than the number given: no box is ever cut.
     """
-    counts = [len(picture.boxes_xyxy) for picture in data.pictures]
+    counts = _counts(data.pictures).tolist()
     needed = max(counts, default=0)
     if isinstance(max_boxes, str):
         return max(8, -(-needed // 8) * 8)
@@ -99,10 +101,27 @@ def box_slots(data: CocoData, max_boxes: Literal["auto"] | int) -> int:
     return max(1, max_boxes)
 
 
+def ids_of(pictures: Sequence[Picture]) -> Ints:
+    """(N,) their ids."""
+    if isinstance(pictures, Pictures):
+        return pictures.ids
+    return np.array([picture.id for picture in pictures], dtype=np.int64)
+
+
+def _counts(pictures: Sequence[Picture]) -> Ints:
+    """(N,) boxes of each picture."""
+    if isinstance(pictures, Pictures):
+        return pictures.box_counts
+    return np.array([len(picture.boxes_xyxy) for picture in pictures], dtype=np.int64)
+
+
 def ignored_slots(data: CocoData) -> int:
     """Crowd slots a picture: the data set's maximum rounded up to a multiple of 4; 1 where there is none.
 
     Never 0: reductions over an empty axis are an error in torch and in ONNX.
     """
-    needed = max((len(picture.ignored_xyxy) for picture in data.pictures), default=0)
+    if isinstance(data.pictures, Pictures):
+        needed = int(data.pictures.crowd_counts.max(initial=0))
+    else:
+        needed = max((len(picture.ignored_xyxy) for picture in data.pictures), default=0)
     return max(1, -(-needed // 4) * 4)

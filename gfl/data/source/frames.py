@@ -47,7 +47,7 @@ class Frames(NamedTuple):
 
     sizes_hw: Ints  # (P,2) px
     boxes_xywh: Floats  # (N,4) px
-    grown: Floats  # (N,) how many times as large the area of each box became
+    grown: Floats | None  # (N,) how many times as large the area of each box became; None: all stayed as they were
     unreadable: Ints  # pictures, of those looked into, whose size could not be read
     notes: tuple[str, ...]  # what was read or changed, a sentence each
 
@@ -82,14 +82,17 @@ def read_frames(
     differs = (sizes.true_hw != stated_hw).any(axis=1) & ~unknown
     scaled = differs & _alike(stated_hw, sizes.true_hw)
     turned = differs & _alike(stated_hw[:, ::-1], sizes.true_hw) & ~scaled
-    boxes, grown = boxes_xywh.copy(), np.ones(len(boxes_xywh))
+    boxes, grown = boxes_xywh, np.ones(len(boxes_xywh)) if (scaled | turned).any() else None
+    if grown is not None:
+        boxes = boxes.copy()
     for bring, rows in ((_scaled, scaled), (_turned, turned)):
         if rows.any():
             chosen_N = rows[picture_N]
             boxes[chosen_N], note = bring(sizes, rows, picture_N[chosen_N], boxes_xywh[chosen_N])
             notes.append(note)
-    areas, before = boxes[:, 2] * boxes[:, 3], boxes_xywh[:, 2] * boxes_xywh[:, 3]
-    np.divide(areas, before, out=grown, where=before > 0)
+    if grown is not None:
+        areas, before = boxes[:, 2] * boxes[:, 3], boxes_xywh[:, 2] * boxes_xywh[:, 3]
+        np.divide(areas, before, out=grown, where=before > 0)
     other = differs & ~turned & ~scaled
     if other.any():
         notes.append(_other(sizes, other, compared=int((~unknown).sum())))

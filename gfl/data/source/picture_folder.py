@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 from gfl.errors import InputError
 
 PROBED_PICTURES = 20  # file names, spread over the file, by which a folder is judged
 
 
-def picture_paths(file: Path, folder: Path, names: Sequence[str]) -> tuple[list[Path], str]:
+class Paths(Sequence[Path]):
+    """Paths of pictures, made when they are asked for: those of millions take gigabytes."""
+
+    def __init__(self, start: Path, place: Callable[[Path, str], Path], names: Sequence[str]) -> None:
+        """place: (start, name) -> the path."""
+        self._start, self._place, self._names = start, place, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, at: int) -> Path: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Path]: ...
+    def __getitem__(self, at: int | slice) -> Path | list[Path]:
+        if isinstance(at, slice):
+            return [self._place(self._start, name) for name in self._names[at]]
+        return self._place(self._start, self._names[at])
+
+
+def picture_paths(file: Path, folder: Path, names: Sequence[str]) -> tuple[Sequence[Path], str]:
     """The path of each picture of the annotation file, and a note where they are not in the folder given.
 
     folder: the folder that was named for the pictures. The names may start from it, or from the folder of the file;
@@ -23,9 +44,11 @@ def picture_paths(file: Path, folder: Path, names: Sequence[str]) -> tuple[list[
     if not names:
         return [], ""
     probed = names[:: max(1, len(names) // PROBED_PICTURES)]
-    bare = len({_bare(name) for name in names}) == len(names)  # else two pictures would share one file
     starts = list(dict.fromkeys([folder, *_other_starts(file, folder)]))
-    forms = [(start, in_folders) for start in starts] + [(start, _in_one_folder) for start in starts if bare]
+    forms = [(start, in_folders) for start in starts]
+    if not all(in_folders(folder, name).is_file() for name in probed):
+        bare = len({_bare(name) for name in names}) == len(names)  # else two pictures would share one file
+        forms += [(start, _in_one_folder) for start in starts if bare]
     hits = [sum(place(start, name).is_file() for name in probed) for start, place in forms]
     if not max(hits):
         raise InputError(
@@ -34,7 +57,7 @@ def picture_paths(file: Path, folder: Path, names: Sequence[str]) -> tuple[list[
         )
     start, place = forms[hits.index(max(hits))]
     note = "" if (start, place) == forms[0] else f"the pictures of {file} were found from {start}, not from {folder}"
-    return [place(start, name) for name in names], note
+    return Paths(start, place, names), note
 
 
 def in_folders(start: Path, name: str) -> Path:

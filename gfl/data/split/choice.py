@@ -19,7 +19,7 @@ class Labelled(NamedTuple):
 
     file: CocoFile
     ids: Ints  # (P,) in the file's order
-    file_names: list[str]  # (P,)
+    file_names: Sequence[str]  # (P,)
     names: list[str]  # of the classes, in the order of their ids
     picture: Ints  # (N,) position of each annotation's picture; -1 where the file has no such picture
     kind: Ints  # (N,) position of each annotation's class; -1 where the file has no such class

@@ -23,7 +23,7 @@ class Side(NamedTuple):
     links: list[tuple[Path, str]]  # a picture's file, and its name below train/ or val/
 
 
-def find_pictures(file: Path, images: Path | None, names: Sequence[str]) -> tuple[list[Path], str]:
+def find_pictures(file: Path, images: Path | None, names: Sequence[str]) -> tuple[Sequence[Path], str]:
     """The path of each picture, and a note where they are not in the folder given.
 
     images: the folder that the names start from; None: it is looked for around the annotation file.
