@@ -285,6 +285,10 @@ def test_the_number_of_classes_is_no_setting_of_a_run_but_may_be_in_a_stored_tex
             "PredictConfig.max_detections = 1000000000",
             "PredictConfig.max_detections=1000000000: expected a number from",
         ),
+        (
+            "ResNetConfig.deformable_stages = ()",
+            "deformable_stages=(): expected stages from 1 to 4; deformable=None is",
+        ),
         ("PredictConfig.rounds = 1000000000", "PredictConfig.rounds=1000000000: expected a number from 1 to 1000"),
         ("PredictConfig.nms_pre = -1", "PredictConfig.nms_pre=-1: expected at least 0"),
         ("PredictConfig.nms = 'soft'", "PredictConfig.nms = 'soft': expected 'hard' | 'soft_linear' | 'soft_gaussian'"),
