@@ -32,10 +32,16 @@ TAKEN = ("config", "operative", "precision", "names", "category_ids", "trained_o
 def average(paths: Sequence[Path]) -> dict[str, object]:
     """The tree of a .pt: float64 means of the floating tensors, all else as the last file has it.
 
-    Raises InputError for fewer than two files, and where they are not of one model.
+    Raises InputError for fewer than two files, one that is named twice, and where they are not of one model.
     """
     if len(paths) < 2:
-        raise InputError(f"got {counted(len(paths), 'file')}, expected at least 2 to average; name more")
+        raise InputError(
+            f"got {counted(len(paths), 'file')}, expected at least 2; name more, or a run's folder with --last"
+        )
+    resolved = [path.resolve() for path in paths]
+    for path in paths:
+        if resolved.count(path.resolve()) > 1:
+            raise InputError(f"got {path} more than once, expected different files; name each once")
     last = read_checkpoint(paths[-1])
     total = {name: tensor.double() for name, tensor in last.state.items() if tensor.is_floating_point()}
     steps = []
@@ -97,12 +103,14 @@ def last_epochs(run: Path, count: int) -> list[Path]:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Average, write and say so. Raises InputError as `average`, and for an output that is there already."""
+    """Average, write and say so. Raises InputError as `average`, and for an output that is no new .pt."""
     paths, output = arguments.files, arguments.output
     if arguments.last is not None:
         if len(paths) != 1:
             raise InputError(f"got --last with {counted(len(paths), 'name')}, expected one run's folder; name it alone")
         paths = last_epochs(paths[0], arguments.last)
+    if output.suffix != ".pt":
+        raise InputError(f"got --output {output}, expected the name of a .pt; name it {output.with_suffix('.pt')}")
     if output.exists():
         raise InputError(f"{output} is there already, expected a new file; give another --output, or remove it")
     write_checkpoint(output, average(paths))

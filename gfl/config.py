@@ -33,6 +33,7 @@ SETTINGS = "gfl.settings"  # the source of what is bound before any file is read
 LIKELY_TYPO = 0.85  # difflib's ratio from which an unused name in a file is taken for a mistyped knob
 LIKELY_MEANT = 0.75  # the same of a value that is nearly one of those a setting takes; 'tpu' is no 'cpu'
 CLASSES = "detector.DetectorConfig.num_classes"  # no setting of a run: the annotation file says it
+BACKBONE = "detector.DetectorConfig.backbone"  # the one setting that takes several kinds of others
 STORED = "stored config"  # the source of a text that travelled in a checkpoint
 MOST_VALUES = 10_000  # that a name may stand for: a few macros in each other are as many as there are bytes of memory
 MOST_DEEP = 100  # macros that stand for each other, one inside the other
@@ -46,7 +47,7 @@ class ParsedRun(typing.NamedTuple):
     run: RunConfig
     config_text: str  # self-contained gin text of every binding, knobs kept; `read_text` rebuilds the run from it
     operative_text: str  # the same with every default that was used
-    unused: tuple[str, ...]  # "NAME = value (file:line)" of macros in files that no setting uses
+    unused: tuple[str, ...]  # "NAME = value (file:line)" of what files bind and the run does not use
     taken: tuple[str, ...] = ()  # "NAME = value" of what CHECKPOINT's own settings changed
 
 
@@ -390,19 +391,25 @@ def _take_settings(table: _Bindings, stored_text: Callable[[str], str | None]) -
     below = {SETTINGS, str(config_folder() / BASE), table["SETTINGS_FROM_CHECKPOINT"].source} - {COMMAND_LINE}
     taken: list[str] = []
     by_hand: set[str] = set()  # fields that were set to something else than the checkpoint says
+    replaced: set[type] = set()  # parts of the checkpoint's model instead of which a run file names others
     names = {cls: name for name, cls in _setting_classes().items()}
-    for config, field, value in passed_on(read_text(text).run):
+    for config, field, part in passed_on(read_text(text).run):
         kind = type(config)
+        if kind in replaced:
+            continue
+        value = _Reference(names[type(part)], called=True) if type(part) in names else part
         setting = names[kind]
         bound = table.get(f"{setting}.{field}")
         name = bound.value.name if bound is not None and isinstance(bound.value, _Macro) else f"{setting}.{field}"
         before = table.get(name)
         if before is not None and before.source not in below:
-            by_hand |= {field} if before.value != value else set()
+            if before.value != value:
+                by_hand.add(field)
+                replaced.add(type(part))
             continue
         if FOLLOWS.get(field) in by_hand:
             continue
-        default = getattr(kind, field)
+        default = getattr(kind, field, None)  # of a part there is none, but it is bound
         if value != (default if before is None else before.value):
             taken.append(f"{name} = {value!r}")
         table[name] = _Binding(value, f"the settings of {checkpoint}", 0)
@@ -413,21 +420,46 @@ def _take_settings(table: _Bindings, stored_text: Callable[[str], str | None]) -
 
 
 def _check(bindings: _Bindings) -> tuple[str, ...]:
-    """Check the macros and types of all bindings; returns the unused macros of the files.
+    """Check the macros and types of all bindings; returns the unused ones of the files.
 
-    One that is nearly a knob is a mistake in a file as on the command line; others may be of use to a further file.
+    A macro that is nearly a knob is a mistake in a file as on the command line; others may be of use to a further file.
     """
     used: set[str] = set()
     for name, binding in bindings.items():
         if "." in name:
             _check_type(name, _resolve(binding.value, (name,), bindings, used), bindings)
-    base = str(config_folder() / BASE)
-    unused = {name: each for name, each in bindings.items() if "." not in name and name not in used}
+    in_use = _settings_in_use(bindings)
+    unused = {
+        name: binding
+        for name, binding in bindings.items()
+        if (name.rpartition(".")[0] not in in_use if "." in name else name not in used)
+    }
     knobs = _base()[0] if unused else {}
     for name, binding in unused.items():
-        if binding.source == COMMAND_LINE or (name not in knobs and _near(name, used, LIKELY_TYPO)):
+        if "." in name and binding.source == COMMAND_LINE:
+            raise InputError(
+                f"{COMMAND_LINE} '{name} = {_shown(binding.value)}' changes nothing, because the run has {BACKBONE} = "
+                f"{bindings[BACKBONE].value}; bind the settings of that one, or remove it"
+            )
+        if "." not in name and (
+            binding.source == COMMAND_LINE or (name not in knobs and _near(name, used, LIKELY_TYPO))
+        ):
             raise InputError(_unused_knob(name, binding, used, known=name in knobs))
-    return tuple(f"{name} = {each.value!r} ({each.location})" for name, each in unused.items() if each.source != base)
+    of_files = {
+        name: each for name, each in unused.items() if each.source not in (str(config_folder() / BASE), SETTINGS)
+    }
+    return tuple(f"{name} = {each.value!r} ({each.location})" for name, each in of_files.items())
+
+
+def _settings_in_use(bindings: _Bindings) -> set[str]:
+    """The settings that the run holds, one in the other: of the backbones the one that is bound."""
+    found: list[str] = [name for name, cls in _setting_classes().items() if cls is RunConfig]
+    for setting in found:
+        for field in dataclasses.fields(_setting_classes()[setting]):
+            bound = bindings.get(name := f"{setting}.{field.name}")
+            value = bound and _resolve(bound.value, (name,), bindings, set())
+            found += [value.name] if isinstance(value, _Reference) else []
+    return set(found)
 
 
 def _check_type(name: str, value: object, bindings: _Bindings) -> None:
@@ -562,6 +594,8 @@ def _near(name: str, names: Collection[str], least: float = 0.6) -> str | None:
 def _build(table: _Bindings, taken: tuple[str, ...] = ()) -> ParsedRun:
     """Check all bindings and let gin make the run of them."""
     unused = _check(table)
+    used = _settings_in_use(table)
+    table = {name: each for name, each in table.items() if "." not in name or name.rpartition(".")[0] in used}
     gin = load_gin()
     gin.clear_config()
     try:

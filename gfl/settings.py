@@ -185,12 +185,15 @@ class RunConfig:
 
 
 def passed_on(run: RunConfig) -> Iterator[tuple[object, str, object]]:
-    """(dataclass, field, value) of what a run passes on to one that starts from its checkpoint."""
+    """(dataclass, field, value) of what a run passes on to one that starts from its checkpoint.
+
+    A part of the model is a value too, and comes before its own fields.
+    """
     configs: list[object] = [run.optim, run.data, run.detector]
     for config in configs:
         of_model = not isinstance(config, (OptimConfig, DataConfig))
         for name, value in vars(config).items():
             if is_dataclass(value):
                 configs.append(value)
-            elif name != "num_classes" if of_model else name in PASSED_ON:  # the number of classes is the data set's
+            if name != "num_classes" if of_model else name in PASSED_ON:  # the number of classes is the data set's
                 yield config, name, value

@@ -113,8 +113,8 @@ def result_lines(
     yield headline("found", counted(tally.images, "image"), detections, classes, failed, before)
     if tally.incomplete:
         if limits.nms == "hard":
-            reason = f"did not come to its end in {counted(limits.rounds, 'round')}"
-            mend = f"rounds = {min(2 * limits.rounds, 1000)}"
+            reason = f"was cut short after {counted(limits.rounds, 'round')} or {limits.candidates:,} candidates"
+            mend = f"rounds = {min(2 * limits.rounds, 1000)}' 'PredictConfig.candidates = {2 * limits.candidates}"
         else:
             reason = f"took {limits.candidates:,} candidates of more"
             mend = f"candidates = {2 * limits.candidates}"

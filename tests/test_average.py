@@ -125,6 +125,10 @@ def test_other_mistakes_are_told(first: Path, tmp_path: Path, capsys: pytest.Cap
     assert "got --last 3" in refused(capsys, output, tmp_path, "--last", 3)
     assert "KEEP_LAST = 3" in refused(capsys, output, tmp_path, "--last", 3)
     assert "got --last with 2 names" in refused(capsys, output, first, first, "--last", 2)
+    assert f"got {first} more than once" in refused(
+        capsys, output, first, first.parent / ".." / first.parent.name / "a.pt", first
+    )
+    assert f"name it {output}" in refused(capsys, output.with_suffix(".onnx"), first, first)
     output.write_text("mine")
     said = tiny.refusal(average.main, [str(first), str(first), "--output", str(output)], capsys)
     assert "is there already" in said

@@ -196,6 +196,15 @@ def test_settings_that_differ_are_named_as_people_set_them() -> None:
     assert list(changed_settings(usual, usual)) == []
 
 
+def test_another_backbone_is_a_setting_that_differs_and_its_own_are_compared_with_their_defaults() -> None:
+    usual, other = read_run([]).run, read_run(["res2net101_dcn_ms2x.gin"]).run
+    changes = {change.name: (change.value, change.usual) for change in changed_settings(other, usual)}
+    assert changes["DetectorConfig.backbone"] == ("Res2NetConfig", "ResNetConfig")
+    assert changes["Res2NetConfig.deformable"] == ("v1", None)
+    assert "Res2NetConfig.depth" not in changes
+    assert "DetectorConfig.backbone" in {change.name for change in changed_settings(usual, other)}
+
+
 def test_run_files_are_read_from_the_command() -> None:
     command = ["train.py", "--gin_file", "a.gin", "--workdir", "b", "--gin_file=c.gin"]
     assert run_files_of({"command": command}) == ["a.gin", "c.gin"]

@@ -14,8 +14,9 @@ import pytest
 
 import gfl
 from gfl import config
-from gfl.config import ParsedRun, config_folder, find_gin_file, read_run, read_text, run_files, without_paths
+from gfl.config import BACKBONE, ParsedRun, config_folder, find_gin_file, read_run, read_text, run_files, without_paths
 from gfl.errors import InputError
+from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig
 from gfl.settings import OptimConfig, RunConfig
 
@@ -144,6 +145,31 @@ def test_finetuning_takes_model_optimiser_and_sizes_from_the_checkpoint() -> Non
     assert "FLIP = 0.5" not in parsed.taken  # as base.gin has it
 
 
+def test_finetuning_takes_the_kind_of_backbone_unless_a_run_file_names_another(tmp_path: Path) -> None:
+    stored = read_run(["res2net101_dcn_ms2x.gin"], ["Res2NetConfig.depth = 50"])
+    needed = NEEDED["finetune.gin"]
+    parsed = read_run(["finetune.gin"], needed, lambda path: stored.config_text)
+    assert parsed.run.detector == stored.run.detector
+    assert f"{BACKBONE} = @res2net.Res2NetConfig()" in parsed.taken
+    assert read_text(parsed.config_text).run == parsed.run
+    mine = write(tmp_path / "mine.gin", "DetectorConfig.backbone = @ResNetConfig()\nResNetConfig.depth = 34")
+    other = read_run([mine, "finetune.gin"], needed, lambda path: stored.config_text)
+    assert (other.run.detector.backbone, other.unused) == (ResNetConfig(depth=34), ())
+    assert not [text for text in other.taken if "Res2Net" in text]
+
+
+def test_settings_of_a_backbone_that_the_run_has_not_are_told_of(tmp_path: Path) -> None:
+    """On the command line they are a mistake; in a file they may be of use to another run."""
+    with pytest.raises(
+        InputError, match=r"resnet.ResNetConfig.depth = 18' changes nothing.*@res2net.Res2NetConfig\(\)"
+    ):
+        read_run(["res2net101_dcn_ms2x.gin"], ["ResNetConfig.depth = 18"])
+    mine = write(tmp_path / "mine.gin", "include 'res2net101_dcn_ms2x.gin'\nResNetConfig.groups = 0")
+    parsed = read_run([mine])
+    assert parsed.unused == (f"resnet.ResNetConfig.groups = 0 ({mine}:2)",)
+    assert read_text(parsed.config_text).unused == ()
+
+
 def test_finetuning_takes_nothing_of_data_machine_and_length() -> None:
     run, plain = finetune().run, read_run(["finetune.gin"], NEEDED["finetune.gin"]).run
     assert (run.epochs, run.seed, run.data.root, run.checkpoint) == (plain.epochs, 0, "mine", "coco.pth")
@@ -258,6 +284,10 @@ def test_the_number_of_classes_is_no_setting_of_a_run_but_may_be_in_a_stored_tex
         (
             "PredictConfig.max_detections = 1000000000",
             "PredictConfig.max_detections=1000000000: expected a number from",
+        ),
+        (
+            "ResNetConfig.deformable_stages = ()",
+            "deformable_stages=(): expected stages from 1 to 4; deformable=None is",
         ),
         ("PredictConfig.rounds = 1000000000", "PredictConfig.rounds=1000000000: expected a number from 1 to 1000"),
         ("PredictConfig.nms_pre = -1", "PredictConfig.nms_pre=-1: expected at least 0"),

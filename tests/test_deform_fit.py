@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,10 +34,13 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_model_is_built_with_the_version_of_its_file_and_says_so(foreign: Path) -> None:
+def test_a_model_is_built_with_the_version_of_its_file_and_says_so_in_one_line(
+    foreign: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = settings("v1")
-    with pytest.warns(UserWarning, match=r"dcnv2.pth has deformable convolutions v2 \(27 .*the settings say v1"):
-        model = load_trained(foreign, given.run)
+    model = load_trained(foreign, given.run)
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"note: .*dcnv2.pth has deformable convolutions v2 \(27 .*the settings say v1.*\n", said)
     assert model.run.detector.backbone.deformable == "v2"
     text = with_text(model, given).config_text
     assert read_text(text).run.detector.backbone == model.run.detector.backbone  # what an export says of itself

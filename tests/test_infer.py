@@ -486,7 +486,10 @@ def test_nms_that_did_not_end_says_how_to_give_it_more_rounds(
     flags = ["--gin_bindings", "PredictConfig.rounds = 1"]  # two rounds must agree
     detect("--model", checkpoint, "--input", pictures, "--output", tmp_path / "output", *flags)
     said = capsys.readouterr().out
-    assert "did not come to its end in 1 round; run it with --gin_bindings 'PredictConfig.rounds = 2'" in said
+    assert (
+        "was cut short after 1 round or 1,000 candidates; run it with --gin_bindings 'PredictConfig.rounds = 2'" in said
+    )
+    assert "'PredictConfig.candidates = 2000'" in said
     assert "export" not in said
     flags = ["--gin_bindings", "PredictConfig.nms = 'soft_linear'", "PredictConfig.candidates = 100"]
     detect("--model", checkpoint, "--input", pictures, "--output", tmp_path / "softly", *flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import golden_cases
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from gfl.errors import InputError
-from gfl.runtime.merging import METHODS, Found, Merge, merge_found, select_boxes
+from gfl.runtime.description import Thresholds
+from gfl.runtime.merging import METHODS, Found, Merge, merge_found, rule_of, select_boxes
 
 Row = tuple[float, float, float, float]
 
@@ -78,6 +80,12 @@ def test_classes_stay_apart_unless_it_is_said_otherwise(method: str) -> None:
     given = [found([BOX, BOX], [0.9, 0.8], [0, 1])]
     assert merge_found(given, Merge(method, min_score=0.5), 100).labels.tolist() == [0, 1]
     assert merge_found(given, Merge(method, min_score=0.5, class_agnostic=True), 100).labels.tolist() == [0]
+
+
+def test_views_and_models_of_a_class_agnostic_model_are_merged_over_all_classes() -> None:
+    own = Thresholds(0.05, nms_iou=0.6, max_detections=9, candidates=9, rounds=1, class_agnostic=True)
+    assert rule_of("nms", own) == Merge(iou=0.6, class_agnostic=True)
+    assert rule_of("soft_linear", replace(own, class_agnostic=False)) == Merge("soft_linear", 0.3)
 
 
 def test_nms_keeps_a_box_at_the_very_threshold() -> None:

@@ -29,13 +29,15 @@ def test_a_narrow_1x1_convolution_is_trained_without_a_stride(channels: int, str
     assert [op.arguments[0][3] for op in convolutions(trace)] == [[2, 2]]  # type: ignore[index]  # as above
 
 
-@pytest.mark.parametrize("side", [1, 2])
-def test_the_gradient_of_a_bfloat16_weight_over_one_pixel_has_no_stray_numbers(side: int) -> None:
-    x, weight = torch.randn(2, 16, side, side).bfloat16(), torch.randn(16, 16, 3, 3).bfloat16().requires_grad_()
+@pytest.mark.parametrize("size_hw", [(1, 1), (2, 1), (5, 1), (1, 2), (2, 2)])
+def test_the_gradient_of_a_bfloat16_weight_over_a_column_of_pixels_has_no_stray_numbers(
+    size_hw: tuple[int, int],
+) -> None:
+    x, weight = torch.randn(2, 16, *size_hw).bfloat16(), torch.randn(16, 16, 3, 3).bfloat16().requires_grad_()
     bias = torch.randn(16).bfloat16()
     with OpTrace() as trace:
         y = conv2d(x, weight, bias, 2, 1, 1, 1)
-    dtype = torch.float32 if side == 1 else torch.bfloat16
+    dtype = torch.float32 if size_hw[1] == 1 else torch.bfloat16
     assert [op.dtypes for op in convolutions(trace)] == [(dtype,) * len(op.dtypes) for op in convolutions(trace)]
     assert y.dtype == torch.bfloat16
     wide = weight.detach().double().requires_grad_()

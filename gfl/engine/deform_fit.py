@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from warnings import warn
 
 from torch import Tensor
 
 from gfl.errors import InputError
 from gfl.model.detector import DetectorConfig
+from gfl.say import say
 from gfl.tensors.deform import OFFSET_CHANNELS, Version
 
 VERSIONS = {channels: version for version, channels in OFFSET_CHANNELS.items()}
@@ -33,14 +33,14 @@ def version_in(state: Mapping[str, Tensor], source: str | Path) -> Version | Non
 
 
 def with_version_of(cfg: DetectorConfig, state: Mapping[str, Tensor], source: str | Path) -> DetectorConfig:
-    """The settings with the version that the weights have, and a warning where they said another. Errors as above."""
+    """The settings with the version that the weights have, and a note where they said another. Errors as above."""
     said, found = cfg.backbone.deformable, version_in(state, source)
     if not said or not found or said == found:
         return cfg
-    warn(
-        f"{source} has deformable convolutions {found} ({OFFSET_CHANNELS[found]} offset channels), where the settings "
-        f"say {said}: the model is built as the file has it",
-        stacklevel=2,
+    say(
+        f"note: {source} has deformable convolutions {found} ({OFFSET_CHANNELS[found]} offset channels), where the "
+        f"settings say {said}: the model is built as the file has it",
+        error=True,
     )
     return replace(cfg, backbone=replace(cfg.backbone, deformable=found))
 

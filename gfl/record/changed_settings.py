@@ -34,7 +34,8 @@ def changed_settings(run: RunConfig, usual: RunConfig) -> Iterator[Change]:
         >>> list(changed_settings(replace(RunConfig(), batch_size=8), RunConfig()))
         [Change(name='BATCH_SIZE', value=8, usual=16)]
     """
-    others = dict(named_settings(usual))
+    own_backbone = type(run.detector.backbone)()  # stands for what a backbone of another kind has not
+    others = dict(named_settings(own_backbone)) | dict(named_settings(usual))
     for name, value in named_settings(run):
         if value != others[name]:
             yield Change(name, value, others[name])
@@ -46,6 +47,8 @@ def named_settings(config: object) -> Iterator[tuple[str, object]]:
     for field in fields(config) if is_dataclass(config) else ():
         value = getattr(config, field.name)
         if is_dataclass(value):
+            if field.name == "backbone":  # the one part of several kinds
+                yield f"{type(config).__name__}.backbone", type(value).__name__
             yield from named_settings(value)
         elif field.name == "checkpoint" and value is not None:
             yield "CHECKPOINT", PurePath(value).name

@@ -69,7 +69,7 @@ def ensemble(models: Sequence[Model], method: str) -> Model:
                     f"{list_names(map(str, expected))} of {lead.path}, expected the same; give models that have them"
                 )
     most = max(model.description.thresholds.max_detections for model in models)
-    rule = rule_of(method, about.thresholds.nms_iou)
+    rule = rule_of(method, about.thresholds)
 
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         outputs = [model.run(images, image_sizes) for model in models]

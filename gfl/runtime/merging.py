@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from gfl.data.boxes import pairwise_iou
 from gfl.errors import InputError
-from gfl.runtime.description import Arrays
+from gfl.runtime.description import Arrays, Thresholds
 
 FOUND_NAMES = ("boxes", "scores", "labels", "edge_std")  # of a model's outputs, in the order of Found
 Floats = NDArray[np.floating]
@@ -65,9 +65,10 @@ class Merge:
         return self.min_score if self.method.startswith("soft") else np.finfo(np.float64).tiny
 
 
-def rule_of(method: str, nms_iou: float) -> Merge:
-    """The method with the overlap of a model's own NMS, soft_linear with its authors'."""
-    return Merge(method, SOFT_LINEAR_IOU if method == "soft_linear" else nms_iou)
+def rule_of(method: str, own: Thresholds) -> Merge:
+    """The method with the overlap of a model's own NMS, soft_linear with its authors'; over all classes as that is."""
+    iou = SOFT_LINEAR_IOU if method == "soft_linear" else own.nms_iou
+    return Merge(method, iou, class_agnostic=own.class_agnostic)
 
 
 def merge_found(members: Sequence[Found], rule: Merge, most: int) -> Found:

@@ -72,7 +72,7 @@ def with_views(model: Model, views: Sequence[View], method: str) -> Model:
     if len(views) == 1:
         return model
     about = model.description.thresholds
-    rule, most = rule_of(method, about.nms_iou), about.max_detections
+    rule, most = rule_of(method, about), about.max_detections
 
     def run(images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         outputs, runs = [], []

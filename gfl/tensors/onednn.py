@@ -22,8 +22,9 @@ def conv2d(
         # The backward pass of so narrow a 1x1 convolution with a stride writes past its memory where channels come last
         # (uxlfoundation/oneDNN issue 6035); without a stride it does not.
         x, stride = x[:, :, ::stride, ::stride], 1
-    if x.shape[2:] == (1, 1) and weight.dtype == torch.bfloat16:
-        # With a stride, the gradient of a 3x3 weight has numbers that nobody wrote; in float32 it has not.
+    if x.shape[3] == 1 and weight.dtype == torch.bfloat16:
+        # With a stride, the gradient of a 3x3 weight over a column of pixels has numbers that nobody wrote; in float32
+        # it has not.
         y = F.conv2d(
             x.float(), weight.float(), None if bias is None else bias.float(), stride, padding, dilation, groups
         )

@@ -35,8 +35,10 @@ class StagesConfig:
         require(self, base_width=(1, 512))
         if not -1 <= self.frozen_stages <= 4:
             raise ValueError(f"frozen_stages={self.frozen_stages}: expected -1..4")
-        if not set(self.deformable_stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"deformable_stages={self.deformable_stages}: expected stages from 1 to 4")
+        if not self.deformable_stages or not set(self.deformable_stages) <= {1, 2, 3, 4}:
+            raise ValueError(
+                f"deformable_stages={self.deformable_stages}: expected stages from 1 to 4; deformable=None is for none"
+            )
         if self.deformable not in (None, "v1", "v2"):
             raise ValueError(f"deformable={self.deformable!r}: expected one of [None, 'v1', 'v2']")
         if self.deformable and not self.bottleneck:
