@@ -52,12 +52,19 @@ def card(facts: Facts) -> str:
 
 def front_matter(facts: Facts) -> str:
     """What hubs read: licence, tags and, where there is a result, a model-index."""
-    backbone = backbones.name(facts.model.run.detector.backbone).lower()
+    cfg = facts.model.run.detector
+    version = "gfocalv2" if cfg.head.quality == "dgqp" else "gfocal"
     content: dict[str, object] = {
         "license": UNKNOWN,
         "library_name": "gflv2",
         "pipeline_tag": "object-detection",
-        "tags": ["object-detection", "gfocalv2", "generalized-focal-loss", backbone, "pytorch"],
+        "tags": [
+            "object-detection",
+            version,
+            "generalized-focal-loss",
+            backbones.name(cfg.backbone).lower(),
+            "pytorch",
+        ],
     }
     numbers = known_numbers(facts)
     if numbers and facts.result is not None:

@@ -72,7 +72,8 @@ class Divergence:
             self._bad_steps = 0 if is_finite and not is_skipped else self._bad_steps + 1
             if self._bad_steps > self._tolerated:
                 what = "the gradients are not numbers" if is_finite else "the loss is not a number"
+                last = "set CLIP, or lower LOSS_SCALE" if self._tolerated else "or set CLIP"
                 raise InputError(
                     f"{what} at step {step.step} (lr {step.lr:.2g}); "
-                    f"lower LR (it is for 16 images), raise WARMUP_STEPS, set CLIP, or lower LOSS_SCALE"
+                    f"lower LR (it is for 16 images), raise WARMUP_STEPS, {last}"
                 )

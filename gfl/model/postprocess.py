@@ -43,6 +43,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require(self, nms_iou=(0, 1), max_detections=(1, MOST_DETECTIONS), rounds=(1, 1000), nms_pre=(0, ANY))
+        require(self, candidates=(1, 10 * MOST_DETECTIONS))
         require(self, soft_sigma=(1e-3, 1e3), soft_min_score=(0, 1))
         if self.nms not in get_args(Nms):
             raise ValueError(f"PredictConfig.nms={self.nms!r}: expected one of {list(get_args(Nms))}")
