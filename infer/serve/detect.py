@@ -73,7 +73,7 @@ async def detect(request: Request) -> Response:
     wanted = read_wanted(request.query_params)
     with service.room_for(1):
         uploads = await service.receive(read_uploads(request, service.limits), deadline)
-        with service.room_for(len(uploads) - 1):
+        with service.room_for(len(uploads), counted=1):
             if wanted.drawn:
                 uploads = uploads[:1]
             outcomes = await service.answer(request, service.detect(uploads, keep=wanted.drawn), deadline)

@@ -91,7 +91,7 @@ async def infer(request: Request) -> Response:
         asked, pictures = read_request(body, request.headers.get(HEADER_LENGTH))
         wanted = wanted_outputs(asked)
         uploads = [Upload(f"picture {i}", data, service.limits.pixels) for i, data in enumerate(pictures, start=1)]
-        with service.room_for(len(uploads) - 1):
+        with service.room_for(len(uploads), counted=1):
             outcomes = await service.answer(request, service.detect(uploads), deadline)
     results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     if len(results) < len(outcomes):  # tensors have no place for a reason

@@ -48,21 +48,25 @@ class Service:
         self._batcher.close()
 
     @contextmanager
-    def room_for(self, pictures: int) -> Iterator[None]:
-        """Count pictures as inside; raises RequestError where there is no room for them."""
+    def room_for(self, pictures: int, counted: int = 0) -> Iterator[None]:
+        """Count the pictures of a request as inside; raises RequestError where there is no room for them.
+
+        counted: how many of them are counted already, before it was known how many there are.
+        """
         if pictures > self.limits.queue:
             raise RequestError(
                 413, "body", f"got {pictures} pictures, expected at most {self.limits.queue} at once; send fewer"
             )
-        if self._inside + pictures > self.limits.queue:
+        more = pictures - counted
+        if self._inside + more > self.limits.queue:
             raise RequestError(
                 503, "queue", f"the queue is full ({self._inside} of {self.limits.queue} pictures); try again later"
             )
-        self._count(pictures)
+        self._count(more)
         try:
             yield
         finally:
-            self._count(-pictures)
+            self._count(-more)
 
     def _count(self, pictures: int) -> None:
         self._inside += pictures

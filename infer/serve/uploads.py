@@ -45,7 +45,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
 
 async def read_form(request: Request, limits: Limits) -> list[tuple[str, bytes]]:
     """Name and content of each file of a form."""
-    parser = MultiPartParser(request.headers, body_of(request, limits), max_files=limits.queue)
+    parser = MultiPartParser(request.headers, body_of(request, limits), max_files=limits.queue + 1)
     parser.spool_max_size = limits.body_bytes + 1  # below it, a file stays in memory
     try:
         form = await parser.parse()
