@@ -276,6 +276,7 @@ def test_an_ending_server_refuses_what_is_new_and_finishes_what_is_in_flight() -
     with held() as (mirror, free), serving(mirror.model) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.detect, PICTURE)
         wait_for(lambda: inside(client) == 1)
+        assert client.service is not None
         client.service.draining = True
         assert client.detect(PICTURE).status == 503
         assert client.get("/v2/health/ready").status == 503

@@ -15,7 +15,7 @@ from gfl.runtime.open import open_model
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
-from http_server import Answer, Client, noise, serving  # noqa: E402  # they need it
+from http_server import Answer, Client, noise, serving  # they need it
 
 PICTURES = [noise(64, 96, seed=0), noise(50, 90, seed=1)]
 INFER = "/v2/models/tiny/infer"

@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from gfl.errors import first_line
 from infer.opened import Opened, open_content
 from infer.serve.limits import MB, Limits
 from infer.serve.request_error import LEFT, RequestError
@@ -49,9 +50,9 @@ async def read_form(request: Request, limits: Limits) -> list[tuple[str, bytes]]
     parser.spool_max_size = limits.body_bytes + 1  # below it, a file stays in memory
     try:
         form = await parser.parse()
-    except MultiPartException as error:
+    except (MultiPartException, ValueError) as error:  # Starlette's, and its parser's
         raise RequestError(
-            422, "request", f"got a form that cannot be read ({error.message}); send each picture as a file"
+            422, "request", f"got a form that cannot be read ({first_line(error)}); send each picture as a file"
         ) from None
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     named = [(file.filename or f"picture {i}", await file.read()) for i, file in enumerate(files, start=1)]

@@ -49,7 +49,7 @@ class Client(NamedTuple):
     """Sends requests to a server, each on a connection of its own."""
 
     port: int
-    service: Service
+    service: Service | None = None  # where it is in this process
 
     def send(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
