@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
+import math
 import os
 import socket
 import tempfile
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace, words: Sequence[str]) -> None:
     with listening(arguments.host, arguments.port) as bound:
         announce(service.model, service.name, bound)
         if arguments.workers == 1:
-            server = uvicorn.Server(config_of(make_app(service, names_of(arguments), arguments.token)))
+            server = uvicorn.Server(config_of(make_app(service, names_of(arguments), arguments.token), limits))
             pass_over_signals()
             server.run(sockets=[bound])
             return
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace, words: Sequence[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:  # of numbers: the workers' counts
             os.environ[FOLDER_VARIABLE] = folder
             os.environ[ARGUMENTS_VARIABLE] = json.dumps(list(words))
-            Multiprocess(config_of("infer.serve.command:worker_app", arguments.workers), sockets=[bound]).run()
+            config = config_of("infer.serve.command:worker_app", limits, arguments.workers)
+            Multiprocess(config, sockets=[bound]).run()
 
 
 def worker_app() -> Starlette:
@@ -61,7 +63,7 @@ def worker_app() -> Starlette:
     return make_app(open_service(arguments, read_limits(arguments)), names_of(arguments), arguments.token)
 
 
-def config_of(app: Starlette | str, workers: int = 1) -> uvicorn.Config:
+def config_of(app: Starlette | str, limits: Limits, workers: int = 1) -> uvicorn.Config:
     """uvicorn's settings: it logs failures alone, and no request."""
     return uvicorn.Config(
         app,
@@ -70,6 +72,7 @@ def config_of(app: Starlette | str, workers: int = 1) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_graceful_shutdown=math.ceil(limits.timeout_s),
         lifespan="on",
         ws="none",
     )

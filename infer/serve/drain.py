@@ -30,11 +30,13 @@ def drained_at_signals(service: Service) -> Iterator[None]:
     def begin() -> None:
         if service.draining:
             end()
+            return
         service.draining = True
         waiting.append(loop.create_task(wait()))
 
     async def wait() -> None:
-        while service.busy:
+        latest = loop.time() + service.limits.timeout_s  # a client that reads no answer is not waited for longer
+        while service.busy and loop.time() < latest:
             await asyncio.sleep(LOOK_EVERY_S)
         end()
 

@@ -92,7 +92,7 @@ def serving(
 ) -> Iterator[Client]:
     """A server of the model by the name `tiny`; afterwards it has ended."""
     service = Service(model, "tiny", limits)
-    server = uvicorn.Server(config_of(make_app(service, hosts, token)))
+    server = uvicorn.Server(config_of(make_app(service, hosts, token), limits))
     with listening("127.0.0.1", 0) as bound:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
