@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help=".onnx, .pt, .safetensors, .pt2 or .om, or a folder of exports at several sizes",
+        help=".onnx, .pt, .pt2 or .om, or a folder of exports at several sizes",
     )
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s: this machine alone)")
     add("--port", type=int, default=8000, help="0: any that is free (default %(default)s)")
