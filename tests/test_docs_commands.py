@@ -296,6 +296,7 @@ NOT_RUN = {
     "benchmarks": "takes minutes; tests/test_benchmarks.py runs them with --quick",
     "gfl.npu_check": "takes minutes; tests/test_npu_check.py runs it",
     "gfl.data": "runs above",
+    "infer.serve": "runs until it is told to end; tests/test_serve_command.py starts it",
     "website": "runs in tests/test_docs_site.py",
 }
 QUICK = ("MAX_STEPS = 1", "DEVICE = 'cpu'", "WORKERS = 0", "SHORT_SIDE = 64", "LONG_SIDE = 96", "EVAL_SHORT_SIDE = 64")
