@@ -316,6 +316,32 @@ def test_the_api_is_described_in_full(client: Client) -> None:
     assert "<script" not in page
 
 
+def test_the_page_is_served_by_its_files_and_without_it_the_root_leads_to_the_docs(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").write_text("<p>a page")
+    (tmp_path / "page.js").write_text("1")
+    monkeypatch.setattr(app, "PAGE", tmp_path)
+    with serving(open_model(model), token="let me in") as client:
+        for path, body, kind in (
+            ("/", b"<p>a page", "text/html; charset=utf-8"),
+            ("/index.html", b"<p>a page", "text/html; charset=utf-8"),
+            ("/page.js", b"1", "text/javascript; charset=utf-8"),
+        ):
+            answer = client.get(path)
+            assert (answer.status, answer.body, answer.headers["content-type"]) == (200, body, kind)
+    monkeypatch.setattr(app, "PAGE", tmp_path / "none")
+    with serving(open_model(model)) as client:
+        assert client.get("/").headers["location"] == "/docs"
+
+
+def test_a_checkpoints_canvases_are_each_pictures_own() -> None:
+    with serving(Mirror(canvases=None).model) as client:
+        assert client.get("/model").json["canvases"] == []
+        rows = client.detect_form([("a.png", noise(32, 64)), ("b.png", noise(64, 32))]).json
+        assert [row["detections"][0]["bbox"][2:] for row in rows] == [[64, 32], [32, 64]]
+
+
 def test_nothing_of_a_picture_is_logged(client: Client, capfd: pytest.CaptureFixture[str]) -> None:
     client.detect_form([("private.png", PICTURE), ("secret.png", b"no picture")])
     client.detect(b"private", "?name=private")

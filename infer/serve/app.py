@@ -21,6 +21,8 @@ from infer.serve.openapi import description, documentation
 from infer.serve.request_error import RequestError
 from infer.serve.service import Service
 
+# By name, since what a machine says of them may be wrong, and a browser runs no script of another type.
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 PAGE = Path(__file__).resolve().parent.parent / "page"  # index.html and what it loads
 STYLE = "body{max-width:60rem;margin:2rem auto;padding:0 1rem;font-family:system-ui,sans-serif;color-scheme:light dark}"
 
@@ -75,7 +77,7 @@ def answer_file(file: Path) -> Callable[[Request], Awaitable[Response]]:
     """What answers with a file."""
 
     async def answer(request: Request) -> Response:
-        return FileResponse(file)
+        return FileResponse(file, media_type=TYPES.get(file.suffix))
 
     return answer
 

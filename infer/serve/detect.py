@@ -23,6 +23,7 @@ from infer.serve.request_error import RequestError
 from infer.serve.service import Service
 from infer.serve.uploads import read_uploads
 
+KNOWN = ("min_score", "top", "format", "edges")
 FLAGS = {"": True, "1": True, "true": True, "0": False, "false": False}
 EDGE_DIGITS = 3  # as val_detections.json has the spread of edges
 
@@ -42,9 +43,9 @@ class Wanted(NamedTuple):
 
 def read_wanted(query: QueryParams) -> Wanted:
     """?min_score=0.3&top=10&format=drawn&edges=1; raises RequestError for what is none of these."""
-    unknown = sorted(set(query) - {*Wanted._fields, "format"} | {"drawn"} & set(query))
+    unknown = sorted(set(query) - set(KNOWN))
     if unknown:
-        raise bad(f"got {unknown[0]!r}", "min_score, top, format and edges")
+        raise bad(f"got {unknown[0]!r}", " or ".join(KNOWN))
     try:
         min_score = check_share("min_score", float(query["min_score"])) if "min_score" in query else None
         top = int(query["top"]) if "top" in query else None
@@ -132,7 +133,7 @@ async def model(request: Request) -> Response:
             "names": about.names,
             "category_ids": about.category_ids,
             "score_thresholds": about.score_thresholds,
-            "canvases": service.model.canvases,
+            "canvases": service.model.canvases or [],  # none: each picture has its own
             "batch": service.model.batch,
             "short_side": about.short_side,
             "long_side": about.long_side,
