@@ -24,6 +24,8 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
 from http_server import JPEG, LIMITS, Answer, Client, form, noise, serving, wait_for  # they need it
 
+from infer.serve import app
+
 SIZES = [(64, 96), (50, 90), (120, 180), (200, 100), (33, 47)]
 PICTURE = noise(32, 64)
 
