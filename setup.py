@@ -34,6 +34,7 @@ PACKAGES = [
     "gfl.tensors",
     "export",
     "infer",
+    "infer.serve",
 ]
 
 REQUIREMENTS = [
@@ -65,11 +66,13 @@ EXTRAS = {
         "mypy>=1.14,<3",
         "pillow>=10,<13",
         "pyarrow>=16,<30",
+        "gflv2[serve]",
     ],
     "browser": ["playwright>=1.45,<2", "axe-playwright-python>=0.1.4,<1"],  # tests of the pages; a Chromium beside them
     "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
     "parquet": ["pyarrow>=16,<30"],
+    "serve": ["starlette>=1,<2", "uvicorn>=0.34,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
     "tensorboard": ["tensorboard>=2.16,<3"],
     "mlflow": ["mlflow>=2.14,<4"],
@@ -106,6 +109,7 @@ setup(
         "gfl.operators": ["npu_operators.txt"],
         "gfl.report": ["assets/*"],
         "export": ["cann_operators.txt"],
+        "infer": ["page/*"],
     },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -46,6 +46,7 @@ PROGRAMS = {
     "export torch": Program("export.torch", "a checkpoint into .pt2 programs"),
     "export om": Program("export.om", "an .onnx into an .om for an Ascend NPU"),
     "infer": Program("infer.run", "find objects in pictures and videos", alone=True),
+    "serve": Program("infer.serve.__main__", "a trained model over HTTP: a page, an API, metrics", alone=True),
     "merge": Program("infer.merge", "join the results of infer's shards", alone=True),
     "doctor": Program("gfl.doctor.__main__", "what a bug report needs", alone=True),
     "npu_check": Program("gfl.npu_check.__main__", "everything to run once on a machine with an NPU"),

@@ -73,19 +73,22 @@ class DrawnPictures:
 
 
 def write_drawn(path: Path, image: Image) -> None:
-    """Write a uint8 (H,W,3) RGB picture as JPEG, shrunk where it is too long for one.
+    """Write a picture as of `jpeg_of`; raises InputError where it cannot be written."""
+    data = jpeg_of(image)
+    with write_errors(path):
+        path.write_bytes(data)
 
-    Raises InputError where it cannot be written.
-    """
+
+def jpeg_of(image: Image) -> bytes:
+    """A uint8 (H,W,3) RGB picture as JPEG, shrunk where it is too long for one."""
     height, width = image.shape[:2]
     if max(height, width) > LONGEST_JPEG:
         image = resize(image, resized_size(height, width, LONGEST_JPEG, LONGEST_JPEG))
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
-        raise InputError(f"got no JPEG for {path}, expected OpenCV to encode one; install another build of OpenCV")
-    with write_errors(path):
-        path.write_bytes(data.tobytes())
+        raise InputError("got no JPEG, expected OpenCV to encode one; install another build of OpenCV")
+    return bytes(data)
 
 
 def drawn_names(names: Sequence[str]) -> list[str]:

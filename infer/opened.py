@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
+from gfl.data.picture_files import decode_picture
+from gfl.data.picture_headers import holds_several, stated_pixels
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 
@@ -37,3 +40,11 @@ class Unreadable(NamedTuple):
     def open(self) -> Opened:
         """Raise InputError with the reason."""
         raise InputError(self.reason)
+
+
+def open_content(data: bytes, name: str, depth: str = "auto", most_pixels: int | None = None) -> Opened:
+    """The content of a picture file, as of `decode_picture`; `name` is what an InputError calls it."""
+    # Where no header says it, decoding takes about what the file has; where the file has more than three bytes a
+    # pixel, its channels have more than one.
+    pixels = max(stated_pixels(data) or len(data), len(data) // 3)
+    return Opened(pixels, partial(decode_picture, data, name, depth, most_pixels), holds_several(data))

@@ -45,6 +45,44 @@ class Failed(NamedTuple):
 OnResult = Callable[[int, Result | Failed], None]
 
 
+class PictureReader:
+    """From a source to a picture on its canvas, in any number of threads."""
+
+    def __init__(self, model: Model, keep_pixels: int = 0) -> None:
+        """keep_pixels: as of `run_pictures`."""
+        self._model = model
+        self._keep_pixels = keep_pixels
+        self._large_lock = threading.Lock()
+
+    def __call__(self, position: int, source: Source) -> InputPicture | Failed:
+        """The picture, ready for the model, or why it cannot be read."""
+        try:
+            return self._read(position, source)
+        except InputError as error:
+            return Failed(source.name, str(error))
+        except (MemoryError, cv2.error) as error:  # another picture may fit
+            reason = "the memory is full" if isinstance(error, MemoryError) else first_line(error)
+            return Failed(
+                source.name,
+                f"{printable(source.name)} cannot be resized ({reason}), expected a picture that fits into memory; "
+                "make it smaller",
+            )
+
+    def _read(self, position: int, source: Source) -> InputPicture:
+        """Decode a picture and place it on its canvas; raises InputError where it cannot be read."""
+        opened = source.open()
+        with self._large_lock if opened.pixels > LARGE_PIXELS else contextlib.nullcontext():
+            image = opened.decode()
+            height, width = image.shape[:2]
+            canvas, resized_hw = self._model.canvas_for(height, width)
+            kept = image if height * width <= self._keep_pixels else None
+            image = resize(image, resized_hw)  # the original is let go here, unless it is kept
+        planes = np.empty((3, *canvas), np.uint8)
+        place_on_canvas(image, planes)
+        info = PictureInfo(source.name, (height, width), resized_hw, kept)
+        return InputPicture(position, info, planes, opened.is_first)
+
+
 def default_readers(provider: str, cores: int) -> int:
     """One a core, two to eight; half of them beside a model on the CPU, whose own threads wait for one another."""
     return min(max(cores // 2, 1) if "cpu" in provider.lower() else max(cores, 2), MOST_READERS)
@@ -79,7 +117,7 @@ def run_pictures(
     readers = readers or default_readers(model.provider_report().provider, usable_cores())
     reader, rule = _Reader(model, sources, keep_pixels), model.description
     timings, started = Timings(), time.perf_counter()
-    with _single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
+    with single_threaded_opencv(), _pool(readers, "reader") as reading, _pool(writers, "writer") as writing:
         results = _Results(writing, on_result, 2 * model.batch, model.description.thresholds.max_detections)
 
         def readable_pictures() -> Iterator[InputPicture]:
@@ -131,7 +169,7 @@ class InOrder(Generic[T]):
 
 
 @contextlib.contextmanager
-def _single_threaded_opencv() -> Iterator[None]:
+def single_threaded_opencv() -> Iterator[None]:
     """Readers are the parallel part: OpenCV's own threads would take the cores from them and from the model."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -163,11 +201,9 @@ class _Reader:
     """Reads the pictures of some sources, in several threads."""
 
     def __init__(self, model: Model, sources: Iterable[Source], keep_pixels: int) -> None:
-        self._model = model
-        self._keep_pixels = keep_pixels
+        self._read = PictureReader(model, keep_pixels)
         self._numbered = enumerate(sources)
         self._source_lock = threading.Lock()
-        self._large_lock = threading.Lock()
 
     def read_all(self, pool: ThreadPoolExecutor, ahead: int) -> Iterator[_Read]:
         """All pictures in order; `ahead` of them are being read, or wait for the caller."""
@@ -189,33 +225,8 @@ class _Reader:
             return None
         position, source = entry
         started = time.perf_counter()
-        outcome: InputPicture | Failed
-        try:
-            outcome = self._read(position, source)
-        except InputError as error:
-            outcome = Failed(source.name, str(error))
-        except (MemoryError, cv2.error) as error:  # another picture may fit
-            reason = "the memory is full" if isinstance(error, MemoryError) else first_line(error)
-            outcome = Failed(
-                source.name,
-                f"{printable(source.name)} cannot be resized ({reason}), expected a picture that fits into memory; "
-                "make it smaller",
-            )
+        outcome = self._read(position, source)
         return _Read(position, outcome, source_s + time.perf_counter() - started)
-
-    def _read(self, position: int, source: Source) -> InputPicture:
-        """Decode a picture and place it on its canvas; raises InputError where it cannot be read."""
-        opened = source.open()
-        with self._large_lock if opened.pixels > LARGE_PIXELS else contextlib.nullcontext():
-            image = opened.decode()
-            height, width = image.shape[:2]
-            canvas, resized_hw = self._model.canvas_for(height, width)
-            kept = image if height * width <= self._keep_pixels else None
-            image = resize(image, resized_hw)  # the original is let go here, unless it is kept
-        planes = np.empty((3, *canvas), np.uint8)
-        place_on_canvas(image, planes)
-        info = PictureInfo(source.name, (height, width), resized_hw, kept)
-        return InputPicture(position, info, planes, opened.is_first)
 
 
 class _Results:

@@ -15,7 +15,6 @@ with --format json left, the next one with the same flags goes on with.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,19 +136,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Detect as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
     arguments = parser().parse_args(argv)
-    # What OpenCV and FFmpeg say of a damaged file, the sentence that is printed says better.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # The project's imports come late, so that --help answers at once.
     from gfl.errors import InputError
     from gfl.say import say
-    from gfl.shapes import MOST_PIXELS, PIXELS_VARIABLE
     from gfl.signals import exit_code
+    from infer.opencv_settings import settle_opencv
 
-    # For formats whose headers only OpenCV reads; it looks once, when it is imported.
-    most_pixels = str(arguments.most_pixels or os.environ.get(PIXELS_VARIABLE) or MOST_PIXELS)
-    if most_pixels.isdecimal():
-        os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", most_pixels)
+    settle_opencv(arguments.most_pixels)
     try:
         from infer.task import run
 

@@ -11,17 +11,15 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from gfl.data.depth import check_depth
-from gfl.data.picture_files import PICTURES, decode_picture, is_decodable, read_bytes
-from gfl.data.picture_headers import holds_several, stated_pixels
+from gfl.data.picture_files import PICTURES, is_decodable, read_bytes
 from gfl.errors import InputError
 from gfl.words import counted, printable
 from infer.listing import VIDEOS, Entry, Kind, distinct, entries_of, matches
-from infer.opened import Opened, Source
+from infer.opened import Opened, Source, open_content
 from infer.videos import Video, Videos, open_video, open_videos
 
 LISTED = 5  # names in a sentence
@@ -38,12 +36,7 @@ class File:
 
     def open(self) -> Opened:
         """Read the file; InputError where it cannot be read."""
-        data = read_bytes(self.path)
-        # Where no header says it, decoding takes about what the file has; where the file has more than three bytes a
-        # pixel, its channels have more than one.
-        pixels = max(stated_pixels(data) or len(data), len(data) // 3)
-        decode = partial(decode_picture, data, str(self.path), self.depth, self.most_pixels)
-        return Opened(pixels, decode, holds_several(data))
+        return open_content(read_bytes(self.path), str(self.path), self.depth, self.most_pixels)
 
 
 @dataclass(frozen=True)

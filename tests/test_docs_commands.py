@@ -144,7 +144,12 @@ def test_a_whole_command_is_taken_by_its_program(command: Command, capsys: pytes
 
 @pytest.mark.parametrize(
     ("page", "module"),
-    [("docs/detect.md", "infer.run"), ("docs/export.md", "export.onnx"), ("docs/model-card.md", "gfl.card.__main__")],
+    [
+        ("docs/detect.md", "infer.run"),
+        ("docs/serve.md", "infer.serve.__main__"),
+        ("docs/export.md", "export.onnx"),
+        ("docs/model-card.md", "gfl.card.__main__"),
+    ],
 )
 def test_a_page_about_a_program_names_all_of_its_flags(page: str, module: str) -> None:
     flags = {flag for action in parser_of(module)._actions for flag in action.option_strings if flag.startswith("--")}
@@ -291,6 +296,7 @@ NOT_RUN = {
     "benchmarks": "takes minutes; tests/test_benchmarks.py runs them with --quick",
     "gfl.npu_check": "takes minutes; tests/test_npu_check.py runs it",
     "gfl.data": "runs above",
+    "infer.serve": "runs until it is told to end; tests/test_serve_command.py starts it",
     "website": "runs in tests/test_docs_site.py",
 }
 QUICK = ("MAX_STEPS = 1", "DEVICE = 'cpu'", "WORKERS = 0", "SHORT_SIDE = 64", "LONG_SIDE = 96", "EVAL_SHORT_SIDE = 64")

@@ -64,8 +64,10 @@ MODEL_PARTS = {("gfl.model.prepare", "gfl.model.backbones"), ("gfl.model.postpro
 
 # An accelerator, a configuration language or a metric is met in so many files, so that it can be replaced.
 KNOWN_TO_TENSORS = ("torch", "torchvision", "einops", "gfl.errors", "gfl.tensors")  # torchvision: where it works
+SERVING = ("starlette", "uvicorn", "prometheus_client")
 CONFINED = {"torch_npu": 1, "torchvision": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1}
-HOMES = {"gin": "gfl/config.py"}
+CONFINED |= dict.fromkeys(SERVING, 9)
+HOMES = {"gin": "gfl/config.py", **dict.fromkeys(SERVING, "infer/serve/")}  # a file, or a folder
 
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
 TORCH_FREE = ("infer", "gfl.runtime", "gfl.report")
@@ -81,6 +83,7 @@ TORCH_FREE_PACKAGES = (
     "hotcoco",
     "tqdm",
     "supervision",
+    *SERVING,
 )
 
 
@@ -256,7 +259,7 @@ def torch_in_torch_free_folders(sources: Sources) -> Iterator[str]:
 def spread_of_confined_packages(sources: Sources) -> Iterator[str]:
     for package, most in CONFINED.items():
         homes = [path for path in sources if any(within(name, package) for name in imports(path, sources))]
-        if len(homes) > most or (package in HOMES and set(homes) - {HOMES[package]}):
+        if len(homes) > most or not all(home.startswith(HOMES.get(package, "")) for home in homes):
             yield f"{package} is imported in {', '.join(homes)}: expected {HOMES.get(package, f'at most {most}')}"
 
 
@@ -334,6 +337,7 @@ RULES: list[tuple[Rule, Sources]] = [
     (spread_of_confined_packages, {"gfl/engine/a.py": "import torch_npu", "infer/b.py": "from torch_npu import npu"}),
     (spread_of_confined_packages, {"gfl/a.py": "import apex", "gfl/b.py": "importlib.import_module('apex.amp')"}),
     (spread_of_confined_packages, {"gfl/train.py": "import gin"}),
+    (spread_of_confined_packages, {"infer/run.py": "from starlette.requests import Request"}),
     (spread_of_confined_packages, dict.fromkeys(("gfl/a.py", "gfl/b.py", "gfl/c.py"), "import pycocotools.coco")),
     (names_taken_out_of_functional, {"gfl/a.py": "from torch.nn.functional import conv2d"}),
     (any_in_public_signatures, {"gfl/a.py": "def f(x: dict[str, Any]) -> None:\n    pass"}),

@@ -23,12 +23,13 @@ from PIL import Image as PillowImage
 from tiny_export import CATEGORY_IDS, NAMES, paired_exports, tiny_graph, write_model
 
 from gfl import load
+from gfl.data.picture_headers import stated_pixels
 from gfl.errors import InputError
 from gfl.runtime.model import Model
 from gfl.runtime.result import Result
 from infer import drawn_pictures, merge, run, task
 from infer.drawn_pictures import drawn_names
-from infer.sources import find_inputs, stated_pixels
+from infer.sources import find_inputs
 
 ROOT = Path(__file__).resolve().parents[1]
 H, W = tiny.CANVAS

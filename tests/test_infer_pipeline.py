@@ -7,63 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from tiny_onnx import DESCRIPTION
+from mirror import ABOUT, TALL, WIDE, Mirror
 
 from gfl.data.transforms import Image, resize
 from gfl.errors import InputError
 from gfl.runtime.batches import OWN_OPEN, PATIENCE
-from gfl.runtime.description import Arrays, Description
-from gfl.runtime.model import Model
-from gfl.runtime.providers import ProviderReport
 from gfl.runtime.result import Result
-from gfl.shapes import Canvas
 from infer.opened import Opened
 from infer.pipeline import LARGE_PIXELS, Failed, InOrder, default_readers, run_pictures
 from infer.timings import Load, Timings
-
-WIDE, TALL = (32, 64), (64, 32)
-ABOUT = replace(DESCRIPTION, names=("thing",), category_ids=(7,), size=WIDE, short_side=32, long_side=64)
-
-
-@dataclass
-class Mirror:
-    """What a model runs that finds each picture itself: a box around it, whose score is its mean."""
-
-    batch: int = 2
-    canvases: tuple[Canvas, ...] | None = (WIDE, TALL)
-    before_run: Callable[[], None] = lambda: None
-    about: Description = ABOUT
-    seen: list[tuple[NDArray[np.uint8], NDArray[np.int32]]] = field(default_factory=list)
-    threads: set[int] = field(default_factory=set)
-
-    @property
-    def model(self) -> Model:
-        report = ProviderReport("an accelerator", {}, ())
-        return Model(Path("mirror"), self.about, self.canvases, self.batch, self.run, lambda: report)
-
-    def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        self.before_run()
-        self.threads.add(threading.get_ident())
-        self.seen.append((images.copy(), image_sizes.copy()))
-        there = (image_sizes.prod(axis=1) > 0).astype(np.int32)
-        boxes = np.zeros((len(images), 1, 4), np.float32)
-        boxes[:, 0, 2:] = image_sizes[:, ::-1]
-        sums = images.reshape(len(images), -1).sum(axis=1, dtype=np.float64)
-        scores = sums / np.maximum(3 * 255 * image_sizes.prod(axis=1), 1)
-        return {
-            "boxes": boxes,
-            "scores": scores[:, None].astype(np.float32),
-            "labels": there[:, None] - 1,
-            "count": there,
-            "edge_std": np.ones((len(images), 1, 4), np.float32),
-            "complete": np.ones(len(images), np.int32),
-        }
 
 
 @dataclass

@@ -190,7 +190,7 @@ def check_pixels(pixels: int, limit: int, name: str) -> None:
     if pixels > limit:
         raise InputError(
             f"got a picture of {pixels:,} pixels, {name}, expected at most {limit:,}; cut it into parts, or "
-            f"set {PIXELS_VARIABLE} to more (for infer: --most_pixels)"
+            f"set {PIXELS_VARIABLE} to more (for infer: --most_pixels, for infer.serve: --max_pixels)"
         )
 
 
