@@ -93,7 +93,9 @@ def read_version(package: Path) -> str:
         about = json.loads((package / "package.json").read_text(encoding="utf-8"))
         name, version = about["name"], str(about["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"got --runtime {package}, whose package.json cannot be read ({error!r}), {expected}") from None
+        raise InputError(
+            f"got --runtime {package}, whose package.json cannot be read ({error!r}), {expected}"
+        ) from None
     if name != NAME:
         raise InputError(f"got --runtime {package}, which is {name}, {expected}")
     missing = [each for each in FILES if not (package / "dist" / each).is_file()]
