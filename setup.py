@@ -106,6 +106,7 @@ setup(
         "gfl.operators": ["npu_operators.txt"],
         "gfl.report": ["assets/*"],
         "export": ["cann_operators.txt"],
+        "infer": ["page/*"],
     },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,

@@ -35,7 +35,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 RUNTIME = os.environ.get("GFL_WEB_RUNTIME")
 ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 SCREENS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
-PX, SCORE = 0.05, 2e-4  # what a row of the page may differ from infer's: measured far below, docs/browser.md has it
+# What a row of the page may differ from infer's, on pictures of the model's own kind and on others; docs/browser.md has
+# what was measured.
+MOST = {"cells score": 5e-5, "cells px": 0.05, "others score": 1e-3, "others px": 0.1}
 MB = 1 << 20
 
 pytestmark = [
@@ -165,8 +167,7 @@ def test_rows_are_those_of_infer(site: Site, browser: object, test_data: Path, t
             most[f"{kind} score"] = max(most[f"{kind} score"], abs(found["score"] - expected["score"]))
             most[f"{kind} px"] = max(most[f"{kind} px"], *np.abs(np.subtract(found["bbox"], expected["bbox"])))
     print(dict(most))
-    assert max(most["cells score"], most["others score"]) <= SCORE
-    assert max(most["cells px"], most["others px"]) <= PX
+    assert all(most[name] <= limit for name, limit in MOST.items()), dict(most)
 
 
 def paired(found: list[dict], expected: list[dict]) -> Iterator[tuple[dict, dict]]:  # type: ignore[type-arg]
@@ -281,9 +282,9 @@ def test_drop_paste_broken_files_and_keyboard(site: Site, browser, test_data: Pa
 
         page.locator("#picture").focus()
         page.keyboard.press("ArrowRight")
-        assert page.locator("#file").inner_text() == "paste.jpg"
+        playwright.expect(page.locator("#file")).to_have_text("paste.jpg")
         page.keyboard.press("ArrowRight")
-        assert "cannot decode" in page.locator("#facts").inner_text()
+        playwright.expect(page.locator("#facts")).to_contain_text("cannot decode")
         page.locator("#classes input[type=checkbox]").first.focus()
         page.keyboard.press("Space")
         assert not page.locator("#classes input[type=checkbox]").first.is_checked()

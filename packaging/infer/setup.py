@@ -48,6 +48,7 @@ setup(
         "gfl.operators": ["npu_operators.txt"],
         "gfl.report": ["assets/*"],
         "export": ["cann_operators.txt"],
+        "infer": ["page/*"],
     },
     install_requires=[each for each in value_of("REQUIREMENTS") if each.startswith(NEEDED)],
     options={"egg_info": {"egg_base": "."}},  # else it lies beside the project's own
