@@ -73,11 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
         if model.suffix == ".pt":
             from export import onnx as exporter  # late: it imports PyTorch
 
-            folder = stack.enter_context(TemporaryDirectory(prefix="gfl_web_"))
+            exported = stack.enter_context(TemporaryDirectory(prefix="gfl_web_"))
             sizes = ["--size", *arguments.size] if arguments.size else []
-            if failed := exporter.main(["--checkpoint", str(model), "--output", folder, *sizes]):
+            if failed := exporter.main(["--checkpoint", str(model), "--output", exported, *sizes]):
                 return failed
-            files, description = read_exports(Path(folder))
+            files, description = read_exports(Path(exported))
         elif arguments.size:
             raise InputError(f"got --size for {model}, which has its sizes; omit it, or give a .pt")
         else:
@@ -85,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         folder = output if again else stack.enter_context(new_folder(output))
         write_page(folder, package, files, describe(model.stem, description, files, runtime))
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    sizes = ", ".join(f"{height}x{width}" for height, width in files)
-    say(f"{output}: {total / 1e6:.1f} MB for a static host, canvases {sizes}, {web_runtime.NAME} {runtime}")
+    canvases = ", ".join(f"{height}x{width}" for height, width in files)
+    say(f"{output}: {total / 1e6:.1f} MB for a static host, canvases {canvases}, {web_runtime.NAME} {runtime}")
     say("threads: where the host sends COOP and COEP, as _headers says to hosts that read such a file; elsewhere one")
     say(f"next: python -m http.server --directory {output}")
     return 0

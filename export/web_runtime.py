@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gfl.errors import InputError, first_line
+from gfl.errors import InputError
 from gfl.files import write_atomic, write_errors
 
 NAME = "onnxruntime-web"
@@ -59,7 +59,7 @@ def runtime_package(given: Path | None) -> Iterator[Path]:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         archives = list(folder.glob("*.tgz"))
         if done.returncode or len(archives) != 1:
-            reason = first_line(done.stderr.strip()) or f"it ended with {done.returncode}"
+            reason = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[0]
             raise InputError(
                 f"npm could not fetch {NAME} ({reason}), expected its package; try again, or give --runtime its folder"
             )
