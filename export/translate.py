@@ -75,6 +75,9 @@ def lower(model: onnx.ModelProto) -> None:
             axes = numpy_helper.to_array(constants[node.input[1]])
             node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
             del node.input[1]
+        # `allowzero` says what a 0 in a shape means: where there is none, nothing, and some runtimes refuse it.
+        if node.op_type == "Reshape" and node.input[1] in constants and numpy_helper.to_array(constants[node.input[1]]).all():
+            del node.attribute[:]
         # Of opset 17 a Split without sizes has equal parts; the check of the file finds one that cannot.
         defaults = (
             {"num_outputs": len(node.output)} if node.op_type == "Split" else NEW_ATTRIBUTES.get(node.op_type, {})
