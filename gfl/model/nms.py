@@ -29,7 +29,7 @@ def suppress(
       rounds: number of iterations.
 
     Returns:
-      kept, float32 (B,M), 1 or 0, and changed, float32 (B,): 0 where the last round changed nothing, so that `kept`
+      kept, float32 (B,M), 1 or 0, and changed, float32 (B,1): 0 where the last round changed nothing, so that `kept`
       is exact, and 1 elsewhere.
     """
     M = boxes_xyxy.shape[1]
@@ -42,7 +42,7 @@ def suppress(
     before = keep = start
     for _ in range(rounds):
         before, keep = keep, (start - torch.bmm(beats_BMM, keep)).clamp_min(0.0)
-    return keep.squeeze(-1), (keep - before).abs().amax(dim=(1, 2))
+    return keep.squeeze(-1), (keep - before).abs().amax(dim=1)
 
 
 def suppress_softly(

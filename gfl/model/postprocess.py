@@ -90,10 +90,10 @@ def _suppress(candidates: Candidates, cfg: PredictConfig) -> _Best:
     valid = candidates.scores > cfg.score_threshold
     keep, changed = suppress(candidates.boxes_xyxy, _groups(candidates, cfg), valid, cfg.nms_iou, cfg.rounds)
     best = (candidates.scores * keep).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
-    kept = keep.sum(dim=1).clamp(0.0, float(cfg.max_detections))
-    left_out = (candidates.passing - keep.shape[1]).clamp_min(0.0)
+    kept = keep.sum(dim=1, keepdim=True).clamp(0.0, float(cfg.max_detections))
+    left_out = (candidates.passing.unsqueeze(1) - keep.shape[1]).clamp_min(0.0)
     complete = changed + torch.minimum(left_out, cfg.max_detections - kept) < 0.5
-    return _Best(best.indices, best.values, kept, complete)
+    return _Best(best.indices, best.values, kept.squeeze(1), complete.squeeze(1))
 
 
 def _suppress_softly(candidates: Candidates, cfg: PredictConfig) -> _Best:
