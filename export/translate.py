@@ -75,8 +75,8 @@ def lower(model: onnx.ModelProto) -> None:
             axes = numpy_helper.to_array(constants[node.input[1]])
             node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
             del node.input[1]
-        # `allowzero` says what a 0 in a shape means: where there is none, nothing, and some runtimes refuse it.
-        if node.op_type == "Reshape" and node.input[1] in constants and numpy_helper.to_array(constants[node.input[1]]).all():
+        # Some runtimes refuse `allowzero`, which says what a 0 in a shape means: where there is none, nothing.
+        if node.op_type == "Reshape" and 0 not in numpy_helper.to_array(constants[node.input[1]]):
             del node.attribute[:]
         # Of opset 17 a Split without sizes has equal parts; the check of the file finds one that cannot.
         defaults = (

@@ -37,11 +37,11 @@ def suppress(
     better = (order.unsqueeze(0) < order.unsqueeze(1)).float()  # [i, j]: j comes before i
     same_class = (labels.unsqueeze(2) == labels.unsqueeze(1)).float()
     overlaps = (pairwise_iou(boxes_xyxy) > iou_threshold).float()
-    beats_BMM = overlaps * same_class * better
+    beats_BMM = overlaps * same_class * better  # products: more runtimes multiply numbers than join conditions
     start = valid.float().unsqueeze(-1)
     before = keep = start
     for _ in range(rounds):
-        before, keep = keep, (start - torch.bmm(beats_BMM, keep)).clamp_min(0.0)
+        before, keep = keep, torch.relu(start - torch.bmm(beats_BMM, keep))
     return keep.squeeze(-1), (keep - before).abs().amax(dim=1)
 
 
