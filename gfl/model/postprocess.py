@@ -164,8 +164,8 @@ def decode_at(edge_logits: Tensor, centres_px: Tensor, strides: Tensor, image_si
     """`decode` of logits (B,M,E,R) whose anchors have these centres (...,M,2) and strides (...,M,1), px."""
     mean, std = mean_and_std(edge_logits)
     boxes = boxes_from_distances(centres_px, mean * strides)
-    high_wide = image_sizes.float().unsqueeze(1)
-    limits = torch.cat([high_wide[..., 1:], high_wide[..., :1]] * 2, dim=2)  # (B,1,4): w, h, w, h
+    sizes = image_sizes.float()
+    limits = torch.cat([sizes[:, 1:], sizes[:, :1]] * 2, dim=1).unsqueeze(1)  # (B,1,4): w, h, w, h
     return torch.minimum(boxes.clamp_min(0.0), limits), std * strides
 
 
