@@ -59,7 +59,7 @@ def forms(case: Case) -> list[Form]:
     """Assignment and losses, ours and dense; the losses with their gradients to the head's outputs."""
     batch, grid, cfg = case.batch, case.grid, case.cfg
     padded_hw = padded_sizes(batch.image_sizes)
-    inside = cells_inside(grid, padded_hw)
+    inside = cells_inside(grid, padded_hw) > 0
     nothing = torch.zeros_like(inside)
     assignment, (owner, counted) = case.assign(), case.assign_densely()
     ours = partial(loss_terms, case.outputs, assignment, grid, batch, cfg.loss)

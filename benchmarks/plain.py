@@ -97,10 +97,10 @@ def predict(variables: Variables, images: Tensor, image_sizes: Tensor, grid: Gri
 def assign(grid: Grid, padded_hw: Tensor, batch: Batch, topk: int) -> tuple[Tensor, Tensor]:
     """ATSS over (B,G,A): the box of each anchor, int64 (B,A), NOBODY where it has none; and the counted anchors (B,A).
 
-    padded_hw int32 (B,2) px; ignored boxes of the batch are not looked at.
+    padded_hw (B,2) px; ignored boxes of the batch are not looked at.
     """
     boxes_xyxy = batch.boxes_xyxy
-    inside_B1A = cells_inside(grid, padded_hw).unsqueeze(1)
+    inside_B1A = (cells_inside(grid, padded_hw) > 0).unsqueeze(1)
     delta = grid.centres_px - ((boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2).unsqueeze(2)
     distance_BGA = torch.where(inside_B1A, delta.square().sum(dim=-1), torch.inf)
     candidate_BGA = torch.zeros_like(distance_BGA, dtype=torch.bool)

@@ -56,7 +56,7 @@ def decoded(
 ) -> tuple[Tensor, Tensor]:
     """Boxes (B,A,4) in canvas px and scores (B,A,K) of the foreground classes, before any choice among them."""
     outputs = detector.forward(Prepared(tree), detector.normalise(images, image_sizes, cfg), cfg)
-    boxes, _ = postprocess.decode_at(outputs.edge_logits, grid.centres_px, grid.strides, image_sizes)
+    boxes, _ = postprocess.decode_at(outputs.edge_logits, grid.centres_px, grid.strides.unsqueeze(1), image_sizes)
     return boxes, postprocess.counted_scores(outputs, image_sizes, grid, cfg.num_classes, cfg.predict)
 
 

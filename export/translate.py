@@ -75,6 +75,10 @@ def lower(model: onnx.ModelProto) -> None:
             axes = numpy_helper.to_array(constants[node.input[1]])
             node.attribute.append(onnx.helper.make_attribute("axes", axes.tolist()))
             del node.input[1]
+        # Some runtimes refuse `allowzero`, which says what a 0 in a shape means: where there is none, nothing.
+        shape = constants.get(node.input[1]) if node.op_type == "Reshape" else None
+        if shape is not None and 0 not in numpy_helper.to_array(shape):
+            del node.attribute[:]
         # Of opset 17 a Split without sizes has equal parts; the check of the file finds one that cannot.
         defaults = (
             {"num_outputs": len(node.output)} if node.op_type == "Split" else NEW_ATTRIBUTES.get(node.op_type, {})

@@ -27,8 +27,8 @@ def test_a_canvas_of_odd_sides_is_refused(canvas_hw: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size_hw", [(0, 0), (1, 1), (32, 32), (33, 64), (250, 301), (256, 320)])
 def test_cells_of_a_pictures_own_padded_shape_are_those_of_the_loops(size_hw: tuple[int, int]) -> None:
     padded = padded_sizes(torch.tensor([size_hw], dtype=torch.int32))
-    assert padded.dtype == torch.int32
+    assert padded.dtype == torch.float32
     assert padded[0].tolist() == [-(-side // 32) * 32 for side in size_hw]
     high, wide = padded[0].tolist()
     expected = [reference.is_inside(anchor, (high, wide)) for anchor in reference.anchors_of((256, 320))]
-    assert cells_inside(make_grid((256, 320)), padded)[0].tolist() == expected
+    assert cells_inside(make_grid((256, 320)), padded)[0].bool().tolist() == expected

@@ -184,7 +184,7 @@ def test_the_window_holds_the_nearest_anchors(canvas_hw: tuple[int, int], topk: 
     centres = torch.from_numpy(rng.uniform(-spread / 2, spread, (len(sizes), 50, 2)).astype(np.float32))
     centres[:, ::5] = torch.round(centres[:, ::5] / 4) * 4  # on anchors and halfway between them
     boxes = torch.cat([centres - 5, centres + 5], dim=2)
-    inside = cells_inside(grid, padded_hw)
+    inside = cells_inside(grid, padded_hw) > 0
     window, in_window = nearest_in_window(grid, padded_hw, boxes, topk)
     everywhere, exists = nearest_of_all(grid, inside, torch.zeros_like(inside), boxes, topk)
 

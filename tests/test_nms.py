@@ -14,8 +14,8 @@ from gfl.model.nms import suppress
 def keep_of(boxes: Tensor, labels: Tensor, rounds: int, threshold: float = 0.6) -> tuple[list[int], bool]:
     """Indices kept, and whether the rounds had settled."""
     valid = torch.ones((1, len(boxes)), dtype=torch.bool)
-    keep, settled = suppress(boxes[None], labels[None].int(), valid, threshold, rounds)
-    return torch.nonzero(keep[0]).flatten().tolist(), bool(settled[0])
+    keep, changed = suppress(boxes[None], labels[None].int(), valid, threshold, rounds)
+    return torch.nonzero(keep[0]).flatten().tolist(), not changed[0]
 
 
 def chain(length: int) -> Tensor:

@@ -73,7 +73,7 @@ def expected_of(case: Case) -> list[reference.Found]:
     """Full greedy NMS over every pair."""
     outputs, cfg = outputs_of(case), case.settings
     sizes = torch.tensor([case.size_hw], dtype=torch.int32)
-    usable = cells_inside(GRID, padded_sizes(sizes))[0] | cfg.keep_padding_cells
+    usable = cells_inside(GRID, padded_sizes(sizes))[0].bool() | cfg.keep_padding_cells
     return reference.detect(
         outputs.scores[0, :, : CLASSES + cfg.keep_background].numpy(),
         outputs.edge_logits[0].numpy(),

@@ -55,15 +55,19 @@ def make_grid(canvas_hw: tuple[int, int], device: torch.device | str = "cpu") ->
 
 
 def padded_sizes(image_sizes: Tensor) -> Tensor:
-    """The own padded shape of each image: its size rounded up to multiples of 32. int32 (B,2) -> int32 (B,2), px."""
-    blocks = torch.div(image_sizes + (CANVAS_MULTIPLE - 1), CANVAS_MULTIPLE, rounding_mode="trunc")
-    return blocks * CANVAS_MULTIPLE
+    """The own padded shape of each image: its size rounded up to multiples of 32. int32 (B,2) -> float32 (B,2), px.
+
+    In float32, which is exact here, because exported files and NPUs divide integers by way of it.
+    """
+    return torch.floor((image_sizes.float() + (CANVAS_MULTIPLE - 1)) / CANVAS_MULTIPLE) * CANVAS_MULTIPLE
 
 
 def cells_inside(grid: Grid, padded_hw: Tensor) -> Tensor:
-    """bool (B,A): anchors whose centre lies in the image's padded shape, padded_hw int32 (B,2) height, width in px.
+    """float32 (B,A): 1 for anchors whose centre lies in the image's padded shape, 0 for the others.
 
     These are the cells that the network would have on a canvas of that shape: ceil(height / stride) rows, and so on.
+    padded_hw: (B,2), height and width in px, whole numbers, as the centres are.
     """
     sizes = padded_hw.float()
-    return (grid.centres_px[:, 0] < sizes[:, 1:]) & (grid.centres_px[:, 1] < sizes[:, :1])
+    x, y = grid.centres_px[:, 0], grid.centres_px[:, 1]
+    return torch.minimum(sizes[:, 1:] - x, sizes[:, :1] - y).clamp(0.0, 1.0)

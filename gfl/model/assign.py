@@ -41,7 +41,7 @@ def assign(grid: Grid, padded_hw: Tensor, batch: Batch, cfg: ATSSConfig) -> Assi
 
     Args:
       grid: the anchors of the canvas.
-      padded_hw: int32 (B,2), each image's own padded height and width, px; anchors beyond it are left out.
+      padded_hw: (B,2), each image's own padded height and width, px; anchors beyond it are left out.
       batch: boxes, and crowd boxes to ignore, with their masks.
       cfg: with ignore_iof > 0, anchors in crowd boxes are no candidates and count in no loss.
 
@@ -49,7 +49,7 @@ def assign(grid: Grid, padded_hw: Tensor, batch: Batch, cfg: ATSSConfig) -> Assi
       Zhang et al., Bridging the Gap Between Anchor-based and Anchor-free Detection, arXiv 1912.02424, section 3.2.
     """
     boxes_xyxy = batch.boxes_xyxy
-    inside_BA = cells_inside(grid, padded_hw)
+    inside_BA = cells_inside(grid, padded_hw) > 0.0
     if cfg.ignore_iof > 0:
         ignored_BA = _covered_by_ignored(grid, batch.ignored_xyxy, batch.ignored_mask, cfg.ignore_iof)
         anchors_BGC, exists_BGC = nearest_of_all(grid, inside_BA, ignored_BA, boxes_xyxy, cfg.topk)

@@ -99,8 +99,8 @@ def normalise(images: Tensor, image_sizes: Tensor, cfg: DetectorConfig) -> Tenso
     sizes = image_sizes.float().view(-1, 2, 1, 1)
     row = torch.arange(images.shape[2], dtype=torch.float32, device=device).view(1, -1, 1)
     column = torch.arange(images.shape[3], dtype=torch.float32, device=device).view(1, 1, -1)
-    inside = (row < sizes[:, 0]) & (column < sizes[:, 1])
-    return torch.where(inside.unsqueeze(1), (images.float() - mean) / std, 0.0)
+    inside = torch.minimum(sizes[:, 0] - row, sizes[:, 1] - column).clamp(0.0, 1.0)  # 1 or 0: all are whole numbers
+    return (images.float() - mean) / std * inside.unsqueeze(1)
 
 
 def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
@@ -161,7 +161,7 @@ def loss_of_outputs(
     *,
     reduce: Callable[[Tensor], Tensor] = identity,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`loss`, from the head's outputs on; padded_hw int32 (B,2) is each image's own padded shape, px."""
+    """`loss`, from the head's outputs on; padded_hw (B,2) is each image's own padded shape, px."""
     with torch.no_grad():
         assignment = assign(grid, padded_hw, batch, cfg.assign)
     terms = loss_terms(outputs, assignment, grid, batch, cfg.loss)

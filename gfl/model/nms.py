@@ -29,20 +29,20 @@ def suppress(
       rounds: number of iterations.
 
     Returns:
-      kept, bool (B,M), and settled, bool (B,): whether the last round changed nothing, so that `kept` is exact.
+      kept, float32 (B,M), 1 or 0, and changed, float32 (B,1): 0 where the last round changed nothing, so that `kept`
+      is exact, and 1 elsewhere.
     """
     M = boxes_xyxy.shape[1]
     order = torch.arange(M, dtype=torch.float32, device=boxes_xyxy.device)
-    better = order.unsqueeze(0) < order.unsqueeze(1)  # [i, j]: j comes before i
-    same_class = labels.unsqueeze(2) == labels.unsqueeze(1)
-    overlaps = pairwise_iou(boxes_xyxy) > iou_threshold
-    beats_BMM = (overlaps & same_class & better).float()
+    better = (order.unsqueeze(0) < order.unsqueeze(1)).float()  # [i, j]: j comes before i
+    same_class = (labels.unsqueeze(2) == labels.unsqueeze(1)).float()
+    overlaps = (pairwise_iou(boxes_xyxy) > iou_threshold).float()
+    beats_BMM = overlaps * same_class * better  # products: more runtimes multiply numbers than join conditions
     start = valid.float().unsqueeze(-1)
     before = keep = start
     for _ in range(rounds):
-        before, keep = keep, torch.where(torch.bmm(beats_BMM, keep) > 0.5, 0.0, start)
-    changed = (keep - before).abs().flatten(1).amax(dim=1)
-    return keep.squeeze(-1) > 0.5, changed < 0.5
+        before, keep = keep, torch.relu(start - torch.bmm(beats_BMM, keep))
+    return keep.squeeze(-1), (keep - before).abs().amax(dim=1)
 
 
 def suppress_softly(

@@ -89,11 +89,12 @@ def detect(outputs: Outputs, image_sizes: Tensor, grid: Grid, num_classes: int, 
 def _suppress(candidates: Candidates, cfg: PredictConfig) -> _Best:
     """Greedy NMS. It is complete once its rounds settled, and all slots are filled or all pairs took part."""
     valid = candidates.scores > cfg.score_threshold
-    keep, settled = suppress(candidates.boxes_xyxy, _groups(candidates, cfg), valid, cfg.nms_iou, cfg.rounds)
-    best = torch.where(keep, candidates.scores, 0.0).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
-    kept = keep.float().sum(dim=1).clamp_max(float(cfg.max_detections))
-    complete = settled & ((kept == cfg.max_detections) | (candidates.passing <= keep.shape[1]))
-    return _Best(best.indices, best.values, kept, complete)
+    keep, changed = suppress(candidates.boxes_xyxy, _groups(candidates, cfg), valid, cfg.nms_iou, cfg.rounds)
+    best = (candidates.scores * keep).topk(min(cfg.max_detections, keep.shape[1]), dim=1)
+    kept = keep.sum(dim=1, keepdim=True).clamp(0.0, float(cfg.max_detections))
+    left_out = (candidates.passing.unsqueeze(1) - keep.shape[1]).clamp_min(0.0)
+    complete = changed + torch.minimum(left_out, cfg.max_detections - kept) < 0.5
+    return _Best(best.indices, best.values, kept.squeeze(1), complete.squeeze(1))
 
 
 def _suppress_softly(candidates: Candidates, cfg: PredictConfig) -> _Best:
@@ -147,24 +148,25 @@ def select_candidates(
 
 def counted_scores(outputs: Outputs, image_sizes: Tensor, grid: Grid, classes: int, cfg: PredictConfig) -> Tensor:
     """Scores (B,A,classes) of the first channels, 0 in cells of the padding unless the settings keep these."""
-    padded_hw = padded_sizes(image_sizes)
     scores_BAK = outputs.scores[..., :classes]
     if cfg.keep_padding_cells:
         return scores_BAK
-    return torch.where(cells_inside(grid, padded_hw).unsqueeze(-1), scores_BAK, 0.0)
+    return scores_BAK * cells_inside(grid, padded_sizes(image_sizes)).unsqueeze(-1)
 
 
 def decode(edge_logits: Tensor, anchors: Tensor, image_sizes: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Boxes, clamped to the picture, and edge_std of chosen anchors: (B,A,E,R), int64 (B,M) -> two (B,M,4) px."""
-    return decode_at(gather_anchors(edge_logits, anchors), grid.centres_px[anchors], grid.strides[anchors], image_sizes)
+    # A row of a table: ONNX has this as a Gather, and indexing as a GatherND, which fewer runtimes take.
+    centres, strides = F.embedding(anchors, grid.centres_px), F.embedding(anchors, grid.strides.unsqueeze(1))
+    return decode_at(gather_anchors(edge_logits, anchors), centres, strides, image_sizes)
 
 
 def decode_at(edge_logits: Tensor, centres_px: Tensor, strides: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """`decode` of logits (B,M,E,R) whose anchors have these centres (...,M,2) and strides (...,M), px."""
+    """`decode` of logits (B,M,E,R) whose anchors have these centres (...,M,2) and strides (...,M,1), px."""
     mean, std = mean_and_std(edge_logits)
-    strides = strides.unsqueeze(-1)
     boxes = boxes_from_distances(centres_px, mean * strides)
-    limits = image_sizes.float().flip(1).repeat(1, 2).unsqueeze(1)  # (B,1,4): w, h, w, h
+    sizes = image_sizes.float()
+    limits = torch.cat([sizes[:, 1:], sizes[:, :1]] * 2, dim=1).unsqueeze(1)  # (B,1,4): w, h, w, h
     return torch.minimum(boxes.clamp_min(0.0), limits), std * strides
 
 
