@@ -33,7 +33,8 @@ def test_a_loss_scale_is_given_its_time_and_a_good_step_starts_it_anew() -> None
 
 def test_steps_that_are_skipped_count_although_their_loss_is_finite() -> None:
     count = BAD_STEPS + 2  # whether the first was skipped is not known
-    with pytest.raises(InputError, match=f"the gradients are not numbers at step {count} {MEND}set CLIP, or lower LOSS_SCALE"):
+    expected = f"the gradients are not numbers at step {count} {MEND}set CLIP, or lower LOSS_SCALE"
+    with pytest.raises(InputError, match=expected):
         Divergence(loss_scale=True).check(steps([1.0] * count, [float(number) for number in range(count)]))
 
 
