@@ -290,6 +290,7 @@ def test_the_commands_for_own_data_run_one_after_the_other(
 
 NOT_RUN = {
     "export.om": "needs ATC",
+    "export.web": "needs npm, and tests/test_page_browser.py runs it",
     "cann": "needs an NPU",
     "best.om": "needs an NPU",
     "cuda": "needs a GPU",
