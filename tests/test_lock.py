@@ -26,8 +26,12 @@ import os, sys, time
 from pathlib import Path
 from gfl.record.lock import lock_folder
 lock = lock_folder(Path(sys.argv[1]))
+ready, begun = os.pipe()
 child = os.fork()
+if not child:
+    os.write(begun, b"x")  # it has let go of the lock: Python does so before fork returns
 if child:
+    os.read(ready, 1)
     print(os.getpid(), child, flush=True)
 time.sleep(600)
 """
