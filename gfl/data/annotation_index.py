@@ -125,20 +125,30 @@ def read_coco_columns(path: str | Path) -> CocoFile:
     Raises InputError as that and as the methods of `Table` do.
     """
     path = Path(path).expanduser()
-    if not path.is_file() or path.stat().st_size < INDEX_FROM:
+    try:
+        if path.stat().st_size < INDEX_FROM:
+            return read_coco_file(path)
+        return _read_indexed(path)
+    except (OSError, ValueError):
+        # It is no file, no JSON, or of a kind that only this reader knows: it says which.
         return read_coco_file(path)
+
+
+def _read_indexed(path: Path) -> CocoFile:
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    folder = cache_folder() / "annotations" / f"{digest[:40]}-{path.stat().st_size}-{VERSION}"
+        while chunk := stream.read(2**22):
+            digest.update(chunk)
+    folder = cache_folder() / "annotations" / f"{digest.hexdigest()[:40]}-{path.stat().st_size}-{VERSION}"
     try:
         if not folder.is_dir():
             _write(path, folder)
-        return _load(path, folder)
-    except ValueError:
-        return read_coco_file(path)  # it is no JSON, or of a kind that only this reader knows; it says which
-    except FileNotFoundError:  # somebody has cleared a part of the cache
-        shutil.rmtree(folder, ignore_errors=True)
-        return read_coco_columns(path)
+        try:
+            return _load(path, folder)
+        except FileNotFoundError:  # somebody has cleared a part of the cache
+            shutil.rmtree(folder, ignore_errors=True)
+            _write(path, folder)
+            return _load(path, folder)
     except _NoCacheError:  # each process for itself, in files that are gone with it
         with TemporaryDirectory() as own:
             _fill(path, Path(own))
