@@ -122,9 +122,7 @@ def read_exports(path: Path) -> tuple[dict[Canvas, Path], Description]:
             f"{path} takes {model.batch} pictures at a time, expected 1, since the page asks for one at a time; export "
             "it again with --batch 1"
         )
-    by_size = {
-        Description.from_metadata(onnx_header.read_metadata(file), file).size: file for file in files_of(path, kind)
-    }
+    by_size = {size_of(file): file for file in files_of(path, kind)}
     return {canvas: by_size[canvas] for canvas in model.canvases or ()}, model.description
 
 

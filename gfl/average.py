@@ -19,10 +19,11 @@ from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import write_checkpoint
 from gfl.engine.weights import CheckpointFile, read_checkpoint
 from gfl.errors import InputError
+from gfl.program import status_of
 from gfl.record.run_folder import EPOCH_FILE
 from gfl.report.best_f1 import DEFAULT_SCORE
 from gfl.say import say
-from gfl.signals import exit_code, interrupt_on_sigterm
+from gfl.signals import interrupt_on_sigterm
 from gfl.words import counted
 
 # What the last file says of its model and data. Of a run to go on with, and of evaluations, a mean knows nothing.
@@ -133,15 +134,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Average as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
-    try:
-        run(parser().parse_args(argv))
-    except InputError as error:
-        say(f"error: {error}", error=True)
-        return 2
-    except KeyboardInterrupt as stopped:
-        say("\nstopped; nothing was written", error=True)
-        return exit_code(stopped)
-    return 0
+    return status_of(lambda: run(parser().parse_args(argv)), stopped="stopped; nothing was written")
 
 
 if __name__ == "__main__":

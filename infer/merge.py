@@ -18,8 +18,9 @@ from typing import TypedDict, cast
 
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
+from gfl.program import status_of
 from gfl.say import say
-from gfl.signals import exit_code, interrupt_on_sigterm
+from gfl.signals import interrupt_on_sigterm
 from gfl.words import counted
 from infer.formats import read_head, read_results, write_results
 from infer.head import COMMON, RESUMED, Head, ShardOf, differences
@@ -238,17 +239,13 @@ def merge(folder: Path, output: Path) -> tuple[dict[str, object], list[str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Merge as the command line says; 0, 2 on a user's mistake, 130, 143 or 129 when stopped by a signal."""
     arguments = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         summary, names = merge(arguments.input, arguments.output)
-    except InputError as error:
-        say(f"error: {error}", error=True)
-        return 2
-    except KeyboardInterrupt as stopped:
-        say(f"\nstopped; nothing was written to {arguments.output}", error=True)
-        return exit_code(stopped)
-    say(f"{counted(int(str(summary['images'])), 'image')}, {counted(int(str(summary['detections'])), 'detection')}")
-    say(f"wrote {', '.join(str(arguments.output / name) for name in names)}")
-    return 0
+        say(f"{counted(int(str(summary['images'])), 'image')}, {counted(int(str(summary['detections'])), 'detection')}")
+        say(f"wrote {', '.join(str(arguments.output / name) for name in names)}")
+
+    return status_of(work, stopped=f"stopped; nothing was written to {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.say": ("gfl.words",),
         "gfl.words": (),
         "gfl.signals": (),
+        "gfl.program": ("gfl.errors", "gfl.say", "gfl.signals"),
         "gfl.files": ("gfl.errors",),
         "gfl.tensors": ("gfl.errors",),
     },

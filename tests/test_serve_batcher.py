@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from gfl.runtime.batches import InputPicture
 from gfl.runtime.model import Model
 from gfl.runtime.result import PictureInfo
 from gfl.shapes import Canvas
-from infer.serve.batcher import Batcher
+from infer.serve.batcher import Batcher, Computed
 
 LONG_S = 30.0  # nobody waits so long
 
@@ -77,14 +78,19 @@ def test_what_arrives_while_the_model_runs_shares_the_next_run() -> None:
     free = threading.Event()
     mirror = Mirror(batch=8, before_run=lambda: assert_set(free))
     with batcher(mirror.model, 0.0) as (made, sizes):
-        first = made.submit(picture(9))
-        while not first.running():
-            time.sleep(0.001)
+        first = running(made.submit(picture(9)))
         rest = [made.submit(picture(9)) for _ in range(5)]
         free.set()
         for each in (first, *rest):
             each.result(10)
     assert sizes == [1, 5]
+
+
+def running(submitted: Future[Computed]) -> Future[Computed]:
+    """What was submitted, once the model runs it."""
+    while not submitted.running():
+        time.sleep(0.001)
+    return submitted
 
 
 def assert_set(event: threading.Event) -> None:
@@ -95,9 +101,7 @@ def test_the_oldest_canvas_is_first_when_several_are_due() -> None:
     free = threading.Event()
     mirror = Mirror(batch=2, before_run=lambda: assert_set(free))
     with batcher(mirror.model, 0.0) as (made, _):
-        first = made.submit(picture(9))
-        while not first.running():
-            time.sleep(0.001)
+        running(made.submit(picture(9)))
         made.submit(picture(9, TALL))
         made.submit(picture(9)), made.submit(picture(9))
         free.set()

@@ -14,8 +14,9 @@ from gfl.card.facts import read_facts
 from gfl.card.page import TO_FILL_IN, card
 from gfl.errors import InputError
 from gfl.files import write_atomic
+from gfl.program import status_of
 from gfl.say import say
-from gfl.signals import exit_code, interrupt_on_sigterm
+from gfl.signals import interrupt_on_sigterm
 from gfl.words import counted
 
 
@@ -50,15 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     checkpoint: Path = arguments.checkpoint
     output = arguments.output or checkpoint.with_name("card.md")
-    try:
-        write_card(checkpoint, output, arguments.metrics, overwrite=arguments.overwrite)
-    except InputError as error:
-        say(f"error: {error}", error=True)
-        return 2
-    except KeyboardInterrupt as stopped:
-        say("\nstopped", error=True)
-        return exit_code(stopped)
-    return 0
+    return status_of(lambda: write_card(checkpoint, output, arguments.metrics, overwrite=arguments.overwrite))
 
 
 if __name__ == "__main__":

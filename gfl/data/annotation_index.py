@@ -15,13 +15,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, TypeAlias, overload
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gfl.data.coco_json import LISTS, CocoFile, Floats, Ints, Mask, Row, Table, read_coco_file, table_of
 from gfl.data.json_stream import rows_of_lists
+from gfl.data.lazy import Lazy
 from gfl.files import draft_path
 
 INDEX_FROM = 2**25  # bytes of a file; smaller ones are read whole, in less than a second
@@ -53,7 +54,7 @@ FACTS = "index.json"  # what the other files of an index hold
 NAMES = "file_name"  # of pictures, a column of texts
 
 
-class Texts(Sequence[str]):
+class Texts(Lazy[str]):
     """Many texts as one array of bytes."""
 
     def __init__(self, content: NDArray[np.uint8], ends: Ints) -> None:
@@ -63,14 +64,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        at = range(len(self))[at]
+    def make(self, at: int) -> str:
         start = int(self.ends[at - 1]) if at else 0
         return self.content[start : int(self.ends[at])].tobytes().decode("utf-8", "surrogatepass")
 

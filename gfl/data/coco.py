@@ -6,16 +6,17 @@ Source: the authors' code (mmdetection's CocoDataset, "the reference" below), ht
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gfl.data.annotation_index import read_coco_columns
 from gfl.data.coco_json import CocoFile, GroundTruth, Ints, Mask, Table, collector_paused, ground_truth, shown
+from gfl.data.lazy import Lazy
 from gfl.data.source.box_form import MENDS, box_form
 from gfl.data.source.frames import read_frames
 from gfl.data.source.picture_folder import picture_paths
@@ -59,8 +60,8 @@ class Arrays(NamedTuple):
     crowds: Rows
 
 
-class Pictures(Sequence[Picture]):
-    """Pictures of a file, made when they are asked for: those of millions would take gigabytes."""
+class Pictures(Lazy[Picture]):
+    """Pictures of a file."""
 
     def __init__(self, arrays: Arrays, chosen: Ints) -> None:
         """chosen: the positions of these pictures among all."""
@@ -68,18 +69,6 @@ class Pictures(Sequence[Picture]):
 
     def __len__(self) -> int:
         return len(self._chosen)
-
-    @overload
-    def __getitem__(self, at: int) -> Picture: ...
-    @overload
-    def __getitem__(self, at: slice) -> tuple[Picture, ...]: ...
-    def __getitem__(self, at: int | slice) -> Picture | tuple[Picture, ...]:
-        if isinstance(at, slice):
-            return tuple(map(self._picture, self._chosen[at].tolist()))
-        return self._picture(int(self._chosen[at]))
-
-    def __iter__(self) -> Iterator[Picture]:
-        return map(self._picture, self._chosen.tolist())
 
     @property
     def ids(self) -> Ints:
@@ -101,8 +90,8 @@ class Pictures(Sequence[Picture]):
         """(P,) crowd boxes."""
         return np.diff(self.arrays.crowds.starts)[self._chosen]
 
-    def _picture(self, at: int) -> Picture:
-        every = self.arrays
+    def make(self, at: int) -> Picture:
+        every, at = self.arrays, int(self._chosen[at])
         rows = every.boxes.of(at)
         height, width = every.sizes_hw[at].tolist()
         return Picture(

@@ -15,8 +15,9 @@ from pathlib import Path
 from gfl.data.coco import read_coco
 from gfl.errors import InputError
 from gfl.files import write_atomic
+from gfl.program import status_of
 from gfl.say import say
-from gfl.signals import exit_code, interrupt_on_sigterm
+from gfl.signals import interrupt_on_sigterm
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -65,15 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Report as the command line says; 0, 2 on a user's mistake, 128 and its number when a signal stops it."""
-    try:
-        run(parser().parse_args(argv))
-    except InputError as error:
-        say(f"error: {error}", error=True)
-        return 2
-    except KeyboardInterrupt as stopped:
-        say("\nstopped; run it again for its page", error=True)
-        return exit_code(stopped)
-    return 0
+    return status_of(lambda: run(parser().parse_args(argv)), stopped="stopped; run it again for its page")
 
 
 if __name__ == "__main__":

@@ -13,26 +13,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(words)
     # The project's imports come late, so that --help answers at once.
-    from gfl.errors import InputError
     from gfl.packages import import_package
-    from gfl.say import say
-    from gfl.signals import exit_code
+    from gfl.program import status_of
     from infer.opencv_settings import settle_opencv
 
     settle_opencv(arguments.max_pixels)
-    try:
+
+    def serve() -> None:
         for package in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
             import_package(package, f"serving needs the package {package}, which", "pip install 'gflv2[serve]'")
         from infer.serve.command import run
 
         run(arguments, words)
-    except InputError as error:
-        say(f"error: {error}", error=True)
-        return 2
-    except KeyboardInterrupt as stopped:  # while the model was opened
-        say("\nstopped", error=True)
-        return exit_code(stopped)
-    return 0
+
+    return status_of(serve)  # a signal ends it so while the model is opened; afterwards the server takes it
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
 
+from gfl.data.lazy import Lazy
 from gfl.errors import InputError
 
 PROBED_PICTURES = 20  # file names, spread over the file, by which a folder is judged
 
 
-class Paths(Sequence[Path]):
-    """Paths of pictures, made when they are asked for: those of millions take gigabytes."""
+class Paths(Lazy[Path]):
+    """Paths of pictures."""
 
     def __init__(self, start: Path, place: Callable[[Path, str], Path], names: Sequence[str]) -> None:
         """place: (start, name) -> the path."""
@@ -21,13 +21,7 @@ class Paths(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._names)
 
-    @overload
-    def __getitem__(self, at: int) -> Path: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Path]: ...
-    def __getitem__(self, at: int | slice) -> Path | list[Path]:
-        if isinstance(at, slice):
-            return [self._place(self._start, name) for name in self._names[at]]
+    def make(self, at: int) -> Path:
         return self._place(self._start, self._names[at])
 
 
