@@ -34,6 +34,8 @@ class Head(TypedDict):
     model_sha256: str  # of its files
     tta: str | None  # the views, as they were given; None: one plain look
     merge: str | None  # None: one model and one view, and in what versions before wrote
+    slice: int | None  # px, of a window's side; None: pictures were looked at whole, as in what versions before wrote
+    overlap: float | None
     settings_sha256: str  # of its configuration, which --gin_file and --gin_bindings may change
     input_sha256: str  # of the names, sizes and some content of the whole input, all shards together
     pictures: int  # of this part of the input; 0 where a video does not say
@@ -59,6 +61,8 @@ COMMON = {
     "model_sha256": "another model",
     "tta": "another --tta",
     "merge": "another --merge",
+    "slice": "another --slice",
+    "overlap": "another --overlap",
     "settings_sha256": "other settings (--gin_file, --gin_bindings)",
     "input_sha256": "other pictures",
     "format": "another --format",

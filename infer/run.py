@@ -50,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
         help="how what several models or views find is merged (default nms); fusion is weighted box fusion",
     )
     add(
+        "--slice",
+        type=int,
+        metavar="PX",
+        help="look at a picture in overlapping windows of this side, and at the whole of it (default: at the whole)",
+    )
+    add("--overlap", type=float, metavar="SHARE", help="with --slice: of neighbouring windows (default 0.2)")
+    add(
         "--input",
         required=True,
         nargs="+",

@@ -23,6 +23,7 @@ from gfl.runtime.model import Model
 from gfl.runtime.open import MOST_THREADS, open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
+from gfl.runtime.slices import Slicing, read_slicing
 from gfl.say import say
 from gfl.shapes import Canvas
 from gfl.version import VERSION as GFL_VERSION
@@ -39,6 +40,7 @@ from infer.progress import Progress
 from infer.recorder import Drawing, Recorder, SourceTimes
 from infer.resume import begin, is_whole, remains
 from infer.rows import Row, Selection, Tally
+from infer.sliced import SlicedPictures
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
 from infer.timings import Timings
@@ -62,12 +64,14 @@ class Task(NamedTuple):
     image_ids: Sequence[int]  # COCO's, of the inputs in order
     choice: ProviderChoice
     looks: Looks
+    slicing: Slicing | None
 
 
 def read_task(arguments: argparse.Namespace) -> Task:
     """Check the flags and find the pictures. Raises InputError for flags that contradict one another or the input."""
     check_flags(arguments)
     looks = read_looks(arguments.tta, arguments.merge, len(arguments.model))
+    slicing = read_slicing(arguments.slice, arguments.overlap)
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder = folder_of(arguments)
@@ -87,7 +91,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     image_ids: Sequence[int] = range(1 + (inputs.start if isinstance(inputs, Files) else 0), sys.maxsize)
     if annotated is not None:
         image_ids = annotated.image_ids
-    return Task(inputs, sha256, shard, folder, resume, annotated, image_ids, choice, looks)
+    return Task(inputs, sha256, shard, folder, resume, annotated, image_ids, choice, looks, slicing)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -183,7 +187,7 @@ def fill(
     rule = model.description
     for row in journal.rows():
         tally.add(row)
-        if row["height"] is not None and row["width"] is not None:
+        if task.slicing is None and row["height"] is not None and row["width"] is not None:
             sizes[resized_size(row["height"], row["width"], rule.short_side, rule.long_side)] += 1
     iou = rule.thresholds.nms_iou if arguments.class_agnostic else None
     selection = Selection(classes.ids, arguments.min_score, arguments.top, iou)
@@ -191,7 +195,7 @@ def fill(
     with open_drawing(folder / DRAWN, task.inputs, arguments) as drawing:
         recorder = Recorder(journal, tally, selection, task.image_ids, times=times, drawing=drawing)
         with memory_told(TOO_LARGE, SMALLER):
-            timings = detect(model, task.inputs, recorder, times, journal.resumed, draw=arguments.draw)
+            timings = detect(model, task, recorder, times, journal.resumed, draw=arguments.draw)
     check_any(tally, task)
     timings.count(sizes, model.canvases)
     notes = (*classes.notes, *task.inputs.notes, *(drawing.notes if drawing else ()))
@@ -234,6 +238,8 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "model_sha256": digest,
         "tta": " ".join(arguments.tta) if arguments.tta else None,
         "merge": task.looks.method if len(arguments.model) * len(task.looks.views) > 1 else None,
+        "slice": arguments.slice,
+        "overlap": task.slicing.overlap if task.slicing else None,
         "settings_sha256": text_digest(model.description.config),
         "input_sha256": task.input_sha256,
         "pictures": task.inputs.total,
@@ -284,10 +290,12 @@ def open_drawing(folder: Path, inputs: Inputs, arguments: argparse.Namespace) ->
         yield videos
 
 
-def detect(model: Model, inputs: Inputs, recorder: Recorder, times: SourceTimes, done: int, *, draw: bool) -> Timings:
+def detect(model: Model, task: Task, recorder: Recorder, times: SourceTimes, done: int, *, draw: bool) -> Timings:
     """Run the model over the inputs after the first `done`."""
+    inputs = task.inputs
     writers = min(usable_cores(), MOST_WRITERS) if draw else 1
     kept = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize  # a frame cannot be read again
+    kept = kept if draw else 0
     with Progress(max(inputs.total - done, 0)) as progress:
 
         def record(position: int, outcome: Result | Failed) -> None:
@@ -295,7 +303,10 @@ def detect(model: Model, inputs: Inputs, recorder: Recorder, times: SourceTimes,
             progress.advance()
 
         sources = times.watch(islice(inputs, done, None))
-        return run_pictures(model, sources, record, writers=writers, keep_pixels=kept if draw else 0)
+        if task.slicing is None:
+            return run_pictures(model, sources, record, writers=writers, keep_pixels=kept)
+        sliced = SlicedPictures(task.slicing, model.description, record, kept)
+        return run_pictures(model, sliced.views(sources), sliced.take, writers=writers)
 
 
 def check_any(tally: Tally, task: Task) -> None:
