@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,14 +13,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.picture_files import pixel_limit
+from gfl.data.picture_files import open_file, pixel_limit
+from gfl.data.picture_headers import J2K_START, JP2_START, JPEG_START, PNG_START, TIFF_STARTS
 from gfl.data.transforms import Image
 from gfl.errors import InputError, first_line
 from gfl.packages import import_package
 
-# Those of GDAL's formats that hold one picture and name no other file or address.
-DRIVERS = ("GTiff", "JPEG", "PNG", "JP2OpenJPEG", "BMP", "WEBP")
-LEAST_BYTES = 1 << 20  # of a file that may hold more pixels than are decoded whole: PNG packs 1000 to 1
+# How files begin -> GDAL's name of the format. It knows many more, of which some name other files and addresses.
+DRIVERS = {
+    **dict.fromkeys(TIFF_STARTS, "GTiff"),
+    JPEG_START: "JPEG",
+    PNG_START: "PNG",
+    **dict.fromkeys((JP2_START, J2K_START), "JP2OpenJPEG"),
+}
 MOST_PIXELS = 40_000_000_000  # 200,000 x 200,000: some hours
 SHRUNK_SIDE = 4096  # px, of the whole picture that is held
 CACHE_MB = 64
@@ -100,15 +105,17 @@ def open_rows(path: Path, most_pixels: int | None = None) -> FileRows | None:
     and MOST_PIXELS for what is read by rows. Raises InputError for a file that rows cannot be read of.
     """
     try:
-        is_candidate = os.path.getsize(path) >= LEAST_BYTES and os.path.isfile(path)
-    except OSError:
+        with open_file(path) as stream:
+            start = stream.read(max(map(len, DRIVERS)))
+    except (OSError, ValueError):
         return None
-    if most_pixels is not None or not is_candidate or find_spec("rasterio") is None:
+    driver = next((name for begin, name in DRIVERS.items() if start.startswith(begin)), None)
+    if most_pixels is not None or driver is None or find_spec("rasterio") is None:
         return None
     rasterio = import_package("rasterio", "slices of large pictures need rasterio, which", "pip install rasterio")
     with memory_of(rasterio):
         try:
-            dataset: Dataset = rasterio.open(path, driver=list(DRIVERS), sharing=False)
+            dataset: Dataset = rasterio.open(path, driver=driver, sharing=False)
         except rasterio.errors.RasterioError:
             return None
     rows = FileRows(path, rasterio, dataset)
@@ -139,6 +146,7 @@ def _unlike_decoding(dataset: Dataset) -> str | None:
 
 @contextmanager
 def memory_of(rasterio: ModuleType) -> Iterator[None]:
-    """GDAL with a small cache: its default is a share of the machine's memory."""
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+    """GDAL with a small cache, whose default is a share of the machine's memory, and no word on maps."""
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB):
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield

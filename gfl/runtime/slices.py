@@ -30,7 +30,10 @@ LEAST_SIDE, MOST_OVERLAP = 32, 0.9
 DEFAULT_OVERLAP = 0.2
 AT_CUT = 0.01  # of a window's side: an edge of a box so near to the window's own is cut by it
 MOST_CELLS = 64  # of a grid that a box is looked up in; a larger one is compared with all
-SAME_PART = 0.5  # IoU from which a fragment is the part of another box that its window shows, or continues another one
+SAME_PART = 0.5  # IoU from which a fragment is the part of another box that its window shows
+# IoU of the extents along a cut from which fragments on both sides are of one object: both windows show all of
+# it. Among cells that touch, 0.5 joined neighbours (AP .459 on a mosaic of BCCD; 0.9: .489; never: .485).
+SAME_EXTENT = 0.9
 
 Bools = NDArray[np.bool_]
 
@@ -309,7 +312,7 @@ def continues(
         return False
     shared = min(xyxy[i, other + 2], xyxy[j, other + 2]) - max(xyxy[i, other], xyxy[j, other])
     spanned = max(xyxy[i, other + 2], xyxy[j, other + 2]) - min(xyxy[i, other], xyxy[j, other])
-    return bool(shared >= SAME_PART * spanned)
+    return bool(shared >= SAME_EXTENT * spanned)
 
 
 def nms(found: Found, iou: float) -> Found:
