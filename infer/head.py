@@ -49,6 +49,7 @@ class Head(TypedDict):
     class_agnostic: bool
     depth: str
     most_pixels: int | None
+    track: bool | None  # None: not followed, as in what versions before wrote
     draw: bool
     edges: bool | None  # None: not drawn, as in what versions before wrote
     categories_sha256: str
@@ -72,6 +73,7 @@ COMMON = {
     "class_agnostic": "another choice of --class_agnostic",
     "depth": "another --depth",
     "most_pixels": "another --most_pixels",
+    "track": "another choice of --track",
     "batch": "another --batch",
     "annotations": "other --annotations",
     "annotations_sha256": "other --annotations",
