@@ -40,8 +40,8 @@ class DrawnPictures:
         """Which pictures could not be drawn on."""
         if self._changed:
             yield (
-                f"{counted(len(self._changed), 'picture')} not drawn, gone or replaced since the detection "
-                f"({listed(sorted(self._changed))})"
+                f"{counted(len(self._changed), 'picture')} not drawn, gone or replaced since the detection, or too "
+                f"large to be held ({listed(sorted(self._changed))})"
             )
 
     def draw(self, position: int, result: Result) -> Image | None:

@@ -99,10 +99,8 @@ def read_json(folder: Path) -> Iterator[Row]:
             found = list(islice(entries, image["count"]))
             if any(entry["image_id"] != image["id"] for entry in found):
                 raise InputError(f"{detections} lacks detections of {image['file']}; run it again")
-            kept = [
-                Detection(category_id=entry["category_id"], bbox=list(entry["bbox"]), score=entry["score"])
-                for entry in found
-            ]
+            keys = ("category_id", "bbox", "score", "track_id")
+            kept = [cast(Detection, {key: each for key, each in entry.items() if key in keys}) for entry in found]
             yield {**image, "detections": kept}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

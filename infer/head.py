@@ -34,6 +34,8 @@ class Head(TypedDict):
     model_sha256: str  # of its files
     tta: str | None  # the views, as they were given; None: one plain look
     merge: str | None  # None: one model and one view, and in what versions before wrote
+    slice: int | None  # px, of a window's side; None: pictures were looked at whole, as in what versions before wrote
+    overlap: float | None
     settings_sha256: str  # of its configuration, which --gin_file and --gin_bindings may change
     input_sha256: str  # of the names, sizes and some content of the whole input, all shards together
     pictures: int  # of this part of the input; 0 where a video does not say
@@ -47,6 +49,7 @@ class Head(TypedDict):
     class_agnostic: bool
     depth: str
     most_pixels: int | None
+    track: bool | None  # None: not followed, as in what versions before wrote
     draw: bool
     edges: bool | None  # None: not drawn, as in what versions before wrote
     categories_sha256: str
@@ -59,6 +62,8 @@ COMMON = {
     "model_sha256": "another model",
     "tta": "another --tta",
     "merge": "another --merge",
+    "slice": "another --slice",
+    "overlap": "another --overlap",
     "settings_sha256": "other settings (--gin_file, --gin_bindings)",
     "input_sha256": "other pictures",
     "format": "another --format",
@@ -68,6 +73,7 @@ COMMON = {
     "class_agnostic": "another choice of --class_agnostic",
     "depth": "another --depth",
     "most_pixels": "another --most_pixels",
+    "track": "another choice of --track",
     "batch": "another --batch",
     "annotations": "other --annotations",
     "annotations_sha256": "other --annotations",

@@ -169,6 +169,16 @@ def is_leftover(path: Path) -> bool:
     return HEAD_START.startswith(line) if entry is None else entry.get("format") == "json"
 
 
+def last_video(path: Path) -> str | None:
+    """The video of the last frame that was written; None where there is none."""
+    last = None
+    with contextlib.suppress(OSError), open(path, "rb", opener=_open_no_link) as file:
+        for line in file:
+            entry = parse(line)
+            last = str(entry["file"]).rpartition("#")[0] if entry is not None and "file" in entry else last
+    return last
+
+
 def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 

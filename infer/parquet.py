@@ -67,6 +67,7 @@ def _schema(arrow: ModuleType, head: Head) -> object:
             arrow.field("category_id", arrow.int64()),
             arrow.field("bbox", arrow.list_(arrow.float32()), metadata={**px, "order": "x, y, width, height"}),
             arrow.field("score", arrow.float32(), metadata={unit: "probability, 0 to 1"}),
+            arrow.field("track_id", arrow.int64()),  # of an object that is followed through its video
         ]
     )
     return arrow.schema(
@@ -112,6 +113,9 @@ def _rounded(row: dict[str, object]) -> Row:
     """A row as it was before its numbers were stored in 32 bits."""
     if row["time_s"] is None:
         del row["time_s"]
+    for entry in cast(list[dict[str, object]], row["detections"]):
+        if entry.get("track_id") is None:  # files from before there were tracks have none
+            entry.pop("track_id", None)
     result = cast(Row, row)
     for detection in result["detections"]:
         detection["bbox"] = [round(value, BOX_DIGITS) for value in detection["bbox"]]

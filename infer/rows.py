@@ -4,8 +4,8 @@
  "detections": [{"category_id": 18, "bbox": [10.25, 20.5, 30.0, 60.75], "score": 0.53211}]}
 
 bbox is x, y, width, height in px of the original picture, to 0.01 px; scores have five digits. The frames of a video
-also have time_s, seconds from its beginning. Of a picture that could not be read, failure says why, and width, height
-and complete are null.
+also have time_s, seconds from its beginning, and what is followed through it (--track) has a track_id. Of a picture
+that could not be read, failure says why, and width, height and complete are null.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ from infer.pipeline import Failed
 BOX_DIGITS, SCORE_DIGITS, TIME_DIGITS = 2, 5, 6
 
 
-class Detection(TypedDict):
-    """One detection of a picture."""
+class AnyDetection(TypedDict):
+    """What is written of every detection."""
 
     category_id: int
     bbox: list[float]  # x, y, width, height, px of the original
     score: float
+
+
+class Detection(AnyDetection, total=False):
+    """One detection of a picture."""
+
+    track_id: int  # of an object that is followed through its video, from 1
 
 
 class AnyRow(TypedDict):
@@ -119,11 +125,15 @@ def detections_of(result: Result, category_ids: Sequence[int | None]) -> list[De
     """The detections of a result as they are written, best first; category_ids: as of `Selection`."""
     boxes_xywh = rounded_boxes(result.boxes_xyxy).tolist()
     scores = np.round(result.scores.astype(np.float64), SCORE_DIGITS).tolist()
-    return [
-        {"category_id": category_id, "bbox": box, "score": score}
-        for label, box, score in zip(result.labels.tolist(), boxes_xywh, scores, strict=True)
-        if (category_id := category_ids[label]) is not None
-    ]
+    ids = [-1] * len(result) if result.track_ids is None else result.track_ids.tolist()
+    found: list[Detection] = []
+    for label, box, score, track_id in zip(result.labels.tolist(), boxes_xywh, scores, ids, strict=True):
+        category_id = category_ids[label]
+        if category_id is not None:
+            found.append({"category_id": category_id, "bbox": box, "score": score})
+            if track_id >= 0:
+                found[-1]["track_id"] = track_id
+    return found
 
 
 def selected(result: Result, selection: Selection) -> Result:
@@ -165,6 +175,7 @@ def is_detection(entry: object) -> TypeGuard[Detection]:
     return (
         isinstance(entry.get("category_id"), int)
         and isinstance(entry.get("score"), NUMBER)
+        and isinstance(entry.get("track_id", 0), int)
         and isinstance(box, list)
         and len(box) == 4
         and all(isinstance(side, NUMBER) for side in box)
@@ -181,7 +192,9 @@ def coco_lines(row: Row) -> list[bytes]:
     name = to_json(row["file"])
     texts = (
         f'{{"image_id": {row["id"]}, "category_id": {detection["category_id"]}, '
-        f'"bbox": [{", ".join(map(repr, detection["bbox"]))}], "score": {detection["score"]!r}, "file_name": {name}}}'
+        f'"bbox": [{", ".join(map(repr, detection["bbox"]))}], "score": {detection["score"]!r}, '
+        + (f'"track_id": {detection["track_id"]}, ' if "track_id" in detection else "")
+        + f'"file_name": {name}}}'
         for detection in row["detections"]
     )
     return [text.encode("utf-8", "backslashreplace") for text in texts]

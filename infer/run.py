@@ -50,6 +50,13 @@ def parser() -> argparse.ArgumentParser:
         help="how what several models or views find is merged (default nms); fusion is weighted box fusion",
     )
     add(
+        "--slice",
+        type=int,
+        metavar="PX",
+        help="look at a picture in overlapping windows of this side, and at the whole of it (default: at the whole)",
+    )
+    add("--overlap", type=float, metavar="SHARE", help="with --slice: of neighbouring windows (default 0.2)")
+    add(
         "--input",
         required=True,
         nargs="+",
@@ -83,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
         "score of highest F1 in its evaluation); detections.json has all that pass the model's own threshold",
     )
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
+    add("--track", action="store_true", help="follow objects through a video: track_id in results and drawings")
     add("--edges", action="store_true", help="with --draw: also how sure the detector is of each edge, as whiskers")
     add(
         "--gin_file", action="append", default=[], metavar="FILE", help="settings of a .pth or .safetensors without any"

@@ -23,6 +23,7 @@ from gfl.runtime.model import Model
 from gfl.runtime.open import MOST_THREADS, open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
+from gfl.runtime.slices import Slicing, read_slicing
 from gfl.say import say
 from gfl.shapes import Canvas
 from gfl.version import VERSION as GFL_VERSION
@@ -32,16 +33,18 @@ from infer.drawn_videos import DrawnVideos, video_of, video_paths
 from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
-from infer.journal import Journal, is_leftover
+from infer.journal import Journal, is_leftover, last_video
 from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
-from infer.pipeline import Failed, run_pictures
+from infer.pipeline import Failed, OnResult, run_pictures
 from infer.progress import Progress
 from infer.recorder import Drawing, Recorder, SourceTimes
 from infer.resume import begin, is_whole, remains
 from infer.rows import Row, Selection, Tally
+from infer.sliced import SlicedPictures
 from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
 from infer.timings import Timings
+from infer.tracking import TrackedFrames, Tracks, import_trackers
 from infer.videos import Video, Videos
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
@@ -62,18 +65,24 @@ class Task(NamedTuple):
     image_ids: Sequence[int]  # COCO's, of the inputs in order
     choice: ProviderChoice
     looks: Looks
+    slicing: Slicing | None
 
 
 def read_task(arguments: argparse.Namespace) -> Task:
     """Check the flags and find the pictures. Raises InputError for flags that contradict one another or the input."""
     check_flags(arguments)
     looks = read_looks(arguments.tta, arguments.merge, len(arguments.model))
+    slicing = read_slicing(arguments.slice, arguments.overlap)
     choice = ProviderChoice(arguments.provider, arguments.allow_fallback, parse_options(arguments.provider_options))
     shard = parse_shard(arguments.shard) if arguments.shard else None
     folder = folder_of(arguments)
     inputs = find_inputs(
         *arguments.input, recursive=arguments.recursive, depth=arguments.depth, most_pixels=arguments.most_pixels
     )
+    if arguments.track and isinstance(inputs, Files):
+        raise InputError("got --track for pictures, expected a video; omit it, or give the video that they are of")
+    if arguments.track:
+        import_trackers()  # before the model is opened
     sha256 = digest_of(inputs)
     if shard is not None:
         if not isinstance(inputs, Files):
@@ -87,7 +96,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
     image_ids: Sequence[int] = range(1 + (inputs.start if isinstance(inputs, Files) else 0), sys.maxsize)
     if annotated is not None:
         image_ids = annotated.image_ids
-    return Task(inputs, sha256, shard, folder, resume, annotated, image_ids, choice, looks)
+    return Task(inputs, sha256, shard, folder, resume, annotated, image_ids, choice, looks, slicing)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -183,7 +192,7 @@ def fill(
     rule = model.description
     for row in journal.rows():
         tally.add(row)
-        if row["height"] is not None and row["width"] is not None:
+        if task.slicing is None and row["height"] is not None and row["width"] is not None:
             sizes[resized_size(row["height"], row["width"], rule.short_side, rule.long_side)] += 1
     iou = rule.thresholds.nms_iou if arguments.class_agnostic else None
     selection = Selection(classes.ids, arguments.min_score, arguments.top, iou)
@@ -191,7 +200,12 @@ def fill(
     with open_drawing(folder / DRAWN, task.inputs, arguments) as drawing:
         recorder = Recorder(journal, tally, selection, task.image_ids, times=times, drawing=drawing)
         with memory_told(TOO_LARGE, SMALLER):
-            timings = detect(model, task.inputs, recorder, times, journal.resumed, draw=arguments.draw)
+            take = recorder.take
+            if arguments.track and not isinstance(task.inputs, Files):
+                rates = {video.name: video.fps for video in videos_of(task.inputs)}
+                thresholds = [arguments.score or score for score in rule.score_thresholds]
+                take = TrackedFrames(Tracks(rates, thresholds), take).take
+            timings = detect(model, task, take, times, journal.resumed, draw=arguments.draw)
     check_any(tally, task)
     timings.count(sizes, model.canvases)
     notes = (*classes.notes, *task.inputs.notes, *(drawing.notes if drawing else ()))
@@ -234,6 +248,8 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "model_sha256": digest,
         "tta": " ".join(arguments.tta) if arguments.tta else None,
         "merge": task.looks.method if len(arguments.model) * len(task.looks.views) > 1 else None,
+        "slice": arguments.slice,
+        "overlap": task.slicing.overlap if task.slicing else None,
         "settings_sha256": text_digest(model.description.config),
         "input_sha256": task.input_sha256,
         "pictures": task.inputs.total,
@@ -247,6 +263,7 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
         "class_agnostic": arguments.class_agnostic,
         "depth": arguments.depth,
         "most_pixels": arguments.most_pixels,
+        "track": arguments.track or None,
         "draw": arguments.draw,
         "edges": arguments.edges or None,
         "categories_sha256": text_digest(to_json(categories)),
@@ -255,10 +272,12 @@ def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: Ca
 
 
 def keepable(task: Task, arguments: argparse.Namespace) -> Callable[[Row], bool]:
-    """Which answered sources --resume keeps: all but those whose drawn picture is gone, and the frames of a drawn video
-    that is not whole, which cannot be gone on with and is begun again."""
+    """Which answered sources --resume keeps: all but those whose drawn picture is gone, and the frames of a drawn or
+    followed video that is not whole, which cannot be gone on with and is begun again."""
     if not arguments.draw:
-        return lambda row: True
+        # Tracks begin anew with a video: the last one may not be whole.
+        last = last_video(task.folder / JOURNAL) if arguments.track else None
+        return lambda row: video_of(row["file"]) != last
     drawn = task.folder.absolute() / DRAWN
     if isinstance(task.inputs, Files):
         names = [file.name for file in task.inputs.files]
@@ -284,18 +303,23 @@ def open_drawing(folder: Path, inputs: Inputs, arguments: argparse.Namespace) ->
         yield videos
 
 
-def detect(model: Model, inputs: Inputs, recorder: Recorder, times: SourceTimes, done: int, *, draw: bool) -> Timings:
+def detect(model: Model, task: Task, take: OnResult, times: SourceTimes, done: int, *, draw: bool) -> Timings:
     """Run the model over the inputs after the first `done`."""
+    inputs = task.inputs
     writers = min(usable_cores(), MOST_WRITERS) if draw else 1
     kept = KEPT_PIXELS if isinstance(inputs, Files) else sys.maxsize  # a frame cannot be read again
+    kept = kept if draw else 0
     with Progress(max(inputs.total - done, 0)) as progress:
 
         def record(position: int, outcome: Result | Failed) -> None:
-            recorder.take(position, outcome)
+            take(position, outcome)
             progress.advance()
 
         sources = times.watch(islice(inputs, done, None))
-        return run_pictures(model, sources, record, writers=writers, keep_pixels=kept if draw else 0)
+        if task.slicing is None:
+            return run_pictures(model, sources, record, writers=writers, keep_pixels=kept)
+        sliced = SlicedPictures(task.slicing, model.description, record, kept)
+        return run_pictures(model, sliced.views(sources), sliced.take, writers=writers)
 
 
 def check_any(tally: Tally, task: Task) -> None:

@@ -84,6 +84,8 @@ TORCH_FREE_PACKAGES = (
     "hotcoco",
     "tqdm",
     "supervision",
+    "trackers",
+    "rasterio",
     *SERVING,
 )
 

@@ -286,7 +286,9 @@ def test_large_pictures_that_are_gone_before_they_are_drawn_are_named(tmp_path: 
     for position in range(3):
         drawn.draw(position, result_of([0.9], [0]))  # it keeps no picture
     assert [path.name for path in tmp_path.glob("*.jpg")] == ["a.jpg"]
-    assert list(drawn.notes) == ["2 pictures not drawn, gone or replaced since the detection (b.png, c.png)"]
+    assert list(drawn.notes) == [
+        "2 pictures not drawn, gone or replaced since the detection, or too large to be held (b.png, c.png)"
+    ]
 
 
 def test_input_digest_is_of_the_content(tmp_path: Path) -> None:

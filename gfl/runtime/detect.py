@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,8 @@ from numpy.typing import NDArray
 
 from gfl.class_names import list_names, place_of_name
 from gfl.data.depth import check_depth
-from gfl.data.transforms import place_on_canvas, resize
+from gfl.data.picture_rows import open_rows
+from gfl.data.transforms import Image, place_on_canvas, resize
 from gfl.errors import InputError
 from gfl.runtime.batches import OWN_OPEN, InputPicture, batch_arrays, fill_batches
 from gfl.runtime.ensemble import open_merged, read_looks
@@ -23,6 +26,7 @@ from gfl.runtime.model import Model
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
 from gfl.runtime.result import PictureInfo, Result, check_share, result_of
+from gfl.runtime.slices import Decoded, Gathering, Rows, Slicing, count_views, read_slicing, views_of
 from gfl.words import printable
 
 Score: TypeAlias = "float | Mapping[str, float]"
@@ -34,6 +38,8 @@ def load(
     *,
     tta: str | float | Sequence[str | float] | None = None,
     merge: str | None = None,
+    slice: int | None = None,
+    overlap: float | None = None,
     provider: str = "auto",
     batch: int | None = None,
     threads: int = 0,
@@ -56,6 +62,9 @@ def load(
         tta: test-time augmentation: 'flip', scales of a checkpoint's own size, or both, e.g. 'flip 0.8 1.0 1.25'.
         merge: how what several views or models find is merged: 'nms' (the default), 'soft_linear', 'soft_gaussian',
             'voting' or 'fusion' (`gfl.runtime.merging`).
+        slice: look at a picture in windows of this side, px of the picture, and at the whole of it; what they find is
+            merged (`gfl.runtime.slices`).
+        overlap: of neighbouring windows, as a share of their side, 0.2 by default.
         provider: what runs it: 'auto' (the best that is installed), 'cpu', 'cuda', 'cann' (an Ascend NPU) or 'openvino'
             (an .onnx by OpenVINO in place of ONNX Runtime).
         batch: pictures a run, 1 by default; an exported file has its own.
@@ -104,7 +113,8 @@ folder of exports; check the name
         names=names,
     )
     model = open_merged(paths, open_one, read_looks(words, merge, len(paths)))
-    return Detect(model, score=score, class_agnostic=class_agnostic, depth=depth)
+    slicing = read_slicing(slice, overlap)
+    return Detect(model, score=score, class_agnostic=class_agnostic, depth=depth, slicing=slicing)
 
 
 class Detect:
@@ -120,7 +130,13 @@ class Detect:
     """
 
     def __init__(
-        self, model: Model, *, score: Score | None = None, class_agnostic: bool = False, depth: str = "auto"
+        self,
+        model: Model,
+        *,
+        score: Score | None = None,
+        class_agnostic: bool = False,
+        depth: str = "auto",
+        slicing: Slicing | None = None,
     ) -> None:
         """Raises InputError for a score that is none, and for one of a class that the model does not know."""
         self.model = model
@@ -134,6 +150,7 @@ class Detect:
             self._least_scores = np.array([0.0 if score is None else score for score in scores], np.float32)
         self._class_agnostic = class_agnostic
         self._depth = depth
+        self._slicing = slicing
 
     def __repr__(self) -> str:
         canvases = self.model.canvases
@@ -239,50 +256,73 @@ class Detect:
         on_error: OnError | None,
     ) -> Iterator[Result]:
         failures: list[InputError] = []
+        gathering = Gathering(self._description)
+        order: deque[int] = deque()  # of the pictures that are on their way
 
-        def readable() -> Iterator[InputPicture]:
-            position = 0
+        def views() -> Iterator[InputPicture]:
+            view = 0
             for index, picture in enumerate(pictures):
                 try:
-                    read = self._read(picture, index, position, reading, keep_images)
+                    with self._open(picture, index, reading) as (rows, source):
+                        info = self._info(rows, source, picture, keep_images)
+                        gathering.begin(index, info, count_views(info.size_hw, self._slicing))
+                        order.append(index)
+                        for window, image in views_of(rows, self._slicing):
+                            gathering.expect(view, index, window)
+                            yield self._place(view, image, source)
+                            view += 1
                 except InputError as error:
+                    if index in order:
+                        gathering.drop(index)
+                        order.remove(index)
                     if on_error is None:
                         failures.append(error)
                         return  # the unfilled batches still run
                     on_error(index, error)
-                    continue
-                position += 1
-                yield read
 
         results: dict[int, Result] = {}
-        following = 0
         most_open = OWN_OPEN if self.model.canvases is None else len(self.model.canvases)
-        for batch in fill_batches(readable(), self.model.batch, most_open):
+        for batch in fill_batches(views(), self.model.batch, most_open):
             # A model of any canvas takes any number of pictures: blanks would only cost.
             outputs = self.model.run(
                 *batch_arrays(batch, len(batch) if self.model.canvases is None else self.model.batch)
             )
-            for slot, picture in enumerate(batch):
-                results[picture.position] = self._choose(result_of(outputs, slot, picture.info, self._description))
-            while following in results:
-                yield results.pop(following)
-                following += 1
+            for slot, each in enumerate(batch):
+                found = result_of(outputs, slot, each.info, self._description)
+                if whole := gathering.add(each.position, found):
+                    results[whole[0]] = self._choose(whole[1])
+            while order and order[0] in results:
+                yield results.pop(order.popleft())
         if failures:
             raise failures[0]
 
-    def _read(
-        self, picture: Picture | OpenFile, index: int, position: int, reading: Reading, keep_image: bool | None
-    ) -> InputPicture:
-        """A picture on its canvas; the image that is kept is never the caller's array."""
-        image, source = as_image(picture, index, reading)
+    @contextmanager
+    def _open(self, picture: Picture | OpenFile, index: int, reading: Reading) -> Iterator[tuple[Rows, str]]:
+        """A picture, decoded or to be read by rows, and what to call it."""
+        rows = None
+        if self._slicing is not None and isinstance(picture, (str, os.PathLike)):
+            rows = open_rows(Path(os.fsdecode(picture)))
+        if rows is None:
+            image, source = as_image(picture, index, reading)
+            yield Decoded(image), source
+        else:
+            with rows:
+                yield rows, os.fsdecode(cast("str | os.PathLike[str]", picture))
+
+    def _info(self, rows: Rows, source: str, picture: Picture | OpenFile, keep_image: bool | None) -> PictureInfo:
+        """What a picture's result says of it; the image that is kept is never the caller's array."""
+        if keep_image is None:
+            keep_image = not isinstance(picture, (str, os.PathLike))
+        kept = rows.image.copy() if keep_image and isinstance(rows, Decoded) else None
+        return PictureInfo(source, rows.size_hw, rows.size_hw, kept)
+
+    def _place(self, position: int, image: Image, source: str) -> InputPicture:
+        """A view on its canvas."""
         height, width = image.shape[:2]
         canvas, resized_hw = self.model.canvas_for(height, width)
         planes = np.empty((3, *canvas), np.uint8)
         place_on_canvas(resize(image, resized_hw), planes)
-        if keep_image is None:
-            keep_image = not isinstance(picture, (str, os.PathLike))
-        kept = image.copy() if keep_image else None
-        return InputPicture(position, PictureInfo(source, (height, width), resized_hw, kept), planes)
+        return InputPicture(position, PictureInfo(source, (height, width), resized_hw), planes)
 
     def _choose(self, result: Result) -> Result:
         """The detections that the options of `load` leave."""

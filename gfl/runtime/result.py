@@ -17,7 +17,7 @@ from gfl.data.picture_files import read_picture
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.packages import import_package
-from gfl.report.draw import draw
+from gfl.report.draw import PALETTE, draw
 from gfl.runtime.description import Arrays, Description
 from gfl.words import counted, printable
 
@@ -78,6 +78,7 @@ class Result:
     size_hw: tuple[int, int]  # of the original picture, px
     source: str
     image: Image | None = field(default=None, compare=False)  # the result's own copy; None: it was not kept
+    track_ids: NDArray[np.int64] | None = None  # (D,) of an object in its video, -1: none yet; None: not followed
 
     __hash__ = None  # type: ignore[assignment]  # the arrays can be written to
 
@@ -116,6 +117,7 @@ class Result:
             category_ids=tuple(self.category_ids[i] for i in indices),
             edge_std=self.edge_std[indices],
             score_thresholds=self.score_thresholds[indices],
+            track_ids=None if self.track_ids is None else self.track_ids[indices],
         )
 
     def confident(self, score: float | None = None) -> Result:
@@ -154,14 +156,21 @@ class Result:
         return image
 
     def draw(self, score: float | None = None, *, edges: bool = False) -> Image:
-        """A copy of the picture, uint8 (H,W,3) RGB, with `confident(score).distinct()` drawn on it.
+        """A copy of the picture, uint8 (H,W,3) RGB, with `confident(score).distinct()` drawn on it. What is followed
+        through a video has the number and the colour of its track.
 
         edges: also draw how sure the detector is of each edge, a whisker as long as its spread. Raises InputError as
         `picture`.
         """
         shown = self.confident(score).distinct()
         spread = shown.edge_std if edges else None
-        return draw(self.picture(), shown.boxes_xyxy, shown.scores, shown.labels, shown.names, edge_std=spread)
+        names, colours = shown.names, None
+        if shown.track_ids is not None:
+            ids = shown.track_ids.tolist()
+            names = tuple(f"#{number} {name}" if number >= 0 else name for number, name in zip(ids, names, strict=True))
+            colours = [PALETTE[number % len(PALETTE)] for number in ids]
+        image = self.picture()
+        return draw(image, shown.boxes_xyxy, shown.scores, shown.labels, names, edge_std=spread, colours=colours)
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the picture as drawn; None, and so the text, where it was not kept."""
