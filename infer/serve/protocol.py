@@ -97,22 +97,34 @@ async def infer(request: Request) -> Response:
     if len(results) < len(outcomes):  # tensors have no place for a reason
         raise RequestError(422, "picture", next(each.reason for each in outcomes if isinstance(each, Failed)))
     arrays = output_arrays(service, results)
-    content: dict[str, object] = {
-        "model_name": service.name,
-        "model_version": MODEL_VERSION,
-        "outputs": [
-            {
-                "name": name,
-                "datatype": OUTPUTS[name].datatype,
-                "shape": arrays[name].shape,
-                "data": arrays[name].ravel().tolist(),
-            }
-            for name in wanted
-        ],
-    }
+    content: dict[str, object] = {"model_name": service.name, "model_version": MODEL_VERSION}
     if isinstance(asked.get("id"), str):
         content["id"] = asked["id"]
-    return Response(to_json(content), media_type="application/json")
+    return tensors_response(content, {name: (arrays[name], binary) for name, binary in wanted.items()})
+
+
+def tensors_response(content: dict[str, object], tensors: Mapping[str, tuple[NDArray[np.generic], bool]]) -> Response:
+    """The content with the outputs: each in JSON or, where its flag says so, as bytes after the JSON."""
+    outputs, data = [], b""
+    for name, (array, binary) in tensors.items():
+        about: dict[str, object] = {"name": name, "datatype": OUTPUTS[name].datatype, "shape": array.shape}
+        if binary:
+            raw = binary_tensor(array)
+            outputs.append({**about, "parameters": {"binary_data_size": len(raw)}})
+            data += raw
+        else:
+            outputs.append({**about, "data": array.ravel().tolist()})
+    head = to_json({**content, "outputs": outputs}).encode("utf-8", "backslashreplace")
+    if not any(binary for _, binary in tensors.values()):
+        return Response(head, media_type="application/json")
+    return Response(head + data, media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(head))})
+
+
+def binary_tensor(array: NDArray[np.generic]) -> bytes:
+    """A tensor by the binary extension: little-endian numbers; each text after its length, as in `elements`."""
+    if array.dtype != object:
+        return array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return b"".join(struct.pack("<I", len(raw)) + raw for raw in (str(text).encode() for text in array.ravel()))
 
 
 def check_name(request: Request) -> Service:
@@ -176,14 +188,24 @@ def elements(data: bytes, size: object) -> list[bytes]:
     return found
 
 
-def wanted_outputs(asked: Mapping[str, object]) -> list[str]:
-    """Names of the outputs that a request asks for, by default all."""
+def wanted_outputs(asked: Mapping[str, object]) -> dict[str, bool]:
+    """Names of the outputs that a request asks for, by default all, and whether each is to come as bytes."""
+    all_binary = flag(asked, "binary_data_output", default=False)
     outputs = asked.get("outputs") or [{"name": name} for name in OUTPUTS]
-    names = [each.get("name") for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
-    wanted = [name for name in OUTPUTS if name in names]
-    if not names or len(wanted) < len(set(map(str, names))):
-        raise bad(f"the outputs {str(names)[:100]}", f"some of {', '.join(OUTPUTS)}")
+    entries = [each for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
+    wanted = {str(each.get("name")): flag(each, "binary_data", default=all_binary) for each in entries}
+    if not wanted or not wanted.keys() <= OUTPUTS.keys():
+        raise bad(f"the outputs {str(list(wanted))[:100]}", f"some of {', '.join(OUTPUTS)}")
     return wanted
+
+
+def flag(of: Mapping[str, object], name: str, *, default: bool) -> bool:
+    """A parameter that is true or false, of a request or of an output; raises RequestError where it is neither."""
+    parameters = of.get("parameters")
+    value = parameters.get(name, default) if isinstance(parameters, dict) else default
+    if not isinstance(value, bool):
+        raise bad(f"{name}: {str(value)[:100]}", "true or false")
+    return value
 
 
 def bad(got: str, expected: str) -> RequestError:
