@@ -54,14 +54,13 @@ def make_app(service: Service, hosts: Collection[str] = (), token: str | None = 
     )
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Service]]:
         with single_threaded_opencv(), drained_at_signals(service):
-            yield
+            yield {"service": service}  # in the state of every request and connection
         service.close()
 
     handlers = {RequestError: answer_refusal, HTTPException: answer_http, Exception: answer_failure}
     app = Starlette(routes=[*closed, *opened], middleware=[guard], exception_handlers=handlers, lifespan=lifespan)
-    app.state.service = service
     return app
 
 
@@ -87,16 +86,16 @@ async def to_docs(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     return service.metrics.page()
 
 
 async def openapi(request: Request) -> Response:
-    return JSONResponse(description(request.app.state.service))
+    return JSONResponse(description(request.state.service))
 
 
 async def docs(request: Request) -> Response:
-    return HTMLResponse(documentation(request.app.state.service))
+    return HTMLResponse(documentation(request.state.service))
 
 
 async def docs_style(request: Request) -> Response:
@@ -107,7 +106,7 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
     """One sentence."""
     if not isinstance(error, RequestError):
         raise error
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     service.metrics.failures.labels(error.kind).inc()
     return error.response()
 

@@ -24,6 +24,7 @@ from gfl.runtime.providers import ProviderChoice
 from gfl.say import say
 from gfl.words import counted
 from infer.serve.app import make_app
+from infer.serve.connections import Connection
 from infer.serve.drain import pass_over_signals
 from infer.serve.flags import parser
 from infer.serve.limits import Limits, read_limits
@@ -64,12 +65,13 @@ def worker_app() -> Starlette:
 
 
 def config_of(app: Starlette | str, limits: Limits, workers: int = 1) -> uvicorn.Config:
-    """uvicorn's settings: it logs failures alone, and no request."""
+    """uvicorn's settings: it logs failures alone, and no request, not even one that is no HTTP."""
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
+        http=Connection,
         workers=workers,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(limits.timeout_s),

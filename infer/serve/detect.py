@@ -68,7 +68,7 @@ def bad(got: str, expected: str) -> RequestError:
 
 async def detect(request: Request) -> Response:
     """Answer POST /detect."""
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     started = time.perf_counter()
     deadline = asyncio.get_running_loop().time() + service.limits.timeout_s
     wanted = read_wanted(request.query_params)
@@ -122,7 +122,7 @@ def drawn(outcome: Result | Failed, wanted: Wanted, as_png: bool) -> Response:
 
 async def model(request: Request) -> Response:
     """Answer GET /model."""
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     about, limits = service.model.description, service.limits
     return JSONResponse(
         {

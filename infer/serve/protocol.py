@@ -129,7 +129,7 @@ def binary_tensor(array: NDArray[np.generic]) -> bytes:
 
 def check_name(request: Request) -> Service:
     """The service; raises RequestError where the address names another model."""
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     name = request.path_params.get("name", service.name)
     if name != service.name:
         raise RequestError(
