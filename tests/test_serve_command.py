@@ -42,7 +42,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--host", "0.0.0.0"], "give a token, or --open"),
         (["--host", "detector.example"], "give a token, or --open"),
-        (["--token", " "], "empty --token"),
+        (["--token", ""], "without spaces around it"),
+        (["--token", " spaced"], "without spaces around it"),
+        (["--token", "schön"], "printable ASCII"),
         (["--port", "70000"], "--port 70000"),
         (["--max_queue", "0"], "--max_queue 0"),
         (["--max_wait_ms", "-1"], "--max_wait_ms -1"),

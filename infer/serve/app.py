@@ -24,7 +24,7 @@ from infer.serve.service import Service
 # By name, since what a machine says of them may be wrong, and a browser runs no script of another type.
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 PAGE = Path(__file__).resolve().parent.parent / "page"  # index.html and what it loads
-STYLE = "body{max-width:60rem;margin:2rem auto;padding:0 1rem;font-family:system-ui,sans-serif;color-scheme:light dark}"
+STYLE = ":root{color-scheme:light dark}body{max-width:60rem;margin:2rem auto;padding:0 1rem;font-family:system-ui}"
 
 
 def make_app(service: Service, hosts: Collection[str] = (), token: str | None = None) -> Starlette:

@@ -95,9 +95,13 @@ def open_service(arguments: argparse.Namespace, limits: Limits) -> Service:
 
 def check_openness(arguments: argparse.Namespace) -> None:
     """Raise InputError where strangers could come without a token and --open does not say that they may."""
-    if arguments.token is not None and not arguments.token.strip():
-        raise InputError("got an empty --token, expected a text that nobody guesses; omit it, or give one")
-    if not (is_loopback(arguments.host) or arguments.token or arguments.open):
+    token = arguments.token
+    if token is not None and not (token and token.isascii() and token.isprintable() and token == token.strip()):
+        raise InputError(
+            "got a --token that no header of HTTP can hold, expected printable ASCII without spaces around it; omit "
+            "it, or give one that nobody guesses"
+        )
+    if not (is_loopback(arguments.host) or token or arguments.open):
         raise InputError(
             f"got --host {arguments.host}, which other machines can reach, without --token; give a token, or --open to "
             "let anyone in"

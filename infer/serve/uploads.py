@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from infer.opened import Opened, open_content
 from infer.serve.limits import MB, Limits
 from infer.serve.request_error import LEFT, RequestError
 
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of each form that is none
 DISCARDED = 4  # times the largest body: so much of a larger one is read, for a client hears only when it has sent
 EXPECTED = "expected a picture: image/*, application/octet-stream or multipart/form-data"
 
