@@ -109,10 +109,12 @@ def test_the_address_chooses_detections(client: Client) -> None:
 @pytest.mark.parametrize(("accept", "kind"), [("image/png", "image/png"), ("*/*", "image/jpeg")])
 def test_a_drawn_picture_differs_from_the_one_that_was_sent(client: Client, accept: str, kind: str) -> None:
     headers = {**JPEG, "Accept": accept}
-    answers = [client.detect(PICTURE, f"?format=drawn{query}", headers) for query in ("", "&min_score=1")]
-    assert [answer.headers["content-type"] for answer in answers] == [kind, kind]
-    drawn, bare = (decode_picture(answer.body, "answer") for answer in answers)
+    queries = ("", "&top=1", "&min_score=1")
+    answers = [client.detect(PICTURE, f"?format=drawn{query}", headers) for query in queries]
+    assert [answer.headers["content-type"] for answer in answers] == [kind] * 3
+    drawn, best, bare = (decode_picture(answer.body, "answer") for answer in answers)
     assert drawn.shape == bare.shape == (32, 64, 3)
+    assert np.array_equal(drawn, best)
     assert np.any(drawn != bare)
 
 
@@ -146,7 +148,9 @@ REFUSED: list[tuple[int, str, Callable[[Client], Answer]]] = [
     (422, "truncated", lambda client: client.detect(PICTURE[:-20])),
     (422, "empty picture", lambda client: client.detect(b"")),
     (422, "1,001,000 pixels", lambda client: client.detect(bytes(cv2.imencode(".png", np.zeros((1001, 1000)))[1]))),
-    (422, "empty picture", lambda client: client.detect_form([])),
+    (422, "empty picture", lambda client: client.detect_form([("a.png", PICTURE), ("b.png", b"")])),
+    (422, "form without a file", lambda client: client.detect_form([])),
+    (415, "'gzip'", lambda client: client.detect(PICTURE, headers={**JPEG, "Content-Encoding": "gzip"})),
     (422, "form that cannot be read", lambda client: client.send("POST", "/detect", b"x", form([])[1])),
     (422, "min_score from 0 to 1", lambda client: client.detect(PICTURE, "?min_score=50")),
     (422, "whole number for top", lambda client: client.detect(PICTURE, "?top=x")),
@@ -174,6 +178,10 @@ def test_a_refusal_is_a_status_and_a_sentence(
 ) -> None:
     answer = send(client)
     assert (answer.status, said in answer.sentence) == (status, True), answer
+
+
+def test_another_method_is_told_which_ones_there_are(client: Client) -> None:
+    assert client.get("/detect").headers["allow"] == "POST"
 
 
 def test_refusals_are_counted_by_kind(client: Client) -> None:

@@ -64,8 +64,10 @@ def test_a_server_and_its_model_are_described(client: Client) -> None:
     shapes = {each["name"]: each["shape"] for each in about["outputs"]}
     assert shapes["boxes"] == [-1, 100, 4]
     assert shapes["count"] == [-1]
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/v2/models/tiny/versions/1/ready"):
         assert client.get(path).status == 200
+    assert client.get("/v2/models/tiny/versions/1").json == about
+    assert "version '2'" in client.get("/v2/models/tiny/versions/2").sentence
     assert client.get("/v2/models/other").status == 404
     assert "'other'" in client.get("/v2/models/other/ready").sentence
 
@@ -145,6 +147,8 @@ def test_bad_binary_requests_are_told_in_a_sentence(client: Client) -> None:
     no_json = client.send("POST", INFER, b"{}", {"Inference-Header-Content-Length": "3"})
     assert "the length of the JSON" in no_json.sentence
     assert "no JSON" in client.send("POST", INFER, b"\xff\xfe").sentence
+    long = client.send("POST", INFER, b"{}", {"Inference-Header-Content-Length": "9" * 5000})
+    assert (long.status, "the length of the JSON" in long.sentence) == (422, True)
 
 
 @pytest.mark.parametrize("binary", [False, True])
@@ -160,7 +164,8 @@ def test_the_ready_made_client_detects(client: Client, binary: bool) -> None:
         given.set_data_from_numpy(np.array(pictures, object), binary_data=binary)
         names = ("boxes", "scores", "category_ids", "labels", "edge_std", "count", "rows")
         chosen = [http.InferRequestedOutput(name, binary_data=binary) for name in names]
-        results = [ready_made.infer("tiny", [given], outputs=outputs) for outputs in (chosen, None)]
+        asked = ((chosen, ""), (None, "1"))
+        results = [ready_made.infer("tiny", [given], version, outputs) for outputs, version in asked]
     wanted = arrays(infer_binary(client, PICTURES))
     for result in results:
         for name in names:

@@ -24,7 +24,8 @@ from infer.serve.service import Service
 # By name, since what a machine says of them may be wrong, and a browser runs no script of another type.
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 PAGE = Path(__file__).resolve().parent.parent / "page"  # index.html and what it loads
-STYLE = ":root{color-scheme:light dark}body{max-width:60rem;margin:2rem auto;padding:0 1rem;font-family:system-ui}"
+STYLE = ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"  # said in full, for checkers of contrast
+STYLE += "body{max-width:60rem;margin:2rem auto;padding:0 1rem;font-family:system-ui}"
 
 
 def make_app(service: Service, hosts: Collection[str] = (), token: str | None = None) -> Starlette:
@@ -34,9 +35,15 @@ def make_app(service: Service, hosts: Collection[str] = (), token: str | None = 
         Route("/model", detect.model),
         Route("/metrics", metrics),
         Route("/v2", protocol.server),
-        Route("/v2/models/{name}", protocol.metadata),
-        Route("/v2/models/{name}/ready", protocol.ready),
-        Route("/v2/models/{name}/infer", protocol.infer, methods=["POST"]),
+        *(
+            route
+            for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+            for route in (
+                Route(model, protocol.metadata),
+                Route(f"{model}/ready", protocol.ready),
+                Route(f"{model}/infer", protocol.infer, methods=["POST"]),
+            )
+        ),
     ]
     # Beside a token lie open: health, for who watches the server, and pages, which hold nothing of the model.
     opened = [
@@ -47,7 +54,8 @@ def make_app(service: Service, hosts: Collection[str] = (), token: str | None = 
         Route("/docs.css", docs_style),
         *page_routes(),
     ]
-    paths = [route.path.replace("{name}", service.name) for route in (*closed, *opened)]
+    named = {"name": service.name, "version": protocol.MODEL_VERSION}
+    paths = [route.path.format_map(named) for route in (*closed, *opened)]
     open_paths = [route.path for route in opened]
     guard = Middleware(
         Guard, service=service, hosts={"localhost", *hosts}, token=token, paths=paths, open_paths=open_paths
@@ -121,7 +129,9 @@ async def answer_http(request: Request, error: Exception) -> Response:
         "request",
         f"got {got} ({error.detail}), expected a method and an address of /docs; correct it",
     )
-    return await answer_refusal(request, refusal)
+    response = await answer_refusal(request, refusal)
+    response.headers.update(error.headers or {})  # Allow
+    return response
 
 
 async def answer_failure(request: Request, error: Exception) -> Response:

@@ -58,11 +58,11 @@ PROBLEMS = {
     "403": "a page of another site asks",
     "408": "the body did not arrive in time",
     "413": "the body is too large, or holds too many pictures",
-    "415": "another content type",
+    "415": "another content type, or a compressed body",
     "421": "another host",
     "422": "no picture, or a request that cannot be understood",
     "500": "the model failed",
-    "503": "the queue is full, or the server is ending; Retry-After says when to come again",
+    "503": "the queue or the server is full, or it is ending; Retry-After says when to come again",
     "504": "the answer took too long",
 }
 

@@ -24,7 +24,7 @@ from infer.pipeline import Failed
 from infer.rows import encode, row_of
 from infer.serve.request_error import RequestError
 from infer.serve.service import Service
-from infer.serve.uploads import Upload, read_body
+from infer.serve.uploads import LONGEST_NUMBER, Upload, read_body
 
 HEADER_LENGTH = "inference-header-content-length"  # of the binary extension: bytes of JSON before the tensors
 INPUT = "image"
@@ -128,13 +128,14 @@ def binary_tensor(array: NDArray[np.generic]) -> bytes:
 
 
 def check_name(request: Request) -> Service:
-    """The service; raises RequestError where the address names another model."""
+    """The service; raises RequestError where the address names another model, or another version."""
     service: Service = request.state.service
-    name = request.path_params.get("name", service.name)
-    if name != service.name:
-        raise RequestError(
-            404, "request", f"got the model {name[:80]!r}, expected {service.name!r}; correct the address"
-        )
+    served = {"name": service.name, "version": MODEL_VERSION}
+    for part, given in request.path_params.items():
+        if given != served[part]:
+            raise RequestError(
+                404, "request", f"got {part} {given[:80]!r} of a model, expected {served[part]!r}; correct the address"
+            )
     return service
 
 
@@ -143,7 +144,8 @@ def read_request(body: bytes, header_length: str | None) -> tuple[Mapping[str, o
 
     header_length: bytes of JSON in the body, as a header says; None: all.
     """
-    length = len(body) if header_length is None else int(header_length) if header_length.isdecimal() else -1
+    stated = str(len(body)) if header_length is None else header_length
+    length = int(stated) if stated.isdecimal() and len(stated) <= LONGEST_NUMBER else -1
     if not 0 <= length <= len(body):
         raise bad(f"{HEADER_LENGTH}: {header_length}", f"the length of the JSON in a body of {len(body)} bytes")
     try:
