@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from benchmarks.serving import ServerProcess, counted, serving
 
-FLAGS = ("--max_body_mb", "1", "--timeout_s", "10")
+FLAGS = ("--max_body_mb", "1", "--timeout_s", "20")
 CLIENTS_FILE = Path(__file__).with_name("mixed_clients.py")
 
 

@@ -62,6 +62,7 @@ class Client(HttpUser):
         self.send("too large", OVERSIZE)
 
     def leave(self) -> None:
+        self.client.close()  # the server ends connections that idle, at any moment
         body, _ = next(turns)
         try:
             with connect(self) as connection:
@@ -72,6 +73,7 @@ class Client(HttpUser):
         left.append(time.time())
 
     def send_slowly(self) -> None:
+        self.client.close()
         body, row = next(turns)
         step = -(-len(body) // PIECES)
         pieces = [body[at : at + step] for at in range(0, len(body), step)]

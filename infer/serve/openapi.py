@@ -134,7 +134,8 @@ def documentation(service: Service) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<title>{escape(service.name)}: API</title>\n<link rel="stylesheet" href="/docs.css">\n'
+        f'<title>{escape(service.name)}: API</title>\n<link rel="icon" href="data:,">\n'
+        '<link rel="stylesheet" href="/docs.css">\n'
         f"<main>\n<h1>{escape(service.name)}</h1>\n"
         '<p>For programs: <a href="/openapi.json">openapi.json</a>.</p>\n'
         f"<h2>Addresses</h2>\n{definitions(addresses)}\n"

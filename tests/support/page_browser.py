@@ -49,7 +49,8 @@ def visited(browser, address: str, query: str = "", *, width=1280, scheme="light
     page.goto(address + query)
     yield page
     context.close()
-    assert [fault for fault in faults if not any(part in fault for part in expected)] == []
+    unexpected = [fault for fault in faults if not any(part in fault for part in expected)]
+    assert not unexpected, unexpected
 
 
 def give(page, files: list[Path]) -> None:  # type: ignore[no-untyped-def]
