@@ -74,7 +74,7 @@ EXTRAS = {
     "parquet": ["pyarrow>=16,<30"],
     "large": ["rasterio>=1.3,<2"],  # reads by rows what is too large to be decoded
     "track": ["trackers>=2.6,<3"],
-    "serve": ["starlette>=1,<2", "uvicorn>=0.34,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
+    "serve": ["starlette>=1,<2", "uvicorn>=0.51,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
     "tensorboard": ["tensorboard>=2.16,<3"],
     "mlflow": ["mlflow>=2.14,<4"],

@@ -30,11 +30,24 @@ from gfl.runtime.open import open_model
 from infer import run as infer
 from tests.support.tiny_export import export, trained_flags
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+
+from page_browser import (  # it needs it
+    CHROMIUM,
+    SCREENS,
+    browser,
+    cells,
+    check_screen,
+    give,
+    rows_of,
+    transfer,
+    visited,
+)
+from playwright import sync_api as playwright
+
+__all__ = ["browser"]  # a fixture
 RUNTIME = os.environ.get("GFL_WEB_RUNTIME")
 ISOLATED = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
-SCREENS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 # What a row of the page may differ from infer's, on pictures of the model's own kind and on others; docs/browser.md has
 # what was measured.
 MOST = {"cells score": 5e-5, "cells px": 0.05, "others score": 1e-3, "others px": 0.1}
@@ -86,50 +99,12 @@ def served(folder: Path, headers: dict[str, str]) -> Iterator[str]:
         server.server_close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    flags = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-    with playwright.sync_playwright() as engine:
-        started = engine.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield started
-        started.close()
-
-
 @contextmanager
-def opened(browser, site: Site, *, width=1280, scheme="light", headers=None, query="") -> Iterator[object]:  # type: ignore[no-untyped-def]
-    """The page, ready; nothing may be asked of another origin, and no script may fail."""
-    faults: list[str] = []
-    with served(site.folder, headers or {}) as address:
-        context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and faults.append(said.text))
-        page.on("request", lambda asked: asked.url.startswith((address, "blob:", "data:")) or faults.append(asked.url))
-        page.goto(address + query)
+def opened(browser, site: Site, *, headers=None, query="", **screen) -> Iterator[object]:  # type: ignore[no-untyped-def]
+    """The page, ready."""
+    with served(site.folder, headers or {}) as address, visited(browser, address, query, **screen) as page:
         playwright.expect(page.locator("#status")).to_have_text("Ready.", timeout=120_000)
         yield page
-        context.close()
-    assert faults == []
-
-
-def give(page, files: list[Path]) -> None:  # type: ignore[no-untyped-def]
-    """Choose pictures, and wait until all are done."""
-    page.set_input_files("#files", files)
-    total = page.locator("#pictures button").count()
-    playwright.expect(page.locator("#status")).to_contain_text(f"{total} of {total}", timeout=600_000)
-
-
-def rows_of(page, folder: Path) -> list[dict]:  # type: ignore[no-untyped-def, type-arg]
-    with page.expect_download() as download:
-        page.click("#save-json")
-    assert download.value.suggested_filename == "detections.json"
-    download.value.save_as(folder / "detections.json")
-    content: list[dict] = json.loads((folder / "detections.json").read_text())  # type: ignore[type-arg]
-    return content
-
-
-def cells(test_data: Path, count: int) -> list[Path]:
-    return sorted((test_data / "bccd" / "val").glob("*.jpg"))[:count]
 
 
 def odd_pictures(test_data: Path, folder: Path) -> list[Path]:
@@ -260,20 +235,10 @@ def test_slider_classes_and_downloads(site: Site, browser, test_data: Path, tmp_
         assert about["digest"] in page.locator("#card").inner_text()
 
 
-DROP = """([name, content, kind]) => {
-    const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-    const transfer = new DataTransfer();
-    transfer.items.add(new File([bytes], name, { type: "image/jpeg" }));
-    const event = kind === "drop" ? new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true })
-        : new ClipboardEvent(kind, { clipboardData: transfer, bubbles: true });
-    document.body.dispatchEvent(event);
-}"""
-
-
 def test_drop_paste_broken_files_and_keyboard(site: Site, browser, test_data: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with opened(browser, site) as page:
         for kind, file in zip(("drop", "paste"), cells(test_data, 2), strict=True):
-            page.evaluate(DROP, [f"{kind}.jpg", base64.b64encode(file.read_bytes()).decode(), kind])
+            transfer(page, kind, file, f"{kind}.jpg")
         (tmp_path / "broken.jpg").write_bytes(b"no picture")
         give(page, [tmp_path / "broken.jpg"])
         assert page.locator("#status").inner_text() == "3 of 3 pictures done, 1 failed."
@@ -312,17 +277,10 @@ def test_the_camera_stays_in_the_tab(site: Site, browser) -> None:  # type: igno
 def test_it_fits_the_screen_and_axe_finds_nothing(
     width: int, scheme: str, site: Site, browser: object, test_data: Path
 ) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with opened(browser, site, width=width, scheme=scheme) as page:
         give(page, cells(test_data, 3))
         page.click("#card summary")  # type: ignore[attr-defined]
-        wide = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")  # type: ignore[attr-defined]
-        assert wide[0] <= wide[1]
-        if shots := os.environ.get("GFL_SCREENSHOTS"):
-            page.screenshot(path=f"{shots}/{width}-{scheme}.png", full_page=True)  # type: ignore[attr-defined]
-        found = axe.run(page).response["violations"]
-        told = [f"{each['id']}: {[node['html'][:150] for node in each['nodes'][:3]]}" for each in found]
-        assert not told, "\n".join(told)
+        check_screen(page, f"{width}-{scheme}")
 
 
 def test_memory_is_flat_over_200_pictures(site: Site, browser, test_data: Path) -> None:  # type: ignore[no-untyped-def]

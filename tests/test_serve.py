@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import cv2
@@ -24,10 +26,11 @@ pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
 from http_server import JPEG, LIMITS, Answer, Client, form, noise, serving, wait_for  # they need it
 
-from infer.serve import app
+from infer.serve import app, connections
 
 SIZES = [(64, 96), (50, 90), (120, 180), (200, 100), (33, 47)]
 PICTURE = noise(32, 64)
+HEAD = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +109,12 @@ def test_the_address_chooses_detections(client: Client) -> None:
 @pytest.mark.parametrize(("accept", "kind"), [("image/png", "image/png"), ("*/*", "image/jpeg")])
 def test_a_drawn_picture_differs_from_the_one_that_was_sent(client: Client, accept: str, kind: str) -> None:
     headers = {**JPEG, "Accept": accept}
-    answers = [client.detect(PICTURE, f"?format=drawn{query}", headers) for query in ("", "&min_score=1")]
-    assert [answer.headers["content-type"] for answer in answers] == [kind, kind]
-    drawn, bare = (decode_picture(answer.body, "answer") for answer in answers)
+    queries = ("", "&top=1", "&min_score=1")
+    answers = [client.detect(PICTURE, f"?format=drawn{query}", headers) for query in queries]
+    assert [answer.headers["content-type"] for answer in answers] == [kind] * 3
+    drawn, best, bare = (decode_picture(answer.body, "answer") for answer in answers)
     assert drawn.shape == bare.shape == (32, 64, 3)
+    assert np.array_equal(drawn, best)
     assert np.any(drawn != bare)
 
 
@@ -143,7 +148,9 @@ REFUSED: list[tuple[int, str, Callable[[Client], Answer]]] = [
     (422, "truncated", lambda client: client.detect(PICTURE[:-20])),
     (422, "empty picture", lambda client: client.detect(b"")),
     (422, "1,001,000 pixels", lambda client: client.detect(bytes(cv2.imencode(".png", np.zeros((1001, 1000)))[1]))),
-    (422, "empty picture", lambda client: client.detect_form([])),
+    (422, "empty picture", lambda client: client.detect_form([("a.png", PICTURE), ("b.png", b"")])),
+    (422, "form without a file", lambda client: client.detect_form([])),
+    (415, "'gzip'", lambda client: client.detect(PICTURE, headers={**JPEG, "Content-Encoding": "gzip"})),
     (422, "form that cannot be read", lambda client: client.send("POST", "/detect", b"x", form([])[1])),
     (422, "min_score from 0 to 1", lambda client: client.detect(PICTURE, "?min_score=50")),
     (422, "whole number for top", lambda client: client.detect(PICTURE, "?top=x")),
@@ -171,6 +178,10 @@ def test_a_refusal_is_a_status_and_a_sentence(
 ) -> None:
     answer = send(client)
     assert (answer.status, said in answer.sentence) == (status, True), answer
+
+
+def test_another_method_is_told_which_ones_there_are(client: Client) -> None:
+    assert client.get("/detect").headers["allow"] == "POST"
 
 
 def test_refusals_are_counted_by_kind(client: Client) -> None:
@@ -285,6 +296,67 @@ def test_an_ending_server_refuses_what_is_new_and_finishes_what_is_in_flight() -
         assert client.get("/v2/health/live").status == 200
         free.set()
         assert first.result().status == 200
+
+
+# ---- connections ----
+
+
+def test_connections_that_are_too_many_are_told_when_to_come_again() -> None:
+    model = Mirror(canvases=(WIDE,)).model
+    with serving(model, LIMITS._replace(connections=3)) as client, ExitStack() as idle:
+        for _ in range(3):
+            idle.enter_context(client.connect())
+        wait_for(lambda: client.get("/model").status == 503)
+        refused = client.detect(PICTURE)
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert "3 connections already" in refused.sentence
+        assert "content-security-policy" in refused.headers
+        idle.close()
+        wait_for(lambda: client.get("/model").status == 200)
+        assert count(client, 'gfl_failures_total{kind="connections"}') >= 2
+
+
+def test_connections_that_are_far_too_many_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINGER_S", 0.2)
+    model = Mirror(canvases=(WIDE,)).model
+    with serving(model, LIMITS._replace(connections=1)) as client, ExitStack() as idle:
+        several = [idle.enter_context(client.connect()) for _ in range(1 + connections.REFUSED + 5)]
+        assert read_all(several[-1]) == b""
+        assert read_all(several[1]).startswith(b"HTTP/1.1 503")
+        time.sleep(0.5)  # those that were told are closed, though their other ends are open
+        assert client.get("/model").status == 503
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /model HTTP/1.1\r\nHost: local", HEAD + b"GET /mod"])
+def test_a_head_that_does_not_arrive_ends_its_connection(
+    client: Client, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_EVERY_S", 0.1)
+    with client.connect() as connection:
+        connection.settimeout(3)  # less than uvicorn itself keeps idle ones
+        connection.sendall(sent)
+        read_all(connection)
+
+
+def test_a_client_that_reads_slowly_is_waited_for_and_one_that_does_not_read_is_dropped(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_EVERY_S", 0.3)
+    with client.connect() as connection:
+        connection.sendall(3000 * HEAD)
+        wait_for(lambda: client.get("/model").status == 200)
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            assert connection.recv(2**18)
+            time.sleep(0.02)
+        time.sleep(1)
+        with pytest.raises(ConnectionResetError):
+            read_all(connection)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the server closes the connection."""
+    return b"".join(iter(lambda: connection.recv(2**20), b""))
 
 
 # ---- what it says of itself ----

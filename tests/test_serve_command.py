@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -41,7 +42,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--host", "0.0.0.0"], "give a token, or --open"),
         (["--host", "detector.example"], "give a token, or --open"),
-        (["--token", " "], "empty --token"),
+        (["--token", ""], "without spaces around it"),
+        (["--token", " spaced"], "without spaces around it"),
+        (["--token", "schön"], "printable ASCII"),
         (["--port", "70000"], "--port 70000"),
         (["--max_queue", "0"], "--max_queue 0"),
         (["--max_wait_ms", "-1"], "--max_wait_ms -1"),
@@ -156,6 +159,21 @@ def test_several_workers_answer_and_count_together(model: Path) -> None:
         counted = server.client.get("/metrics").body.decode()
         assert 'gfl_requests_total{path="/detect",status="200"} 32.0' in counted
         server.signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+
+
+@pytest.mark.slow
+def test_a_signal_lets_every_worker_finish(model: Path) -> None:
+    with ExitStack() as stack, process(model, "--workers", "2") as server:
+        accepted = [
+            stack.enter_context(server.client.open("/detect", len(PICTURE), sent=PICTURE[:-1])) for _ in range(8)
+        ]
+        wait_for(lambda: b"gfl_queue_pictures 8.0" in server.client.get("/metrics").body)
+        server.signal(signal.SIGTERM)
+        time.sleep(0.5)
+        for connection in accepted:
+            connection.sendall(PICTURE[-1:])
+        assert [connection.recv(65536)[:12] for connection in accepted] == [b"HTTP/1.1 200"] * 8
         assert server.end()[0] == 0
 
 

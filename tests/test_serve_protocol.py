@@ -64,8 +64,10 @@ def test_a_server_and_its_model_are_described(client: Client) -> None:
     shapes = {each["name"]: each["shape"] for each in about["outputs"]}
     assert shapes["boxes"] == [-1, 100, 4]
     assert shapes["count"] == [-1]
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready", "/v2/models/tiny/versions/1/ready"):
         assert client.get(path).status == 200
+    assert client.get("/v2/models/tiny/versions/1").json == about
+    assert "version '2'" in client.get("/v2/models/tiny/versions/2").sentence
     assert client.get("/v2/models/other").status == 404
     assert "'other'" in client.get("/v2/models/other/ready").sentence
 
@@ -89,6 +91,29 @@ def test_binary_and_base64_pictures_give_the_same(client: Client) -> None:
     assert infer_binary(client, PICTURES).json == infer(client, {"inputs": [tensor(PICTURES)]}).json
 
 
+def test_outputs_come_as_bytes_where_they_are_asked_for(client: Client) -> None:
+    in_json = arrays(infer(client, {"inputs": [tensor(PICTURES)]}))
+    asked = {
+        "inputs": [tensor(PICTURES)],
+        "parameters": {"binary_data_output": True},
+        "outputs": [{"name": name} for name in ("rows", "boxes", "category_ids")]
+        + [{"name": "count", "parameters": {"binary_data": False}}],
+    }
+    answer = infer(client, asked)
+    length = int(answer.headers["inference-header-content-length"])
+    rows, boxes, category_ids, count = json.loads(answer.body[:length])["outputs"]
+    assert count == {"name": "count", "datatype": "INT32", "shape": [2], "data": [1, 1]}
+    assert [each["parameters"]["binary_data_size"] for each in (boxes, category_ids)] == [2 * 100 * 4 * 4, 2 * 100 * 8]
+    data = answer.body[length:]
+    size = rows["parameters"]["binary_data_size"]
+    texts = [row.encode() for row in in_json["rows"]]
+    assert data[:size] == b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    floats = np.frombuffer(data, "<f4", 800, offset=size).reshape(boxes["shape"])
+    np.testing.assert_array_equal(floats, in_json["boxes"].astype(np.float32))
+    numbers = np.frombuffer(data, "<i8", offset=size + floats.nbytes).reshape(category_ids["shape"])
+    np.testing.assert_array_equal(numbers, in_json["category_ids"])
+
+
 def test_the_id_comes_back_and_outputs_can_be_chosen(client: Client) -> None:
     asked = {"id": "7", "inputs": [tensor(PICTURES[:1])], "outputs": [{"name": "count"}, {"name": "scores"}]}
     answer = infer(client, asked).json
@@ -109,6 +134,7 @@ def test_the_id_comes_back_and_outputs_can_be_chosen(client: Client) -> None:
         ({"inputs": [tensor([b"no picture"])]}, "cannot be decoded"),
         ({"inputs": [tensor(PICTURES)], "outputs": [{"name": "masks"}]}, "masks"),
         ({"inputs": [tensor(PICTURES)], "outputs": 5}, "the outputs"),
+        ({"inputs": [tensor(PICTURES)], "parameters": {"binary_data_output": 1}}, "true or false"),
     ],
 )
 def test_a_bad_request_is_told_in_a_sentence(client: Client, content: Mapping[str, object], said: str) -> None:
@@ -121,18 +147,30 @@ def test_bad_binary_requests_are_told_in_a_sentence(client: Client) -> None:
     no_json = client.send("POST", INFER, b"{}", {"Inference-Header-Content-Length": "3"})
     assert "the length of the JSON" in no_json.sentence
     assert "no JSON" in client.send("POST", INFER, b"\xff\xfe").sentence
+    long = client.send("POST", INFER, b"{}", {"Inference-Header-Content-Length": "9" * 5000})
+    assert (long.status, "the length of the JSON" in long.sentence) == (422, True)
 
 
-def test_the_ready_made_client_detects(client: Client) -> None:
+@pytest.mark.parametrize("binary", [False, True])
+def test_the_ready_made_client_detects(client: Client, binary: bool) -> None:
     http = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
     with http.InferenceServerClient(f"127.0.0.1:{client.port}") as ready_made:
         assert ready_made.is_server_live()
         assert ready_made.is_server_ready()
         assert ready_made.is_model_ready("tiny")
         assert ready_made.get_model_metadata("tiny")["name"] == "tiny"
+        pictures = [picture if binary else base64.b64encode(picture) for picture in PICTURES]
         given = http.InferInput("image", [2], "BYTES")
-        given.set_data_from_numpy(np.array(PICTURES, object))
-        result = ready_made.infer("tiny", [given])
-        wanted = arrays(infer_binary(client, PICTURES))
-        np.testing.assert_array_equal(result.as_numpy("boxes"), wanted["boxes"].astype(np.float32))
-        assert result.as_numpy("count").tolist() == [1, 1]
+        given.set_data_from_numpy(np.array(pictures, object), binary_data=binary)
+        names = ("boxes", "scores", "category_ids", "labels", "edge_std", "count", "rows")
+        chosen = [http.InferRequestedOutput(name, binary_data=binary) for name in names]
+        asked = ((chosen, ""), (None, "1"))
+        results = [ready_made.infer("tiny", [given], version, outputs) for outputs, version in asked]
+    wanted = arrays(infer_binary(client, PICTURES))
+    for result in results:
+        for name in names:
+            found = result.as_numpy(name)
+            if name == "rows":  # the client gives bytes from a binary answer, texts from JSON
+                found = np.array([row if isinstance(row, str) else row.decode() for row in found])
+            np.testing.assert_array_equal(found, wanted[name].astype(found.dtype), name)
+    assert ("parameters" in results[0].get_output("boxes")) == binary

@@ -20,6 +20,7 @@ const address = document.documentElement.dataset.model; // model.json where ther
 
 async function start() {
   const token = at("token").value;
+  if (!/^[ -~]*$/.test(token)) return say("problem", "The server does not take this token."); // no header may hold it
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   let answer;
   try {

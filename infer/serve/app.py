@@ -24,7 +24,8 @@ from infer.serve.service import Service
 # By name, since what a machine says of them may be wrong, and a browser runs no script of another type.
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 PAGE = Path(__file__).resolve().parent.parent / "page"  # index.html and what it loads
-STYLE = "body{max-width:60rem;margin:2rem auto;padding:0 1rem;font-family:system-ui,sans-serif;color-scheme:light dark}"
+STYLE = ":root{color-scheme:light dark;background:Canvas;color:CanvasText}"  # said in full, for checkers of contrast
+STYLE += "body{max-width:60rem;margin:2rem auto;padding:0 1rem;font-family:system-ui}"
 
 
 def make_app(service: Service, hosts: Collection[str] = (), token: str | None = None) -> Starlette:
@@ -34,9 +35,15 @@ def make_app(service: Service, hosts: Collection[str] = (), token: str | None = 
         Route("/model", detect.model),
         Route("/metrics", metrics),
         Route("/v2", protocol.server),
-        Route("/v2/models/{name}", protocol.metadata),
-        Route("/v2/models/{name}/ready", protocol.ready),
-        Route("/v2/models/{name}/infer", protocol.infer, methods=["POST"]),
+        *(
+            route
+            for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+            for route in (
+                Route(model, protocol.metadata),
+                Route(f"{model}/ready", protocol.ready),
+                Route(f"{model}/infer", protocol.infer, methods=["POST"]),
+            )
+        ),
     ]
     # Beside a token lie open: health, for who watches the server, and pages, which hold nothing of the model.
     opened = [
@@ -47,21 +54,21 @@ def make_app(service: Service, hosts: Collection[str] = (), token: str | None = 
         Route("/docs.css", docs_style),
         *page_routes(),
     ]
-    paths = [route.path.replace("{name}", service.name) for route in (*closed, *opened)]
+    named = {"name": service.name, "version": protocol.MODEL_VERSION}
+    paths = [route.path.format_map(named) for route in (*closed, *opened)]
     open_paths = [route.path for route in opened]
     guard = Middleware(
         Guard, service=service, hosts={"localhost", *hosts}, token=token, paths=paths, open_paths=open_paths
     )
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Service]]:
         with single_threaded_opencv(), drained_at_signals(service):
-            yield
+            yield {"service": service}  # in the state of every request and connection
         service.close()
 
     handlers = {RequestError: answer_refusal, HTTPException: answer_http, Exception: answer_failure}
     app = Starlette(routes=[*closed, *opened], middleware=[guard], exception_handlers=handlers, lifespan=lifespan)
-    app.state.service = service
     return app
 
 
@@ -87,16 +94,16 @@ async def to_docs(request: Request) -> Response:
 
 
 async def metrics(request: Request) -> Response:
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     return service.metrics.page()
 
 
 async def openapi(request: Request) -> Response:
-    return JSONResponse(description(request.app.state.service))
+    return JSONResponse(description(request.state.service))
 
 
 async def docs(request: Request) -> Response:
-    return HTMLResponse(documentation(request.app.state.service))
+    return HTMLResponse(documentation(request.state.service))
 
 
 async def docs_style(request: Request) -> Response:
@@ -107,7 +114,7 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
     """One sentence."""
     if not isinstance(error, RequestError):
         raise error
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     service.metrics.failures.labels(error.kind).inc()
     return error.response()
 
@@ -122,7 +129,9 @@ async def answer_http(request: Request, error: Exception) -> Response:
         "request",
         f"got {got} ({error.detail}), expected a method and an address of /docs; correct it",
     )
-    return await answer_refusal(request, refusal)
+    response = await answer_refusal(request, refusal)
+    response.headers.update(error.headers or {})  # Allow
+    return response
 
 
 async def answer_failure(request: Request, error: Exception) -> Response:

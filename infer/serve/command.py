@@ -24,6 +24,7 @@ from gfl.runtime.providers import ProviderChoice
 from gfl.say import say
 from gfl.words import counted
 from infer.serve.app import make_app
+from infer.serve.connections import Connection
 from infer.serve.drain import pass_over_signals
 from infer.serve.flags import parser
 from infer.serve.limits import Limits, read_limits
@@ -64,12 +65,13 @@ def worker_app() -> Starlette:
 
 
 def config_of(app: Starlette | str, limits: Limits, workers: int = 1) -> uvicorn.Config:
-    """uvicorn's settings: it logs failures alone, and no request."""
+    """uvicorn's settings: it logs failures alone, and no request, not even one that is no HTTP."""
     return uvicorn.Config(
         app,
         factory=isinstance(app, str),
+        http=Connection,
         workers=workers,
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=math.ceil(limits.timeout_s),
@@ -93,9 +95,13 @@ def open_service(arguments: argparse.Namespace, limits: Limits) -> Service:
 
 def check_openness(arguments: argparse.Namespace) -> None:
     """Raise InputError where strangers could come without a token and --open does not say that they may."""
-    if arguments.token is not None and not arguments.token.strip():
-        raise InputError("got an empty --token, expected a text that nobody guesses; omit it, or give one")
-    if not (is_loopback(arguments.host) or arguments.token or arguments.open):
+    token = arguments.token
+    if token is not None and not (token and token.isascii() and token.isprintable() and token == token.strip()):
+        raise InputError(
+            "got a --token that no header of HTTP can hold, expected printable ASCII without spaces around it; omit "
+            "it, or give one that nobody guesses"
+        )
+    if not (is_loopback(arguments.host) or token or arguments.open):
         raise InputError(
             f"got --host {arguments.host}, which other machines can reach, without --token; give a token, or --open to "
             "let anyone in"

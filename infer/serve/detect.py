@@ -68,7 +68,7 @@ def bad(got: str, expected: str) -> RequestError:
 
 async def detect(request: Request) -> Response:
     """Answer POST /detect."""
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     started = time.perf_counter()
     deadline = asyncio.get_running_loop().time() + service.limits.timeout_s
     wanted = read_wanted(request.query_params)
@@ -83,7 +83,7 @@ async def detect(request: Request) -> Response:
                 raise RequestError(422, "picture", "; ".join(each.reason for each in failed))
             if wanted.drawn:
                 as_png = "image/png" in request.headers.get("accept", "")
-                response = await service.in_pool(lambda: drawn(outcomes[0], wanted, as_png))
+                response = await service.in_pool(lambda: drawn(service, outcomes[0], wanted, as_png))
             else:
                 response = rows_response(service, outcomes, wanted)
     response.headers["Server-Timing"] = f"total;dur={1000 * (time.perf_counter() - started):.1f}"
@@ -109,11 +109,11 @@ def with_edges(row: Row, result: Result) -> dict[str, object]:
     return {**row, "detections": detections}
 
 
-def drawn(outcome: Result | Failed, wanted: Wanted, as_png: bool) -> Response:
+def drawn(service: Service, outcome: Result | Failed, wanted: Wanted, as_png: bool) -> Response:
     """The picture with its detections, a JPEG or a PNG."""
     if isinstance(outcome, Failed):
         raise RequestError(422, "picture", outcome.reason)
-    shown = selected(outcome, Selection((), top=wanted.top))
+    shown = selected(outcome, Selection(service.model.description.category_ids, top=wanted.top))
     image = shown.draw(wanted.min_score, edges=wanted.edges)
     if as_png:
         return Response(bytes(cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]), media_type="image/png")
@@ -122,7 +122,7 @@ def drawn(outcome: Result | Failed, wanted: Wanted, as_png: bool) -> Response:
 
 async def model(request: Request) -> Response:
     """Answer GET /model."""
-    service: Service = request.app.state.service
+    service: Service = request.state.service
     about, limits = service.model.description, service.limits
     return JSONResponse(
         {

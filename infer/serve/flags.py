@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="MS",
         help="how long a picture waits for others to share a run (default %(default)s)",
     )
+    add("--max_connections", type=int, default=512, metavar="N", help="at a time, idle ones too (default %(default)s)")
     add("--max_queue", type=int, default=128, metavar="N", help="pictures inside at a time (default %(default)s)")
     add("--max_body_mb", type=int, default=20, metavar="N", help="MB of a request (default %(default)s)")
     add("--max_pixels", type=int, default=64_000_000, metavar="N", help="of a picture (default %(default)s)")

@@ -14,6 +14,7 @@ class Limits(NamedTuple):
     """Bounds of the memory and of the time that requests take."""
 
     wait_s: float  # that a picture waits for others, to share a batch
+    connections: int  # at a time, in use or idle
     queue: int  # pictures that are inside at a time: being received, waiting or computed
     body_bytes: int  # of a request
     pixels: int  # of a picture
@@ -24,6 +25,7 @@ def read_limits(arguments: argparse.Namespace) -> Limits:
     """The limits of a command line; InputError for what is none."""
     for flag, least, most in (
         ("max_wait_ms", 0, 60_000),
+        ("max_connections", 1, 65_536),
         ("max_queue", 1, 65_536),
         ("max_body_mb", 1, 2_047),
         ("max_pixels", 1, 2**40),
@@ -36,6 +38,7 @@ def read_limits(arguments: argparse.Namespace) -> Limits:
             raise InputError(f"got --{flag} {value}, expected {least} to {most}; omit it for the default")
     return Limits(
         wait_s=arguments.max_wait_ms / 1000,
+        connections=arguments.max_connections,
         queue=arguments.max_queue,
         body_bytes=arguments.max_body_mb * MB,
         pixels=arguments.max_pixels,

@@ -41,14 +41,20 @@ class Metrics:
 
     def page(self) -> Response:
         """All of it, of all workers where there are several."""
-        registry = self._registry
-        if FOLDER_VARIABLE in os.environ:
-            registry = CollectorRegistry()
-            collect: Callable[[CollectorRegistry], object] = MultiProcessCollector
-            collect(registry)
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        folder = os.environ.get(FOLDER_VARIABLE)
+        text = generate_latest(self._registry) if folder is None else of_all_workers(folder)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     def ran(self, pictures: int, seconds: float) -> None:
         """Count a run of the model."""
         self.batches.observe(pictures)
         self.run_seconds.observe(seconds)
+
+
+def of_all_workers(folder: str) -> bytes:
+    """The counts of several workers together, also of those that have ended; folder: where they meet."""
+    registry = CollectorRegistry()
+    collect: Callable[[CollectorRegistry, str], object] = MultiProcessCollector
+    collect(registry, folder)
+    text: bytes = generate_latest(registry)
+    return text

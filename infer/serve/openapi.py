@@ -58,11 +58,11 @@ PROBLEMS = {
     "403": "a page of another site asks",
     "408": "the body did not arrive in time",
     "413": "the body is too large, or holds too many pictures",
-    "415": "another content type",
+    "415": "another content type, or a compressed body",
     "421": "another host",
     "422": "no picture, or a request that cannot be understood",
     "500": "the model failed",
-    "503": "the queue is full, or the server is ending; Retry-After says when to come again",
+    "503": "the queue or the server is full, or it is ending; Retry-After says when to come again",
     "504": "the answer took too long",
 }
 
@@ -134,7 +134,8 @@ def documentation(service: Service) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<title>{escape(service.name)}: API</title>\n<link rel="stylesheet" href="/docs.css">\n'
+        f'<title>{escape(service.name)}: API</title>\n<link rel="icon" href="data:,">\n'
+        '<link rel="stylesheet" href="/docs.css">\n'
         f"<main>\n<h1>{escape(service.name)}</h1>\n"
         '<p>For programs: <a href="/openapi.json">openapi.json</a>.</p>\n'
         f"<h2>Addresses</h2>\n{definitions(addresses)}\n"

@@ -24,7 +24,7 @@ from infer.pipeline import Failed
 from infer.rows import encode, row_of
 from infer.serve.request_error import RequestError
 from infer.serve.service import Service
-from infer.serve.uploads import Upload, read_body
+from infer.serve.uploads import LONGEST_NUMBER, Upload, read_body
 
 HEADER_LENGTH = "inference-header-content-length"  # of the binary extension: bytes of JSON before the tensors
 INPUT = "image"
@@ -97,32 +97,45 @@ async def infer(request: Request) -> Response:
     if len(results) < len(outcomes):  # tensors have no place for a reason
         raise RequestError(422, "picture", next(each.reason for each in outcomes if isinstance(each, Failed)))
     arrays = output_arrays(service, results)
-    content: dict[str, object] = {
-        "model_name": service.name,
-        "model_version": MODEL_VERSION,
-        "outputs": [
-            {
-                "name": name,
-                "datatype": OUTPUTS[name].datatype,
-                "shape": arrays[name].shape,
-                "data": arrays[name].ravel().tolist(),
-            }
-            for name in wanted
-        ],
-    }
+    content: dict[str, object] = {"model_name": service.name, "model_version": MODEL_VERSION}
     if isinstance(asked.get("id"), str):
         content["id"] = asked["id"]
-    return Response(to_json(content), media_type="application/json")
+    return tensors_response(content, {name: (arrays[name], binary) for name, binary in wanted.items()})
+
+
+def tensors_response(content: dict[str, object], tensors: Mapping[str, tuple[NDArray[np.generic], bool]]) -> Response:
+    """The content with the outputs: each in JSON or, where its flag says so, as bytes after the JSON."""
+    outputs, data = [], b""
+    for name, (array, binary) in tensors.items():
+        about: dict[str, object] = {"name": name, "datatype": OUTPUTS[name].datatype, "shape": array.shape}
+        if binary:
+            raw = binary_tensor(array)
+            outputs.append({**about, "parameters": {"binary_data_size": len(raw)}})
+            data += raw
+        else:
+            outputs.append({**about, "data": array.ravel().tolist()})
+    head = to_json({**content, "outputs": outputs}).encode("utf-8", "backslashreplace")
+    if not any(binary for _, binary in tensors.values()):
+        return Response(head, media_type="application/json")
+    return Response(head + data, media_type="application/octet-stream", headers={HEADER_LENGTH: str(len(head))})
+
+
+def binary_tensor(array: NDArray[np.generic]) -> bytes:
+    """A tensor by the binary extension: little-endian numbers; each text after its length, as in `elements`."""
+    if array.dtype != object:
+        return array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return b"".join(struct.pack("<I", len(raw)) + raw for raw in (str(text).encode() for text in array.ravel()))
 
 
 def check_name(request: Request) -> Service:
-    """The service; raises RequestError where the address names another model."""
-    service: Service = request.app.state.service
-    name = request.path_params.get("name", service.name)
-    if name != service.name:
-        raise RequestError(
-            404, "request", f"got the model {name[:80]!r}, expected {service.name!r}; correct the address"
-        )
+    """The service; raises RequestError where the address names another model, or another version."""
+    service: Service = request.state.service
+    served = {"name": service.name, "version": MODEL_VERSION}
+    for part, given in request.path_params.items():
+        if given != served[part]:
+            raise RequestError(
+                404, "request", f"got {part} {given[:80]!r} of a model, expected {served[part]!r}; correct the address"
+            )
     return service
 
 
@@ -131,7 +144,8 @@ def read_request(body: bytes, header_length: str | None) -> tuple[Mapping[str, o
 
     header_length: bytes of JSON in the body, as a header says; None: all.
     """
-    length = len(body) if header_length is None else int(header_length) if header_length.isdecimal() else -1
+    stated = str(len(body)) if header_length is None else header_length
+    length = int(stated) if stated.isdecimal() and len(stated) <= LONGEST_NUMBER else -1
     if not 0 <= length <= len(body):
         raise bad(f"{HEADER_LENGTH}: {header_length}", f"the length of the JSON in a body of {len(body)} bytes")
     try:
@@ -176,14 +190,24 @@ def elements(data: bytes, size: object) -> list[bytes]:
     return found
 
 
-def wanted_outputs(asked: Mapping[str, object]) -> list[str]:
-    """Names of the outputs that a request asks for, by default all."""
+def wanted_outputs(asked: Mapping[str, object]) -> dict[str, bool]:
+    """Names of the outputs that a request asks for, by default all, and whether each is to come as bytes."""
+    all_binary = flag(asked, "binary_data_output", default=False)
     outputs = asked.get("outputs") or [{"name": name} for name in OUTPUTS]
-    names = [each.get("name") for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
-    wanted = [name for name in OUTPUTS if name in names]
-    if not names or len(wanted) < len(set(map(str, names))):
-        raise bad(f"the outputs {str(names)[:100]}", f"some of {', '.join(OUTPUTS)}")
+    entries = [each for each in outputs if isinstance(each, dict)] if isinstance(outputs, list) else []
+    wanted = {str(each.get("name")): flag(each, "binary_data", default=all_binary) for each in entries}
+    if not wanted or not wanted.keys() <= OUTPUTS.keys():
+        raise bad(f"the outputs {str(list(wanted))[:100]}", f"some of {', '.join(OUTPUTS)}")
     return wanted
+
+
+def flag(of: Mapping[str, object], name: str, *, default: bool) -> bool:
+    """A parameter that is true or false, of a request or of an output; raises RequestError where it is neither."""
+    parameters = of.get("parameters")
+    value = parameters.get(name, default) if isinstance(parameters, dict) else default
+    if not isinstance(value, bool):
+        raise bad(f"{name}: {str(value)[:100]}", "true or false")
+    return value
 
 
 def bad(got: str, expected: str) -> RequestError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
@@ -14,7 +15,9 @@ from infer.opened import Opened, open_content
 from infer.serve.limits import MB, Limits
 from infer.serve.request_error import LEFT, RequestError
 
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it warns of each form that is none
 DISCARDED = 4  # times the largest body: so much of a larger one is read, for a client hears only when it has sent
+LONGEST_NUMBER = 18  # digits of a length that is believed
 EXPECTED = "expected a picture: image/*, application/octet-stream or multipart/form-data"
 
 
@@ -39,7 +42,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
         named = [("picture 1", await read_body(request, limits))]
     else:
         raise RequestError(415, "type", f"got the content type {kind[:80] or 'of none'}, {EXPECTED}; say which it is")
-    if not named or not all(data for _, data in named):
+    if not all(data for _, data in named):
         raise RequestError(422, "request", "got an empty picture, expected the content of a picture file; send one")
     return [Upload(name, data, limits.pixels) for name, data in named]
 
@@ -57,6 +60,10 @@ async def read_form(request: Request, limits: Limits) -> list[tuple[str, bytes]]
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     named = [(file.filename or f"picture {i}", await file.read()) for i, file in enumerate(files, start=1)]
     await form.close()
+    if not named:
+        raise RequestError(
+            422, "request", "got a form without a file, expected one or several; give each picture a file name"
+        )
     return named
 
 
@@ -66,9 +73,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 async def body_of(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    """The body as it comes; raises RequestError where it is too large, or the client leaves."""
+    """The body as it comes; raises RequestError where it is too large or compressed, or the client leaves."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise RequestError(
+            415, "type", f"got a body in the encoding {encoding[:80]!r}, expected it as it is; send it without"
+        )
     stated = request.headers.get("content-length", "")
-    too_large = stated.isdecimal() and (len(stated) > 18 or int(stated) > limits.body_bytes)
+    too_large = stated.isdecimal() and (len(stated) > LONGEST_NUMBER or int(stated) > limits.body_bytes)
     received = 0
     if not (too_large and "expect" in request.headers):  # such a client waits to be told that it may send
         try:

@@ -21,7 +21,7 @@ from infer.serve.command import config_of, listening
 from infer.serve.limits import Limits
 from infer.serve.service import Service
 
-LIMITS = Limits(wait_s=0.005, queue=32, body_bytes=2**20, pixels=1_000_000, timeout_s=20.0)
+LIMITS = Limits(wait_s=0.005, connections=64, queue=32, body_bytes=2**20, pixels=1_000_000, timeout_s=20.0)
 JPEG = {"Content-Type": "image/jpeg"}
 
 
@@ -71,9 +71,13 @@ class Client(NamedTuple):
     def detect_form(self, files: Sequence[tuple[str, bytes]], query: str = "") -> Answer:
         return self.send("POST", f"/detect{query}", *form(files))
 
+    def connect(self) -> socket.socket:
+        """A connection on which nothing was sent."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
     def open(self, path: str, length: int, *, sent: bytes = b"") -> socket.socket:
         """A connection on which a picture of a length was begun."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection = self.connect()
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nContent-Length: {length}\r\n\r\n"
         connection.sendall(head.encode() + sent)
         return connection
