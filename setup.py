@@ -72,6 +72,7 @@ EXTRAS = {
     "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
     "parquet": ["pyarrow>=16,<30"],
+    "storage": ["fsspec>=2024.6"],  # beside it the package of a protocol: s3fs, gcsfs
     "serve": ["starlette>=1,<2", "uvicorn>=0.34,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
     "tensorboard": ["tensorboard>=2.16,<3"],

@@ -30,6 +30,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.machine": (),
         "gfl.memory": ("gfl.errors",),
         "gfl.packages": ("gfl.errors",),
+        "gfl.storage": ("gfl.errors", "gfl.packages"),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
         "gfl.say": ("gfl.words",),
