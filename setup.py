@@ -18,6 +18,7 @@ PACKAGES = [
     "gfl.data",
     "gfl.data.check",
     "gfl.data.convert",
+    "gfl.data.shards",
     "gfl.data.source",
     "gfl.data.split",
     "gfl.doctor",
