@@ -1,6 +1,7 @@
 """Your own pictures: `python -m gfl.data check --data_root data/mine`, and convert and split for what is not ready yet.
 
-check looks at a data set as a training run would; convert reads other tools' formats; split makes a validation set.
+check looks at a data set as a training run would; convert reads other tools' formats; split makes a validation set;
+shards writes pictures into .tar files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gfl.data.check.findings import Finding, lines
 from gfl.data.check.inspection import Inspection, check_run, inspect
 from gfl.data.convert import command as convert
 from gfl.data.paths import split_paths
+from gfl.data.shards import write as shards
 from gfl.data.shards.pattern import images_at
 from gfl.data.source.layouts import SplitPaths
 from gfl.errors import InputError
@@ -150,6 +152,9 @@ def parser() -> argparse.ArgumentParser:
     three = verbs.add_parser("convert", help="other tools' formats into COCO's layout")
     convert.add_flags(three)
     three.set_defaults(run=convert.run)
+    four = verbs.add_parser("shards", help="the pictures of a file into .tar shards")
+    shards.add_flags(four)
+    four.set_defaults(run=shards.run)
     return flags
 
 

@@ -8,6 +8,7 @@ from gfl.data.shards.parquet import read_parquet_row
 from gfl.data.shards.pattern import PARQUET
 from gfl.data.shards.tar import read_tar_member
 from gfl.errors import InputError
+from gfl.storage import is_uri
 
 NOWHERE = -1
 
@@ -32,6 +33,10 @@ class Member:
     def is_file(self) -> bool:
         """Whether a shard has it."""
         return self.begin != NOWHERE
+
+    def is_far(self) -> bool:
+        """Whether its bytes are waited for, and those of several at once no longer than those of one."""
+        return self.is_file() and is_uri(self.shard) and not self.shard.endswith(PARQUET)
 
     def size(self) -> int:
         """Bytes; 0 where that is not known before it is read."""

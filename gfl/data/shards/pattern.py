@@ -74,6 +74,11 @@ def shards_of(shards: Shards) -> list[Shard]:
     return found
 
 
+def shard_in(folder: Path, number: int, name: str | None = None) -> Path:
+    """The path of a shard that `gfl.data shards` writes into a folder; name: of the folder, if not the one it has."""
+    return folder / f"{name or folder.name}-{number:06d}{TAR}"
+
+
 def are_there(images: Images) -> bool:
     """Whether a folder, or at least one of the shards, exists."""
     if isinstance(images, Path):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gfl.data.shards.pattern import PARQUET, TAR, Images, Shards
+from gfl.data.shards.pattern import TAR, Images, Shards, shard_in
 from gfl.errors import InputError
 
 ROBOFLOW = "_annotations.coco.json"  # in the folder of each split, beside its pictures
@@ -125,12 +125,10 @@ def looks_like_coco(path: Path) -> bool:
 
 
 def _pictures_of(root: Path, names: tuple[str, ...]) -> Images:
-    """The folder of the split's own name, in the root or in images/; or shards of that name in the root; or images/."""
-    candidates = [root / start / name for name in names for start in ("", "images")]
-    shards = [f"{name}-*{ending}" for name in names for ending in (TAR, PARQUET)]
-    found: list[Images] = [folder for folder in candidates if folder.is_dir()]
-    found += [Shards(str(root / pattern)) for pattern in shards if any(root.glob(pattern))]
-    return (found or [folder for folder in (root / "images",) if folder.is_dir()] or candidates)[0]
+    """The folder of the split's own name, in the root or in images/; or images/. Or the shards in that folder."""
+    candidates = [root / start / name for name in names for start in ("", "images")] + [root / "images"]
+    folder = next((folder for folder in candidates if folder.is_dir()), candidates[0])
+    return Shards(f"{folder / folder.name}-*{TAR}") if shard_in(folder, 0).is_file() else folder
 
 
 def _other_formats(root: Path) -> Iterator[tuple[str, str]]:
