@@ -68,7 +68,8 @@ def shards_of(shards: Shards) -> list[Shard]:
         else:
             paths = storage.glob(file_system(names[0])[1], detail=True)
             name_of = storage.unstrip_protocol if is_uri(shards.pattern) else str
-            found = [_shard(name_of(path), facts) for path, facts in sorted(paths.items())]
+            files = sorted((path, facts) for path, facts in paths.items() if facts["type"] == "file")
+            found = [_shard(name_of(path), facts) for path, facts in files]
     if not found:
         raise InputError(f"no file is named {shards.pattern}, expected at least one shard; check the name")
     return found

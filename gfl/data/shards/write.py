@@ -24,17 +24,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="a COCO annotation file")
     parser.add_argument("--images", type=images_at, required=True, help="the folder (or shards) of its pictures")
     parser.add_argument("--output", type=Path, metavar="DIR", required=True, help="a new folder")
-    parser.add_argument("--megabytes", type=int, default=1000, help="about so large is a shard (%(default)s)")
+    parser.add_argument("--megabytes", type=float, default=1000, help="about so large is a shard (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the shards; 0, or 1 where pictures were left out, which are named. Raises InputError."""
-    if arguments.megabytes < 1:
-        raise InputError(f"got --megabytes {arguments.megabytes}, expected 1 or more; omit it for the default")
+    if not arguments.megabytes > 0:  # also NaN
+        raise InputError(f"got --megabytes {arguments.megabytes:g}, expected more than 0; omit it for the default")
     file, output = read_coco_file(arguments.file, needed=("images",)), arguments.output.expanduser()
     names = file.images.texts("file_name")
     paths, _ = find_pictures(file.path, arguments.images, names)
-    full, number, lost = arguments.megabytes * 10**6, 0, list[str]()
+    full, number, lost = arguments.megabytes * 1e6, 0, list[str]()
     pictures = readable(names, paths, lost)
     with new_folder(output) as folder:
         waiting = next(pictures, None)
