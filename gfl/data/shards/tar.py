@@ -35,7 +35,7 @@ def read_tar_member(shard: str, begin: int, size: int) -> bytes:
     """The bytes of a file in a .tar. Raises InputError where it ends before them."""
     storage, path = file_system(shard)
     with storage_told(shard):
-        content = storage.cat_file(path, begin, begin + size)
+        content = storage.cat_file(path, start=begin, end=begin + size)
     if len(content) < size:
         raise InputError(f"got {shard} cut off before byte {begin + size:,}, expected a whole shard; copy it again")
     return content
