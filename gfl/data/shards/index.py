@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -99,12 +99,12 @@ def find_members(file: Path, shards: Shards, names: Sequence[str]) -> tuple[Memb
     return Members(shards, index, names, rows), note
 
 
-def keys_of(names: Iterable[str], *, bare: bool = False) -> Keys:
+def keys_of(names: Sequence[str], *, bare: bool = False) -> Keys:
     """(P,) of the names, with slashes between folders; bare: of the names without their folders."""
     slashed = (name.replace("\\", "/") for name in names)
     texts = (name.rpartition("/")[2] if bare else name.removeprefix("./") for name in slashed)
     digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in texts)
-    return np.frombuffer(b"".join(digests), np.uint64)
+    return np.fromiter((int.from_bytes(digest, "little") for digest in digests), np.uint64, len(names))
 
 
 def _find(keys: Keys, wanted: Keys) -> tuple[Ints, Ints]:
