@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -17,6 +18,7 @@ import tiny
 import torch
 from pictures import assert_told
 
+from export.samples import annotated_pictures, read_samples
 from gfl import train
 from gfl.data.__main__ import main
 from gfl.data.coco import CocoData, read_coco
@@ -29,6 +31,7 @@ from gfl.data.sizes import canvases_for
 from gfl.data.source import frames
 from gfl.data.synthetic import write_synthetic
 from gfl.engine.checkpoints import read_state
+from gfl.record.run_data import data_as_started
 from gfl.settings import DataConfig
 
 PICTURES, BATCH = 13, 4
@@ -357,3 +360,23 @@ def test_picture_that_cannot_be_written_is_named(
     said = capsys.readouterr()
     assert said.err.startswith(f"left out: got no picture from {lost}")
     assert "1 shard, 12 pictures" in said.out
+
+
+def test_an_export_compares_on_pictures_in_shards(folder: Path, shards: Path) -> None:
+    images = Shards(images_of("tar", shards))
+    pictures, truth = annotated_pictures(tiny.annotations(folder), images, 4)
+    loose, _ = annotated_pictures(tiny.annotations(folder), folder / "train2017", 4)
+    assert truth.image_ids == (1, 5, 9, 13)
+    for one, other in zip(
+        read_samples(pictures, tiny.CANVAS, 64, 96), read_samples(loose, tiny.CANVAS, 64, 96), strict=True
+    ):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one.image, other.image)
+
+
+def test_a_report_finds_the_shards_of_a_run_that_was_started_elsewhere(shards: Path) -> None:
+    given = DataConfig(
+        root=None, train_json="a.json", train_images=FORMS["tar"], val_json="a.json", val_images="s3://b/a.tar"
+    )
+    found = data_as_started(given, shards)
+    assert (found.train_images, found.val_images) == (images_of("tar", shards), "s3://b/a.tar")
