@@ -32,10 +32,13 @@ def tar_members(shard: str) -> Iterator[tuple[str, int, int]]:
 
 
 def read_tar_member(shard: str, begin: int, size: int) -> bytes:
-    """The bytes of a file in a .tar. Raises InputError where it ends before them."""
+    """The bytes of a file in a .tar. Raises InputError where a storage gives fewer, or more."""
     storage, path = file_system(shard)
     with storage_told(shard):
         content = storage.cat_file(path, start=begin, end=begin + size)
-    if len(content) < size:
-        raise InputError(f"got {shard} cut off before byte {begin + size:,}, expected a whole shard; copy it again")
+    if len(content) != size:
+        raise InputError(
+            f"got {len(content):,} bytes from byte {begin:,} of {shard} on, expected {size:,} of a whole shard, on a "
+            "storage that gives parts of files; copy it again"
+        )
     return content
