@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,7 +18,6 @@ from gfl.packages import import_package
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*")  # two letters at least: one is a drive of Windows
 MEND = "install it: pip install 'gflv2[storage]', and for s3:// s3fs, for gs:// gcsfs"
-_opening = threading.Lock()  # threads that ask at once get one file system
 
 
 class FileSystem(Protocol):
@@ -44,8 +42,7 @@ def file_system(path: str) -> tuple[FileSystem, str]:
     Raises InputError where the package of its protocol is missing, or the protocol is none.
     """
     found = URI.match(path)
-    with _opening:
-        opened = _file_system(found[0] if found else "", os.getpid())
+    opened = _file_system(found[0] if found else "", os.getpid())
     return opened, opened._strip_protocol(path)
 
 

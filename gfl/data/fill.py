@@ -17,6 +17,7 @@ from gfl.data.picture_files import decode_picture, read_bytes
 from gfl.data.plan import BatchPlan, PlannedPicture
 from gfl.data.shards.member import Member
 from gfl.errors import InputError
+from gfl.storage import file_system
 
 NO_IMAGE = -1  # image id of a blank
 ASKED_AT_ONCE = 16  # pictures for which a storage is asked at the same time
@@ -77,11 +78,11 @@ def fill_batch(work: Work, arrays: BatchArrays) -> Filled:
 def ask_for(pictures: Sequence[Picture | None]) -> dict[int, Future[bytes]]:
     """The bytes of those pictures that a storage sends, by their ids: they come while others are decoded."""
     pool = ThreadPoolExecutor(ASKED_AT_ONCE)  # without a thread until something is asked of it
-    coming = {
-        picture.id: pool.submit(picture.path.read)
-        for picture in pictures
-        if picture is not None and isinstance(picture.path, Member) and picture.path.is_far()
-    }
+    coming: dict[int, Future[bytes]] = {}
+    for picture in pictures:
+        if picture is not None and isinstance(picture.path, Member) and picture.path.is_far():
+            file_system(picture.path.shard)  # opened here, once, before the threads ask for it
+            coming[picture.id] = pool.submit(picture.path.read)
     pool.shutdown(wait=False)
     return coming
 

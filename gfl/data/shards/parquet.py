@@ -25,7 +25,6 @@ NAMES = ("file_name", "filename", "path", "key", "__key__", "image.path")
 CONTENTS = ("bytes", "image", "image.bytes", "jpg", "jpeg", "png")
 MOST_GROUP_BYTES = 2**28  # of the pictures in a row group, which is read for each of them
 OPEN, GROUPS = 64, 4  # files and row groups that a process keeps
-_one_reader = threading.Lock()  # pyarrow's readers are not for several threads
 
 
 def parquet_rows(shard: str) -> Iterator[tuple[str, int, int]]:
@@ -33,7 +32,7 @@ def parquet_rows(shard: str) -> Iterator[tuple[str, int, int]]:
 
     Raises InputError without columns of names and bytes, and where row groups are too large to read a picture from.
     """
-    with _one_reader, storage_told(shard):
+    with storage_told(shard):
         file = _open(shard)
         names, contents = _column(shard, file, NAMES, text=True), _column(shard, file, CONTENTS, text=False)
         for number in range(file.num_row_groups):
@@ -52,22 +51,22 @@ def parquet_rows(shard: str) -> Iterator[tuple[str, int, int]]:
 
 def read_parquet_row(shard: str, group: int, row: int) -> bytes:
     """The bytes of a picture. Raises InputError where the row has none, or the file was exchanged."""
-    with _one_reader, storage_told(shard):
-        content = _group(shard, group, os.getpid())[row].as_py()
+    with storage_told(shard):
+        content = _group(shard, group, (os.getpid(), threading.get_ident()))[row].as_py()
     if not isinstance(content, bytes):
         raise InputError(f"{shard} has no bytes in row {row} of row group {group}, expected those of a picture")
     return content
 
 
 @lru_cache(maxsize=GROUPS)
-def _group(shard: str, group: int, process: int) -> ChunkedArray:
-    """The column of bytes of a row group; process: the id of this one, for a file is not shared with a fork."""
-    file = _opened(shard, process)
+def _group(shard: str, group: int, reader: tuple[int, int]) -> ChunkedArray:
+    """The column of bytes of a row group; reader: process and thread, for a file is neither a fork's nor another's."""
+    file = _opened(shard, reader)
     return _values(file, group, _column(shard, file, CONTENTS, text=False))
 
 
 @lru_cache(maxsize=OPEN)
-def _opened(shard: str, process: int) -> ParquetFile:
+def _opened(shard: str, reader: tuple[int, int]) -> ParquetFile:
     return _open(shard)
 
 
