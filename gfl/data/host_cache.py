@@ -24,21 +24,20 @@ def cached(name: str, fill: Callable[[Path], None], load: Callable[[Path], Conte
     """
     folder = cache_folder() / name
     try:
-        if not folder.is_dir():
-            _make(folder, fill)
+        make_once(folder, fill)
         try:
             return load(folder)
         except FileNotFoundError:  # somebody has cleared a part of the cache
             shutil.rmtree(folder, ignore_errors=True)
-            _make(folder, fill)
+            make_once(folder, fill)
             return load(folder)
-    except _NoCacheError:
+    except NoCacheError:
         with TemporaryDirectory() as own:
             fill(Path(own))
             return load(Path(own))
 
 
-class _NoCacheError(Exception):
+class NoCacheError(Exception):
     """The cache cannot be written to."""
 
 
@@ -48,7 +47,13 @@ def cache_folder() -> Path:
     return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gfl").expanduser()
 
 
-def _make(folder: Path, fill: Callable[[Path], None]) -> None:
+def make_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that is not there: it is there whole or not at all, and of several processes one makes it.
+
+    fill: writes its files into a draft. Raises NoCacheError where that cannot be.
+    """
+    if folder.is_dir():
+        return
     from filelock import FileLock  # late: who only counts detections has none
 
     draft = draft_path(folder)
@@ -57,14 +62,14 @@ def _make(folder: Path, fill: Callable[[Path], None]) -> None:
         lock = FileLock(f"{folder}.lock", fallback_to_soft=False)
         lock.acquire()
     except OSError as error:
-        raise _NoCacheError from error
+        raise NoCacheError from error
     try:
         if not folder.is_dir():
             draft.mkdir()
             fill(draft)
             draft.rename(folder)
     except OSError as error:
-        raise _NoCacheError from error
+        raise NoCacheError from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
         lock.release()
