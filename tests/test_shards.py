@@ -169,8 +169,9 @@ def test_run_from_shards_stopped_within_an_epoch_leaves_the_run_from_the_folder(
 
 
 def test_index_is_made_once_and_anew_when_a_shard_changes(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(index, "MANY", 0)
     files = contents(folder)
     shard = tar_of(tmp_path / "a.tar", files)
     found = read_coco(tiny.annotations(folder), shard, keep_empty=True).pictures[3].path
@@ -185,6 +186,7 @@ def test_index_is_made_once_and_anew_when_a_shard_changes(
     assert isinstance(moved, Member)
     assert moved.begin != found.begin
     assert moved.read() == files[found.name]
+    assert capsys.readouterr().out.count("reading the headers of 1 shards, this once") == 2
 
 
 @pytest.mark.parametrize("before", ["./", "train2017/"])

@@ -24,10 +24,12 @@ from gfl.data.shards.parquet import parquet_rows
 from gfl.data.shards.pattern import PARQUET, Shard, Shards, shards_of
 from gfl.data.shards.tar import tar_members
 from gfl.errors import InputError
+from gfl.say import say
 from gfl.storage import is_uri
 
 VERSION = 1  # of the arrays; another one is made anew
 READ_AT_ONCE = 16  # shards: on a network their answers are waited for
+MANY = 20  # shards whose reading takes long enough to say so
 EXAMPLE = "example.json"  # the name of the first file
 
 Ints = NDArray[np.int64]
@@ -125,6 +127,8 @@ def open_index(shards: Shards) -> ShardIndex:
 
 
 def _fill(shards: Sequence[Shard], folder: Path) -> None:
+    if len(shards) > MANY:
+        say(f"reading the headers of {len(shards):,} shards, this once")
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         parts = list(pool.map(_read_shard, [shard.path for shard in shards]))
     example = next((part[0] for part in parts if part[0]), None)
