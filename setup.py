@@ -18,6 +18,7 @@ PACKAGES = [
     "gfl.data",
     "gfl.data.check",
     "gfl.data.convert",
+    "gfl.data.shards",
     "gfl.data.source",
     "gfl.data.split",
     "gfl.doctor",
@@ -75,6 +76,7 @@ EXTRAS = {
     "large": ["rasterio>=1.3,<2"],  # reads by rows what is too large to be decoded
     "track": ["trackers>=2.6,<3"],
     "serve": ["starlette>=1,<2", "uvicorn>=0.51,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
+    "storage": ["fsspec>=2024.6"],  # beside it the package of a protocol: s3fs, gcsfs
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
     "tensorboard": ["tensorboard>=2.16,<3"],
     "mlflow": ["mlflow>=2.14,<4"],

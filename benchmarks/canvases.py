@@ -39,6 +39,7 @@ from gfl.data.coco import CocoData, Picture, read_coco
 from gfl.data.fill import Work
 from gfl.data.loader import load_batch
 from gfl.data.plan import BLANK, BatchPlan, draw_changes, train_plan
+from gfl.data.shards.pattern import Images
 from gfl.data.sizes import box_slots, canvases_for, ignored_slots
 from gfl.data.synthetic import write_synthetic
 from gfl.engine.state import TrainState, step
@@ -240,8 +241,8 @@ def read_setting(arguments: argparse.Namespace, folder: Path) -> Setting:
     return Setting(arguments.config, run, data, canvases, rounds_of(arguments), gemm_of(arguments))
 
 
-def pictures_of(arguments: argparse.Namespace, folder: Path, count: int) -> tuple[Path, Path]:
-    """Annotation file and folder of pictures: those of the flags, coco_tiny, or generated ones."""
+def pictures_of(arguments: argparse.Namespace, folder: Path, count: int) -> tuple[Path, Images]:
+    """Annotation file and where its pictures are: those of the flags, coco_tiny, or generated ones."""
     given = data_set_of(arguments)
     if given is not None:
         return given

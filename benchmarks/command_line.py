@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.machine_use import WAIT_S, Use, sample, wait_until_idle
 from benchmarks.measure import Gemm, machine
 from benchmarks.tables import Findings, Report, as_json, page, plain_text
+from gfl.data.shards.pattern import Images, images_at
 from gfl.errors import InputError
 from gfl.files import write_atomic
 from gfl.shapes import CANVAS_MULTIPLE, Canvas
@@ -50,11 +51,11 @@ def benchmark_flags(program: str, description: str | None) -> argparse.ArgumentP
 def add_data_set(flags: argparse.ArgumentParser, default: str) -> None:
     """The flags that name a data set."""
     flags.add_argument("--annotations", type=Path, help=f"COCO instances JSON (default: {default})")
-    flags.add_argument("--images", type=Path, help="the folder of its pictures")
+    flags.add_argument("--images", type=images_at, help="the folder or shards of its pictures")
 
 
-def data_set_of(arguments: argparse.Namespace) -> tuple[Path, Path] | None:
-    """Annotation file and folder of pictures; None without the flags, InputError for one without the other."""
+def data_set_of(arguments: argparse.Namespace) -> tuple[Path, Images] | None:
+    """Annotation file and where its pictures are; None without the flags, InputError for one without the other."""
     if (arguments.annotations is None) != (arguments.images is None):
         raise InputError("got one of --annotations and --images, expected both or neither; give the other too")
     return None if arguments.annotations is None else (arguments.annotations, arguments.images)

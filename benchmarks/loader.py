@@ -25,7 +25,7 @@ from benchmarks.measure import Form, Sample, Timing, figures_of, interleave, mil
 from benchmarks.tables import Findings, Table
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.loader import TrainLoader
-from gfl.data.picture_files import read_picture
+from gfl.data.picture_files import read_bytes, read_picture, stored_bytes
 from gfl.data.plan import BLANK
 from gfl.data.sizes import canvases_for, eval_short_side
 from gfl.data.transforms import resize, resized_size
@@ -66,7 +66,7 @@ def bare_form(data: CocoData, cfg: DataConfig, batch_size: int) -> Form:
         started = time.perf_counter()
         for each in planned:
             picture, (height, width) = data.pictures[each.picture], each.size_hw
-            image = cv2.imdecode(np.fromfile(picture.path, np.uint8), cv2.IMREAD_COLOR)
+            image = cv2.imdecode(np.frombuffer(read_bytes(picture.path), np.uint8), cv2.IMREAD_COLOR)
             if image is None:
                 raise InputError(
                     f"got no picture from {picture.path}; the benchmark needs every picture, mend this one"
@@ -105,7 +105,7 @@ def table(data: CocoData, cfg: DataConfig, batch_size: int, timings: Mapping[str
             others = [timings[other] if other in timings and other != label else None for other in (BARE, ONE)]
             ratios = ["" if other is None or label == BARE else str(paired_ratio(timing, other)) for other in others]
             rows.append((label, *rates(timing, pictures), *ratios))
-    kilobytes = sum(picture.path.stat().st_size for picture in data.pictures) / pictures / 1e3
+    kilobytes = sum(stored_bytes(picture.path) for picture in data.pictures) / pictures / 1e3
     read, resized = (milliseconds(timings[part].median / min(ALONE, pictures)) for part in ("read", "resize"))
     limits = f"short side {cfg.short_side}, batches of {batch_size}"
     return Table(

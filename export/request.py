@@ -16,6 +16,7 @@ from gfl.class_names import list_names, match_names, trust_note
 from gfl.config import read_run
 from gfl.data.canvas import check_canvases, own_canvas, parse_canvases
 from gfl.data.coco_json import CocoFile, class_names, read_coco_file
+from gfl.data.picture_files import PictureFile
 from gfl.data.sizes import eval_short_side
 from gfl.engine.checkpoints import TrainedModel, load_trained, with_text
 from gfl.errors import InputError
@@ -39,7 +40,7 @@ class Request:
     batch: int
     outputs: str
     precision: str
-    pictures: tuple[Path, ...]  # to compare with PyTorch on, and to take int8's ranges from; empty: generated ones
+    pictures: tuple[PictureFile, ...]  # to compare on, and to take int8's ranges from; empty: generated ones
     truth: Truth | None  # the true boxes of `pictures`
     samples: int  # how many pictures
     parity: bool  # whether to compare with PyTorch
@@ -143,7 +144,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
 
 def read_pictures(
     arguments: argparse.Namespace, annotated: CocoFile | None, count: int
-) -> tuple[tuple[Path, ...], Truth | None]:
+) -> tuple[tuple[PictureFile, ...], Truth | None]:
     """The pictures of --images and, for a precision whose AP is counted, their boxes in --annotations.
 
     annotated: the file of --annotations, which may name the classes alone. Raises InputError for no pictures.
@@ -155,13 +156,16 @@ def read_pictures(
     return annotated_pictures(annotated.path, arguments.images, count)
 
 
-def validation_pictures(model: TrainedModel, count: int) -> tuple[tuple[Path, ...], list[str]]:
+def validation_pictures(model: TrainedModel, count: int) -> tuple[tuple[PictureFile, ...], list[str]]:
     """Pictures that the model was validated on, and a note that says so; none where they are not here."""
     split = validation_split(model.run.data)
     if split is None:
         return (), []
     try:
-        chosen = picture_files(split.images, count)
+        if isinstance(split.images, Path):
+            chosen: Sequence[PictureFile] = picture_files(split.images, count)
+        else:
+            chosen, _ = annotated_pictures(split.annotations, split.images, count)
     except InputError:  # a folder without pictures, or with folders of them
         return (), []
     pictures = tuple(filter(can_be_read, chosen))

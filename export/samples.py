@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from gfl.data.canvas import fit_canvas
 from gfl.data.coco import read_coco
 from gfl.data.coco_json import GroundTruth
-from gfl.data.picture_files import PICTURES, is_picture, read_picture
+from gfl.data.picture_files import PICTURES, PictureFile, is_picture, read_picture
+from gfl.data.shards.pattern import Images
 from gfl.data.synthetic import draw_scene
 from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
@@ -64,7 +65,7 @@ def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
     return tuple(files[i] for i in spread(len(files), count))
 
 
-def can_be_read(path: Path) -> bool:
+def can_be_read(path: PictureFile) -> bool:
     """Whether a file is a whole picture."""
     try:
         read_picture(path)
@@ -73,9 +74,9 @@ def can_be_read(path: Path) -> bool:
     return True
 
 
-def annotated_pictures(annotations: Path, folder: Path, count: int) -> tuple[tuple[Path, ...], Truth]:
+def annotated_pictures(annotations: Path, images: Images, count: int) -> tuple[tuple[PictureFile, ...], Truth]:
     """As `picture_files`, of the pictures that a COCO file lists, with their true boxes. Raises as `read_coco`."""
-    data = read_coco(annotations, folder, keep_empty=True)
+    data = read_coco(annotations, images, keep_empty=True)
     present = [picture for picture in data.pictures if picture.path.is_file()]
     chosen = [present[i] for i in spread(len(present), count)]
     return tuple(picture.path for picture in chosen), Truth(data.truth, tuple(picture.id for picture in chosen))
@@ -86,7 +87,7 @@ def spread(length: int, count: int) -> list[int]:
     return [int(index) for index in np.linspace(0, length - 1, min(count, length)).round()]
 
 
-def read_samples(files: Sequence[Path], canvas: Canvas, short_side: int, long_side: int) -> Iterator[Sample]:
+def read_samples(files: Sequence[PictureFile], canvas: Canvas, short_side: int, long_side: int) -> Iterator[Sample]:
     """Read and resize pictures as evaluation does, one at a time; InputError naming a file that cannot be read."""
     for path in files:
         image = read_picture(path)

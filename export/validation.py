@@ -10,6 +10,7 @@ import numpy as np
 from gfl.data.canvas import fit_factor, judge_shrinkage
 from gfl.data.coco_json import read_coco_file
 from gfl.data.paths import SYNTHETIC, split_paths
+from gfl.data.shards.pattern import are_there
 from gfl.data.sizes import eval_short_side
 from gfl.data.source.layouts import SplitPaths
 from gfl.data.transforms import resized_sizes
@@ -24,7 +25,7 @@ def validation_split(data: DataConfig) -> SplitPaths | None:
     try:
         if data.root != "synthetic" or SYNTHETIC.is_dir():  # asking for its paths would draw it otherwise
             paths = split_paths(data, "val")
-            if paths.annotations.is_file() and paths.images.is_dir():
+            if paths.annotations.is_file() and are_there(paths.images):
                 return paths
     except (InputError, OSError):
         pass

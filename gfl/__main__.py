@@ -37,7 +37,7 @@ class Program(NamedTuple):
 PROGRAMS = {
     "train": Program("gfl.train", "train a model, or go on with a run", stops_itself=True),
     "evaluate": Program("gfl.evaluate", "count a model's AP on a data set"),
-    "data": Program("gfl.data.__main__", "check, split and convert data sets"),
+    "data": Program("gfl.data.__main__", "check, split, convert and shard data sets"),
     "report": Program("gfl.report.__main__", "a page about a run, an evaluation or any COCO results"),
     "describe": Program("gfl.describe", "layers, parameters, operations and memory of a run file's model"),
     "average": Program("gfl.average", "the mean of the weights of several checkpoints"),

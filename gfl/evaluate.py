@@ -23,6 +23,7 @@ from gfl.data.classes import map_labels
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.coco_columns import DetectionColumns
 from gfl.data.loader import EvalLoader
+from gfl.data.shards.pattern import images_at
 from gfl.data.sizes import canvases_for
 from gfl.engine.checkpoints import load_trained
 from gfl.engine.device import choose_device
@@ -169,7 +170,7 @@ def run(arguments: argparse.Namespace) -> None:
     about = {
         "model": ", ".join(str(each.resolve()) for each in paths),
         "annotations": str(arguments.annotations.resolve()),
-        "images": str(arguments.images.resolve()),
+        "images": str(arguments.images.resolve() if isinstance(arguments.images, Path) else arguments.images),
         **environment(sys.argv),
     }
     write_atomic(output / EVALUATION, to_json(about, indent=2))
@@ -235,7 +236,7 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--merge", choices=METHODS, help="how what several models or views find is merged (default nms)")
     flags.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
-    flags.add_argument("--images", type=Path, required=True, help="the folder of its pictures")
+    flags.add_argument("--images", type=images_at, required=True, help="the folder or shards of its pictures")
     flags.add_argument(
         "--output", type=Path, help="folder to write to (default: evaluation_best_pt/ beside best.pt, and so on)"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gfl.data import annotation_index, json_stream
+from gfl.data import annotation_index, host_cache, json_stream
 from gfl.data.annotation_index import read_coco_columns
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.coco_json import read_coco_file
@@ -163,7 +163,7 @@ def test_of_several_readers_one_parses(data: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_index_that_was_not_finished_is_none(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read(data)
-    (tmp,) = (annotation_index.cache_folder() / "annotations").glob("*-1")
+    (tmp,) = (host_cache.cache_folder() / "annotations").glob("*-1")
     (tmp / "annotations.bbox").unlink()
     assert_same(read(data), expected)
 

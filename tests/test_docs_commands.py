@@ -274,8 +274,8 @@ def run(module: str, arguments: list[str]) -> int:
 def test_the_commands_for_own_data_run_one_after_the_other(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Convert, split and check, in this order, whatever the order on the pages; each of a page in a folder anew."""
-    verbs = ("convert", "split", "check")
+    """Convert, split, shard and check, in this order, whatever that of the pages; each page in a folder anew."""
+    verbs = ("convert", "split", "shards", "check")
     for page in ("README.md", "docs/own-data.md"):
         given = [each for each in COMMANDS if each.page == page and each.program == "gfl.data" and each.is_whole]
         given.sort(key=lambda each: verbs.index(each.arguments[0]))

@@ -30,6 +30,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gfl.machine": (),
         "gfl.memory": ("gfl.errors",),
         "gfl.packages": ("gfl.errors",),
+        "gfl.storage": ("gfl.errors", "gfl.packages"),
         "gfl.autoload": (),
         "gfl.class_names": ("gfl.errors",),
         "gfl.say": ("gfl.words",),
@@ -66,9 +67,10 @@ MODEL_PARTS = {("gfl.model.prepare", "gfl.model.backbones"), ("gfl.model.postpro
 # An accelerator, a configuration language or a metric is met in so many files, so that it can be replaced.
 KNOWN_TO_TENSORS = ("torch", "torchvision", "einops", "gfl.errors", "gfl.tensors")  # torchvision: where it works
 SERVING = ("starlette", "uvicorn", "prometheus_client")
-CONFINED = {"torch_npu": 1, "torchvision": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1}
+CONFINED = {"torch_npu": 1, "torchvision": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1, "fsspec": 1}
 CONFINED |= dict.fromkeys(SERVING, 9)
-HOMES = {"gin": "gfl/config.py", **dict.fromkeys(SERVING, "infer/serve/")}  # a file, or a folder
+# A file, or a folder.
+HOMES = {"gin": "gfl/config.py", "fsspec": "gfl/storage.py", **dict.fromkeys(SERVING, "infer/serve/")}
 
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
 TORCH_FREE = ("infer", "gfl.runtime", "gfl.report")

@@ -1,6 +1,7 @@
 """Your own pictures: `python -m gfl.data check --data_root data/mine`, and convert and split for what is not ready yet.
 
-check looks at a data set as a training run would; convert reads other tools' formats; split makes a validation set.
+check looks at a data set as a training run would; convert reads other tools' formats; split makes a validation set;
+shards writes pictures into .tar files.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from gfl.data.check.findings import Finding, lines
 from gfl.data.check.inspection import Inspection, check_run, inspect
 from gfl.data.convert import command as convert
 from gfl.data.paths import split_paths
+from gfl.data.shards import write as shards
+from gfl.data.shards.pattern import images_at
 from gfl.data.source.layouts import SplitPaths
 from gfl.errors import InputError
 from gfl.files import to_json, write_atomic
@@ -61,7 +64,7 @@ def check(arguments: argparse.Namespace) -> int:
 def chosen_splits(arguments: argparse.Namespace, run: RunConfig) -> list[tuple[str, SplitPaths]]:
     """The splits to look at: one file, or training and validation as the settings name them."""
     if arguments.annotations is not None:
-        images = arguments.images or arguments.annotations.parent
+        images = arguments.images or images_at(arguments.annotations.parent)
         return [("train", SplitPaths(arguments.annotations, images))]
     if arguments.images is not None:
         raise InputError("got --images without --annotations, expected both, or --data_root; give --annotations")
@@ -127,7 +130,7 @@ def report(splits: Sequence[Inspection], both: Sequence[Finding], status: int) -
 def add_check_flags(flags: argparse.ArgumentParser) -> None:
     flags.add_argument("--data_root", help="a folder that DATA_ROOT takes (default: that of the run file)")
     flags.add_argument("--annotations", type=Path, help="one COCO JSON, instead of a folder")
-    flags.add_argument("--images", type=Path, help="the folder of its pictures (default: that of the file)")
+    flags.add_argument("--images", type=images_at, help="the folder or shards of its pictures (default: the file's)")
     flags.add_argument(
         "--gin_file", action="append", default=[], help="the run whose sizes count (default: the paper's)"
     )
@@ -149,6 +152,9 @@ def parser() -> argparse.ArgumentParser:
     three = verbs.add_parser("convert", help="other tools' formats into COCO's layout")
     convert.add_flags(three)
     three.set_defaults(run=convert.run)
+    four = verbs.add_parser("shards", help="the pictures of a file into .tar shards")
+    shards.add_flags(four)
+    four.set_defaults(run=shards.run)
     return flags
 
 

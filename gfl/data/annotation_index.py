@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gfl.data.coco_json import LISTS, CocoFile, Floats, Ints, Mask, Row, Table, read_coco_file, table_of
+from gfl.data.host_cache import cached
 from gfl.data.json_stream import rows_of_lists
 from gfl.data.lazy import Lazy
-from gfl.files import draft_path
 
 INDEX_FROM = 2**25  # bytes of a file; smaller ones are read whole, in less than a second
 CHUNK = 100_000  # rows that are Python objects at the same time
 VERSION = 1  # of the arrays; another one is read anew
-CACHE = "GFL_CACHE"  # names the folder of the cache
 NO_ID = np.iinfo(np.int64).min
 
 Column: TypeAlias = NDArray[Any]
@@ -133,53 +130,8 @@ def _read_indexed(path: Path) -> CocoFile:
     with open(path, "rb") as stream:
         while chunk := stream.read(2**22):
             digest.update(chunk)
-    folder = cache_folder() / "annotations" / f"{digest.hexdigest()[:40]}-{path.stat().st_size}-{VERSION}"
-    try:
-        if not folder.is_dir():
-            _write(path, folder)
-        try:
-            return _load(path, folder)
-        except FileNotFoundError:  # somebody has cleared a part of the cache
-            shutil.rmtree(folder, ignore_errors=True)
-            _write(path, folder)
-            return _load(path, folder)
-    except _NoCacheError:  # each process for itself, in files that are gone with it
-        with TemporaryDirectory() as own:
-            _fill(path, Path(own))
-            return _load(path, Path(own))
-
-
-class _NoCacheError(Exception):
-    """The cache cannot be written to."""
-
-
-def cache_folder() -> Path:
-    """Where indexes lie: $GFL_CACHE, or gfl/ in the user's cache."""
-    named = os.environ.get(CACHE)
-    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gfl").expanduser()
-
-
-def _write(path: Path, folder: Path) -> None:
-    """Make the index of a file: it is there whole or not at all, and of several processes one makes it."""
-    from filelock import FileLock  # late: who only counts detections has none
-
-    draft = draft_path(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(f"{folder}.lock", fallback_to_soft=False)
-        lock.acquire()
-    except OSError as error:
-        raise _NoCacheError from error
-    try:
-        if not folder.is_dir():
-            draft.mkdir()
-            _fill(path, draft)
-            draft.rename(folder)
-    except OSError as error:
-        raise _NoCacheError from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        lock.release()
+    folder = f"annotations/{digest.hexdigest()[:40]}-{path.stat().st_size}-{VERSION}"
+    return cached(folder, partial(_fill, path), partial(_load, path))
 
 
 def _fill(path: Path, folder: Path) -> None:

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from gfl.data.annotation_index import read_coco_columns
 from gfl.data.coco_json import CocoFile, GroundTruth, Ints, Mask, Table, collector_paused, ground_truth, shown
 from gfl.data.lazy import Lazy
+from gfl.data.picture_files import PictureFile
+from gfl.data.shards.pattern import Images, images_at
 from gfl.data.source.box_form import MENDS, box_form
 from gfl.data.source.frames import read_frames
-from gfl.data.source.picture_folder import picture_paths
+from gfl.data.source.picture_folder import find_pictures
 from gfl.errors import InputError
 
 
@@ -29,7 +31,7 @@ class Picture:
 
     id: int
     file_name: str
-    path: Path
+    path: PictureFile
     height: int
     width: int
     boxes_xyxy: npt.NDArray[np.float32]  # (G,4), in the file's order
@@ -52,7 +54,7 @@ class Arrays(NamedTuple):
 
     ids: Ints  # (P,)
     file_names: Sequence[str]
-    paths: Sequence[Path]
+    paths: Sequence[PictureFile]
     sizes_hw: Ints  # (P,2)
     boxes_xyxy: npt.NDArray[np.float32]  # (N,4)
     labels: npt.NDArray[np.int32]  # (N,)
@@ -118,22 +120,24 @@ class CocoData:
     dropped_boxes: int  # under a pixel wide or high, or marked 'ignore'
     clipped_boxes: int  # kept boxes (crowds too) that reached over the border of their picture
     truth: GroundTruth  # the same file's boxes as evaluation counts them, none dropped or clipped
-    images: Path = Path()  # the folder given for the pictures
+    images: Images = Path()  # the folder, or the shards, given for the pictures
     unreadable: frozenset[int] = frozenset()  # ids of pictures, of those looked into, that are missing or damaged
     notes: tuple[str, ...] = ()  # what of the file was read otherwise than it is written, a sentence each
 
 
 @collector_paused()
-def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool) -> CocoData:
+def read_coco(annotations: str | Path, images: str | Images, *, keep_empty: bool) -> CocoData:
     """Read a COCO annotation file, whose `file_name`s start from the folder `images`, and find the picture files.
+
+    images: a folder, or shards (`gfl.data.shards.pattern`).
 
     keep_empty: keep pictures without (non-crowd) boxes; evaluation does, the reference's training does not.
     Raises InputError: the file or the folder is missing, is not COCO, or contradicts itself, or no picture is left.
     """
-    return data_of_file(read_coco_columns(annotations), Path(images).expanduser(), keep_empty=keep_empty)
+    return data_of_file(read_coco_columns(annotations), images_at(images), keep_empty=keep_empty)
 
 
-def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: bool = False) -> CocoData:
+def data_of_file(file: CocoFile, images: Images, *, keep_empty: bool, every_size: bool = False) -> CocoData:
     """As `read_coco`, of a file that was read; every_size: compare the size of each picture, not of some."""
     image_ids = file.images.ids()
     if not len(image_ids):
@@ -150,7 +154,7 @@ def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: 
     texts = file.images.texts("file_name")
     in_order = bool((np.diff(by_id) > 0).all())  # as in most files: then nothing is copied
     file_names = texts if in_order else [texts[row] for row in by_id.tolist()]
-    paths, found = picture_paths(file.path, folder, file_names)
+    paths, found = find_pictures(file.path, images, file_names)
     frames = read_frames(file.path, paths, stated_hw, picture_N, truth.boxes_xywh, every=every_size)
     if frames.grown is not None:
         truth = replace(truth, boxes_xywh=frames.boxes_xywh, areas=truth.areas * frames.grown)
@@ -182,7 +186,7 @@ def data_of_file(file: CocoFile, folder: Path, *, keep_empty: bool, every_size: 
         dropped_boxes=int((~kept).sum()),
         clipped_boxes=int((over_border & kept).sum()),
         truth=truth,
-        images=folder,
+        images=images,
         unreadable=frozenset(image_ids[frames.unreadable].tolist()),
         notes=tuple(note for note in (truth.root_note, found, *frames.notes) if note),
     )

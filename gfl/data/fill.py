@@ -6,16 +6,21 @@ live on from epoch to epoch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from gfl.data import boxes, transforms
 from gfl.data.batch_arrays import BatchArrays
 from gfl.data.coco import Picture
-from gfl.data.picture_files import read_picture
+from gfl.data.picture_files import decode_picture, read_bytes
 from gfl.data.plan import BatchPlan, PlannedPicture
+from gfl.data.shards.member import Member
 from gfl.errors import InputError
+from gfl.storage import file_system
 
 NO_IMAGE = -1  # image id of a blank
+ASKED_AT_ONCE = 16  # pictures for which a storage is asked at the same time
 
 
 class Work(NamedTuple):
@@ -41,9 +46,10 @@ def fill_batch(work: Work, arrays: BatchArrays) -> Filled:
         array[...] = 0
     arrays.scales[...] = 1
     image_ids, failed = [NO_IMAGE] * len(work.pictures), []
+    coming = ask_for(work.pictures)
     for i, (picture, planned) in enumerate(zip(work.pictures, work.plan.pictures, strict=True)):
         try:
-            image = None if picture is None else read_annotated(picture)
+            image = None if picture is None else read_annotated(picture, coming.get(picture.id))
         except InputError as error:
             image = None
             failed.append(str(error))
@@ -69,12 +75,24 @@ def fill_batch(work: Work, arrays: BatchArrays) -> Filled:
     return Filled(tuple(image_ids), tuple(failed))
 
 
-def read_annotated(picture: Picture) -> transforms.Image:
-    """The picture (h,w,3).
+def ask_for(pictures: Sequence[Picture | None]) -> dict[int, Future[bytes]]:
+    """The bytes of those pictures that a storage sends, by their ids: they come while others are decoded."""
+    pool = ThreadPoolExecutor(ASKED_AT_ONCE)  # without a thread until something is asked of it
+    coming: dict[int, Future[bytes]] = {}
+    for picture in pictures:
+        if picture is not None and isinstance(picture.path, Member) and picture.path.is_far():
+            file_system(picture.path.shard)  # opened here, once, before the threads ask for it
+            coming[picture.id] = pool.submit(picture.path.read)
+    pool.shutdown(wait=False)
+    return coming
+
+
+def read_annotated(picture: Picture, coming: Future[bytes] | None = None) -> transforms.Image:
+    """The picture (h,w,3); coming: its bytes, where they were asked for.
 
     Raises InputError where it cannot be read, or has another size than its annotations say.
     """
-    image = read_picture(picture.path)
+    image = decode_picture(coming.result() if coming else read_bytes(picture.path), str(picture.path))
     if image.shape[:2] != (picture.height, picture.width):
         raise InputError(
             f"got {picture.path} of {image.shape[0]}x{image.shape[1]} (height x width, EXIF orientation applied), "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gfl.data.shards.pattern import images_at
 from gfl.data.source.layouts import SplitPaths, split_of
 from gfl.data.synthetic import write_synthetic
 from gfl.errors import InputError
@@ -25,7 +26,7 @@ def split_paths(cfg: DataConfig, split: str, *, without_val: bool = False) -> Sp
     keys = f"{split}_json", f"{split}_images"
     annotations, images = (getattr(cfg, key) for key in keys)
     if annotations and images:
-        return SplitPaths(Path(annotations).expanduser(), Path(images).expanduser())
+        return SplitPaths(Path(annotations).expanduser(), images_at(images))
     if annotations or images:
         given, missing = keys if annotations else keys[::-1]
         raise InputError(f"got {given.upper()} without {missing.upper()}, expected both or neither; give both")

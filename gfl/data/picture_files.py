@@ -8,8 +8,9 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 
 from gfl.data.depth import to_uint8
 from gfl.data.picture_headers import JPEG_START, PNG_START, stated_pixels
+from gfl.data.shards.member import Member
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.shapes import MOST_PIXELS, PIXELS_VARIABLE
+
+PictureFile: TypeAlias = Path | Member  # a file of its own, or one in a shard
 
 # How the names of most picture files end: those are not asked what they hold.
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -80,12 +84,15 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: PictureFile) -> BinaryIO:
     """A regular file, opened for reading. Raises OSError, or ValueError for a name with a zero byte.
 
     Anything else is refused before it is opened, and again afterwards, when it cannot be exchanged any more: a pipe
-    would wait for someone to write, and opening some devices does things.
+    would wait for someone to write, and opening some devices does things. Of a shard's picture all bytes are read, or
+    InputError says why not.
     """
+    if isinstance(path, Member):
+        return BytesIO(path.read())
     check_regular(os.stat(path))
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
@@ -105,7 +112,7 @@ def check_regular(status: os.stat_result) -> None:
         raise OSError(errno.EINVAL, "it is a pipe, a device or a socket")
 
 
-def read_picture(path: Path, depth: str = "auto", most_pixels: int | None = None) -> Image:
+def read_picture(path: PictureFile, depth: str = "auto", most_pixels: int | None = None) -> Image:
     """Read a picture file as uint8 (H,W,3) RGB, turned upright by its EXIF orientation.
 
     For pictures of 8 bits this is cv2.IMREAD_COLOR, mmcv's default ('color'): grey and transparent pictures become
@@ -127,11 +134,11 @@ def pixel_limit() -> int:
     return int(text)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: PictureFile) -> bytes:
     """The content of a picture file, not decoded; InputError where it cannot be read."""
     try:
         with open_file(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
+            size = file_size(stream)
             if size <= MOST_BYTES:
                 return stream.read()
     except (OSError, ValueError) as error:
@@ -142,7 +149,25 @@ def read_bytes(path: Path) -> bytes:
     )
 
 
-def unreadable(path: Path, error: Exception) -> str:
+def file_size(stream: BinaryIO) -> int:
+    """Bytes of an opened file, of which nothing was read."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size
+
+
+def stored_bytes(path: PictureFile) -> int:
+    """Bytes of a picture's file; 0 where it is missing or no file, or where a shard does not say."""
+    if isinstance(path, Member):
+        return path.size()
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # a name with a zero byte is a ValueError
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def unreadable(path: PictureFile, error: Exception) -> str:
     """The sentence for a file that cannot be read."""
     reason = getattr(error, "strerror", None) or str(error)
     return f"got no picture from {path} ({reason}), expected a readable file; check the folder"

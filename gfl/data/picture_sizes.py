@@ -11,14 +11,22 @@ import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
 
 from gfl.data.depth import to_uint8
-from gfl.data.picture_files import JPEG_END, JPEG_SCAN, decode, decode_picture, open_file, pixel_limit, read_bytes
+from gfl.data.picture_files import (
+    JPEG_END,
+    JPEG_SCAN,
+    PictureFile,
+    decode,
+    decode_picture,
+    open_file,
+    pixel_limit,
+    read_bytes,
+)
 from gfl.data.picture_headers import JPEG_START, PNG_START
 from gfl.data.transforms import Image
 from gfl.errors import InputError
@@ -42,10 +50,10 @@ class _OddHeaderError(Exception):
     """A header that does not tell the size for certain."""
 
 
-def upright_sizes(paths: Sequence[Path], threads: int = 8) -> list[PictureSize | InputError]:
+def upright_sizes(paths: Sequence[PictureFile], threads: int = 8) -> list[PictureSize | InputError]:
     """`upright_size` of each file, or what it raised."""
 
-    def size(path: Path) -> PictureSize | InputError:
+    def size(path: PictureFile) -> PictureSize | InputError:
         try:
             return upright_size(path)
         except InputError as error:
@@ -55,7 +63,7 @@ def upright_sizes(paths: Sequence[Path], threads: int = 8) -> list[PictureSize |
         return list(pool.map(size, paths))
 
 
-def upright_size(path: Path) -> PictureSize:
+def upright_size(path: PictureFile) -> PictureSize:
     """The size of a picture file, turned upright by its EXIF orientation.
 
     Raises InputError as `read_picture` does: the file is missing, truncated or no picture. Damage within the data of a
@@ -157,7 +165,7 @@ def _orientation(exif: bytes) -> int:
 # ---- decoding ----
 
 
-def _decoded_size(path: Path) -> PictureSize:
+def _decoded_size(path: PictureFile) -> PictureSize:
     """The size by decoding; the orientation is the one that leads from the stored pixels to the decoded ones."""
     data = read_bytes(path)
     upright = decode_picture(data, str(path))[:, :, ::-1]

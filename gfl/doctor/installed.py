@@ -41,8 +41,9 @@ PACKAGES = (
     Package("onnx", ("onnx",), REQUIRED),
     Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"), REQUIRED),
     Package("hotcoco", ("hotcoco",), "optional: a quicker evaluation"),
+    Package("fsspec", ("fsspec",), "optional: pictures in shards, files in object storage"),
     Package("openvino", ("openvino",), "optional: another runtime for an .onnx"),
-    Package("pyarrow", ("pyarrow",), "optional: results as Parquet"),
+    Package("pyarrow", ("pyarrow",), "optional: results and pictures in Parquet"),
 )
 # Not imported to see whether they work: torch_npu needs a device and CANN, Apex patches torch.
 NPU_DISTRIBUTIONS = ("torch_npu", "torch-npu")

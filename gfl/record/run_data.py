@@ -12,9 +12,11 @@ from gfl.config import ParsedRun, read_text
 from gfl.data.coco import CocoData, read_coco
 from gfl.data.coco_json import CocoDetection
 from gfl.data.paths import SYNTHETIC, split_paths
+from gfl.data.shards.pattern import are_there, images_at
 from gfl.errors import InputError, first_line
 from gfl.report.coco_eval import COCO_LIMIT
 from gfl.settings import DataConfig, RunConfig
+from gfl.storage import is_uri
 
 
 class Splits(NamedTuple):
@@ -51,8 +53,10 @@ def data_as_started(cfg: DataConfig, started_in: Path) -> DataConfig:
     """The same data settings with those relative paths made absolute that exist from the folder `started_in`."""
 
     def found(value: str | None) -> str | None:
-        path = SYNTHETIC if value == "synthetic" else Path(value or "")
-        return str(started_in / path) if value and (started_in / path).exists() else value
+        path = started_in / (SYNTHETIC if value == "synthetic" else Path(value or ""))
+        if not value or is_uri(value):
+            return value
+        return str(path) if path.exists() or are_there(images_at(path)) else value
 
     return replace(
         cfg,

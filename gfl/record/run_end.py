@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gfl.data.coco import CocoData
+from gfl.data.shards.pattern import Images
 from gfl.record.console import VALIDATION_NAMES
 from gfl.record.evaluation import Judged
 from gfl.record.run_folder import BEST, LAST, PAGE, RESULTS
@@ -46,7 +47,7 @@ def next_commands(folder: Path, train: CocoData | None, val: CocoData | None) ->
         yield "evaluate", f"python -m gfl.evaluate --checkpoint {_quoted(checkpoint)} {where}"
     yield "export", f"python -m export.onnx --checkpoint {_quoted(checkpoint)}"
     seen = val or train
-    if seen is not None:
+    if seen is not None and isinstance(seen.images, Path):  # infer reads no shards
         flags = f"--input {_quoted(seen.images)} --output {_quoted(folder / 'found')} --draw"
         yield "detect", f"python -m infer.run --model {_quoted(checkpoint)} {flags}"
 
@@ -101,5 +102,5 @@ def stopped_text(folder: Path, step: int, judged: Judged, launcher: str) -> str:
     return f"{where}\n  go on     {resume_command(folder, launcher)}"
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Images) -> str:
     return shlex.quote(str(path))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gfl.data.coco import read_coco
+from gfl.data.shards.pattern import images_at
 from gfl.errors import InputError
 from gfl.files import write_atomic
 from gfl.program import status_of
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--compare", nargs="+", type=Path, metavar="RUN", help="folders on the same validation pictures")
     flags.add_argument("--annotations", type=Path, help="COCO instances JSON")
     flags.add_argument("--results", type=Path, help="COCO results, a JSON list of detections")
-    flags.add_argument("--images", type=Path, help="the folder of the pictures")
+    flags.add_argument("--images", type=images_at, help="the folder or shards of the pictures")
     flags.add_argument(
         "--output", type=Path, help="the page to write (default: compare.html here, or report.html beside --results)"
     )

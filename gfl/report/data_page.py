@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
 
 from gfl.data.check.findings import Finding
 from gfl.data.coco import CocoData
-from gfl.data.picture_files import read_picture
+from gfl.data.picture_files import read_picture, stored_bytes
 from gfl.errors import InputError
 from gfl.report.coco_eval import distinct_names
 from gfl.report.draw import draw
@@ -89,10 +88,9 @@ def _be(number: int) -> str:
 def _sizes(data: CocoData) -> list[str]:
     """Numbers and sizes of one split, in the order of SIZES."""
     sides = np.array([(picture.width, picture.height) for picture in data.pictures])
-    file_bytes = []
-    for picture in data.pictures[:: -(-len(data.pictures) // MOST_FILES)]:
-        with suppress(OSError):  # what is missing is among the findings
-            file_bytes.append(picture.path.stat().st_size)
+    some = data.pictures[:: -(-len(data.pictures) // MOST_FILES)]
+    # What is missing is among the findings.
+    file_bytes = [size for size in (stored_bytes(picture.path) for picture in some) if size]
     return [
         f"{len(data.pictures):,}",
         f"{data.without_boxes:,}",

@@ -17,8 +17,9 @@ from gfl.data.check.rows import check_rows
 from gfl.data.check.truth import check_boxes, check_truth
 from gfl.data.coco import CocoData, Picture, data_of_file
 from gfl.data.coco_json import CocoFile, GroundTruth, collector_paused, ground_truth, read_coco_file
-from gfl.data.picture_files import read_picture
+from gfl.data.picture_files import PictureFile, read_picture
 from gfl.data.same_pictures import same_pictures
+from gfl.data.shards.member import Member
 from gfl.data.sizes import box_slots, canvases_for, check_fits, eval_short_side, short_side_range, sizes_of
 from gfl.data.source.layouts import SplitPaths
 from gfl.data.transforms import resized_sizes
@@ -56,7 +57,7 @@ def inspect(
         return Inspection(split, paths.annotations, [_fatal(error)])
     findings = check_rows(file)
     try:
-        data = data_of_file(file, paths.images.expanduser(), keep_empty=True, every_size=read_pictures)
+        data = data_of_file(file, paths.images, keep_empty=True, every_size=read_pictures)
     except InputError as error:
         return Inspection(split, paths.annotations, [_fatal(error), *findings, *_by_file_alone(file)])
     findings += check_boxes(data)
@@ -94,10 +95,14 @@ def check_pictures(data: CocoData, *, read_pictures: bool = False) -> list[Findi
     return found + finding("unreadable_pictures", "pictures that cannot be used", "passed over", unreadable)
 
 
-def existing(paths: Sequence[Path]) -> Iterator[Path]:
+def existing(paths: Sequence[PictureFile]) -> Iterator[PictureFile]:
     """Those of the paths that exist. A folder is listed once: on a network that is faster than to ask for each file."""
     listed: dict[Path, set[str]] = {}
     for path in paths:
+        if isinstance(path, Member):
+            if path.is_file():
+                yield path
+            continue
         if path.parent not in listed:
             try:
                 listed[path.parent] = set(os.listdir(path.parent))
@@ -133,7 +138,7 @@ def check_run(train: Inspection, val: Inspection | None, cfg: DataConfig) -> lis
     return found
 
 
-PairsOf = Callable[[Sequence[Path], Sequence[Path]], list[tuple[Path, Path]]]
+PairsOf = Callable[[Sequence[PictureFile], Sequence[PictureFile]], list[tuple[PictureFile, PictureFile]]]
 
 
 def check_shared(train: CocoData, val: CocoData, pairs_of: PairsOf) -> list[Finding]:

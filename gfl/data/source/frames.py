@@ -14,7 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.data.picture_files import PictureFile
 from gfl.data.picture_sizes import PictureSize, upright_sizes
+from gfl.data.shards.index import Members
 from gfl.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -23,6 +25,7 @@ Mask = NDArray[np.bool_]
 
 READ_ALL = 5000  # pictures up to which the size of every file is read (half a second on a local disk)
 PROBED = 1000  # pictures of a larger set, spread over it, whose sizes are read; all, where one of these differs
+PROBED_FAR = 200  # the same of shards where each picture costs more than its bytes, of sets of any size
 TURNING = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
@@ -30,7 +33,7 @@ class Sizes(NamedTuple):
     """The sizes of P pictures as annotated and as read."""
 
     file: Path  # the annotation file
-    paths: Sequence[Path]
+    paths: Sequence[PictureFile]
     stated_hw: Ints  # (P,2) px; 0 where the file does not say
     true_hw: Ints  # (P,2) px; as stated where the picture was not read
     orientation: Ints  # (P,) by EXIF, 1..8
@@ -53,7 +56,13 @@ class Frames(NamedTuple):
 
 
 def read_frames(
-    file: Path, paths: Sequence[Path], stated_hw: Ints, picture_N: Ints, boxes_xywh: Floats, *, every: bool = False
+    file: Path,
+    paths: Sequence[PictureFile],
+    stated_hw: Ints,
+    picture_N: Ints,
+    boxes_xywh: Floats,
+    *,
+    every: bool = False,
 ) -> Frames:
     """Compare stated sizes with the files', and bring the boxes into the frame of the pictures as they are read.
 
@@ -70,7 +79,9 @@ def read_frames(
     count = len(paths)
     unknown = np.asarray((stated_hw <= 0).any(axis=1), np.bool_)
     chosen = unknown.copy()
-    chosen[:: 1 if every or count <= READ_ALL else count // PROBED] = True
+    far = isinstance(paths, Members) and not paths.is_near
+    most, probed = (PROBED_FAR, PROBED_FAR) if far else (READ_ALL, PROBED)
+    chosen[:: 1 if every or count <= most else count // probed] = True
     sizes = Sizes(file, paths, stated_hw, np.where(unknown[:, None], 0, stated_hw), np.ones(count, np.int64))
     unreadable = _read(sizes, np.flatnonzero(chosen))
     if (sizes.true_hw != stated_hw)[chosen & ~unknown].any():

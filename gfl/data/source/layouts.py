@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gfl.data.shards.pattern import TAR, Images, Shards, shard_in
 from gfl.errors import InputError
 
 ROBOFLOW = "_annotations.coco.json"  # in the folder of each split, beside its pictures
@@ -15,10 +16,10 @@ WHOLE = ("annotations/instances_default.json", "result.json", "annotations/insta
 
 
 class SplitPaths(NamedTuple):
-    """The annotations and the folder of pictures of one split."""
+    """The annotations and the pictures of one split."""
 
     annotations: Path
-    images: Path
+    images: Images
 
 
 def find_split(root: Path, split: str) -> SplitPaths | None:
@@ -123,10 +124,11 @@ def looks_like_coco(path: Path) -> bool:
     return all(word in content for word in (b'"images"', b'"annotations"', b'"categories"'))
 
 
-def _pictures_of(root: Path, names: tuple[str, ...]) -> Path:
-    """The folder of pictures: of the split's own name, in the root or in images/; or images/, or the root itself."""
+def _pictures_of(root: Path, names: tuple[str, ...]) -> Images:
+    """The folder of the split's own name, in the root or in images/; or images/. Or the shards in that folder."""
     candidates = [root / start / name for name in names for start in ("", "images")] + [root / "images"]
-    return next((folder for folder in candidates if folder.is_dir()), candidates[0])
+    folder = next((folder for folder in candidates if folder.is_dir()), candidates[0])
+    return Shards(f"{folder / folder.name}-*{TAR}") if shard_in(folder, 0).is_file() else folder
 
 
 def _other_formats(root: Path) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gfl.data.lazy import Lazy
+from gfl.data.picture_files import PictureFile
+from gfl.data.shards.index import find_members
+from gfl.data.shards.pattern import Images, Shards
 from gfl.errors import InputError
 
 PROBED_PICTURES = 20  # file names, spread over the file, by which a folder is judged
@@ -23,6 +26,14 @@ class Paths(Lazy[Path]):
 
     def make(self, at: int) -> Path:
         return self._place(self._start, self._names[at])
+
+
+def find_pictures(file: Path, images: Images, names: Sequence[str]) -> tuple[Sequence[PictureFile], str]:
+    """Each picture of the annotation file, in a folder or in shards, and a note where it is not as the names say.
+
+    Raises InputError as `picture_paths` and `find_members`.
+    """
+    return find_members(file, images, names) if isinstance(images, Shards) else picture_paths(file, images, names)
 
 
 def picture_paths(file: Path, folder: Path, names: Sequence[str]) -> tuple[Sequence[Path], str]:
