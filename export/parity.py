@@ -61,6 +61,7 @@ class Parity:
     largest_half: Extreme | None = None  # the largest value inside a float16 run
     untried: bool = False  # whether nothing was detected, so that boxes and NMS are unchecked
     lowered: bool = False  # whether what is compared was found below the file's own score threshold
+    reference: str = "PyTorch"  # what the file is compared with
 
     def note(self, name: str, difference: float) -> None:
         """Keep the largest difference of an output; NaN counts as infinite."""
@@ -70,7 +71,7 @@ class Parity:
 
 def compare_tensors(parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays) -> None:
     """Compare the outputs of both sides, each (B,...), element by element."""
-    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, "PyTorch")]
+    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, parity.reference)]
     for name, array in of_file.items():
         for index, picture in enumerate(pictures):
             difference = np.abs(array[index].astype(np.float64) - of_pytorch[name][index].astype(np.float64))
@@ -79,7 +80,9 @@ def compare_tensors(parity: Parity, pictures: Sequence[str], of_file: Arrays, of
             if not difference[worst] <= tolerance_of(name):
                 position = ", ".join(str(i) for i in worst)
                 value, expected = array[index][worst], of_pytorch[name][index][worst]
-                parity.failures.append(f"{picture}: {name}[{position}] is {value:.6g}, PyTorch has {expected:.6g}")
+                parity.failures.append(
+                    f"{picture}: {name}[{position}] is {value:.6g}, {parity.reference} has {expected:.6g}"
+                )
 
 
 def tolerance_of(output: str) -> float:
@@ -91,7 +94,7 @@ def compare_detections(
     parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays, limits: Thresholds
 ) -> None:
     """Match the detections of each picture by class and box, compare the pairs, judge what has no counterpart."""
-    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, "PyTorch")]
+    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, parity.reference)]
     for index, picture in enumerate(pictures):
         file, pytorch = detections_of(of_file, index), detections_of(of_pytorch, index)
         pairs = match(file, pytorch)
@@ -110,7 +113,9 @@ def compare_detections(
         both = both_sides(file, pytorch, pairs, class_agnostic=limits.class_agnostic)
         judge_unmatched(parity, picture, both, limits)
         if not both.unmatched.any() and of_file["complete"][index] != of_pytorch["complete"][index]:
-            parity.failures.append(f"{picture}: complete is {of_file['complete'][index]}, PyTorch has the other")
+            parity.failures.append(
+                f"{picture}: complete is {of_file['complete'][index]}, {parity.reference} has the other"
+            )
 
 
 def both_sides(
@@ -134,7 +139,7 @@ def judge_unmatched(parity: Parity, picture: str, both: BothSides, limits: Thres
     excused = with_followers(both, excused & both.unmatched, limits)
     parity.rivals += int((rivals & both.unmatched).sum())
     for index in np.flatnonzero(both.unmatched).tolist():
-        side = "only the file has" if both.of_file[index] else "only PyTorch has"
+        side = f"only {'the file' if both.of_file[index] else parity.reference} has"
         (parity.excused if excused[index] else parity.failures).append(
             f"{picture}: {side} {spell(both.detections, index)}"
         )
