@@ -60,8 +60,8 @@ class Accuracy:
                 f"{self.limit:.2g} may be{errors}"
             )
         return (
-            f"AP of {self.side} {self.file_ap:.4f}, {self.reference} in float32 has {self.pytorch_ap:.4f}: {-self.loss:+.4f}, "
-            f"at most {self.limit:.2g} may be lost; {self.pictures} pictures, truth: {self.truth}"
+            f"AP of {self.side} {self.file_ap:.4f}, {self.reference} in float32 has {self.pytorch_ap:.4f}: "
+            f"{-self.loss:+.4f}, at most {self.limit:.2g} may be lost; {self.pictures} pictures, truth: {self.truth}"
         )
 
     def explained(self) -> list[str]:
@@ -177,8 +177,8 @@ class Comparison:
                 )
         if self.other_complete > limits.complete * len(self.pictures):
             yield (
-                f"complete of {self.side} (whether NMS came to its end) is not {self.reference}'s on {self.other_complete} of "
-                f"{len(self.pictures)} pictures, at most {limits.complete:.0%} may differ"
+                f"complete of {self.side} (whether NMS came to its end) is not {self.reference}'s on "
+                f"{self.other_complete} of {len(self.pictures)} pictures, at most {limits.complete:.0%} may differ"
             )
 
     def sure_detections(self) -> Truth:

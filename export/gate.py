@@ -44,15 +44,15 @@ class Verdict:
             yield agreement(self.outcome)
         yield str(self.accuracy)
         yield (
-            f"{self.ms:.1f} ms a run, {self.rival} {self.rival_ms:.1f} ms beside it ({self.ms / self.rival_ms:.2f} of it), "
-            f"{self.threads} threads"
+            f"{self.ms:.1f} ms a run beside {self.rival_ms:.1f} ms of {self.rival}, "
+            f"{self.ms / self.rival_ms:.2f} times as long; threads: {self.threads}"
         )
 
     def content(self) -> dict[str, object]:
         """What the report holds."""
         return {
             "reference": self.outcome.reference,
-            "tolerances": {**parity.TOLERANCES, "margin": parity.MARGIN} if self.outcome.pictures else None,
+            "tolerances": {**parity.TOLERANCES, "margin": parity.MARGIN, "times": self.outcome.scale},
             **{name: getattr(self.outcome, name) for name in ("largest", "matched", "excused")},
             "accuracy": asdict(self.accuracy),
             "ms": self.ms,
@@ -61,10 +61,10 @@ class Verdict:
         }
 
 
-def judge(file: StaticFile, source: Source, pictures: Pictures, threads: int) -> Verdict:
-    """Run the pictures through both sides and compare."""
+def judge(file: StaticFile, source: Source, pictures: Pictures, threads: int, scale: float = 1.0) -> Verdict:
+    """Run the pictures through both sides and compare; scale: of the tolerances in float32."""
     about = described_for(file.description, pictures)
-    outcome = Parity(reference=source.reference)
+    outcome = Parity(reference=source.reference, scale=scale)
     comparison = Comparison(replace(about, outputs="detections"), pictures.truth, "the file", source.reference)
     for batch in sample_batches(pictures, about):
         ours, theirs = run_file(file, batch), source.run_reference(batch)
@@ -93,7 +93,7 @@ def detections(outputs: Arrays, description: Description) -> Arrays:
 
 def sample_batches(pictures: Pictures, about: Description) -> Iterator[SampleBatch]:
     """The pictures as a file takes them."""
-    samples = draw_samples(about.size, pictures.count)
+    samples = draw_samples(about.size, pictures.samples)
     if pictures.files:
         samples = read_samples(pictures.files, about.size, about.short_side, about.long_side)
     return batches(samples, about.size, about.batch)

@@ -32,7 +32,7 @@ class LossLimits:
 # 0.04 of a score.
 LARGEST_LOSS = {
     # Compared number by number, too: what is left to lose is what rounding decides.
-    "fp32": LossLimits(0.001, 0.01, 0.01, 1e-3, 0.01, error=1e-3, std_error=1e-3, complete=0.02),
+    "fp32": LossLimits(0.001, 0.01, 0.01, 1e-3, 0.01, error=1e-2, std_error=1e-2, complete=0.02),
     "bf16": LossLimits(0.005, 0.05, 0.05, 0.05, 0.1, error=0.05, std_error=0.1, complete=0.05),
     "fp16": LossLimits(0.005, 0.05, 0.02, 0.02, 0.1, error=0.02, std_error=0.1, complete=0.05),
     "int8": LossLimits(0.02, 0.1, 0.1, 0.1, 0.4, error=0.2, std_error=0.3, complete=0.2),

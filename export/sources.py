@@ -1,4 +1,4 @@
-"""What `python -m export.to` converts: exported files, or a checkpoint that is exported first, and what they must equal.
+"""What `python -m export.to` converts: exported files, or a checkpoint that is exported first, and their reference.
 
 The reference is PyTorch where a checkpoint is given, else the exported file in its own runtime, which export.onnx and
 export.torch compared with PyTorch.
@@ -54,7 +54,7 @@ class Pictures(NamedTuple):
 
     files: tuple[Path, ...]  # empty: generated ones
     truth: Truth | None  # their true boxes
-    count: int
+    samples: int  # how many
 
 
 def read_sources(arguments: argparse.Namespace, wanted: Format, folder: Path) -> tuple[list[Source], Pictures]:

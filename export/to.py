@@ -22,16 +22,17 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python ex
 
 from export import command
 from export.errors import CheckError
+from export.formats import FORMATS
+from export.formats.interface import Conversion, Format
 from gfl.errors import InputError
 from gfl.files import new_folder, require_new, to_json, write_atomic
 from gfl.machine import usable_cores
+from gfl.runtime.description_file import description_path, description_text
 from gfl.say import say
 
 if TYPE_CHECKING:
-    from export.formats.interface import Format
     from export.sources import Pictures, Source
 
-NAMES = ("openvino", "mnn", "litert", "opencv", "tensorrt")  # those of export.formats, which --help does not import
 NOT_RUN = "converted, not run"
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m export.to", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = flags.add_argument
-    add("--format", required=True, choices=NAMES, help="of the runtime that will run it")
+    add("--format", required=True, choices=tuple(FORMATS), help="of the runtime that will run it")
     add("--model", type=Path, required=True, metavar="FILE", help="an .onnx, a .pt2, a folder of them, or a checkpoint")
     add("--output", type=Path, required=True, metavar="FOLDER", help="new or empty; gfl.load opens it")
     add("--precision", choices=("fp32", "bf16"), help="what the runtime computes in (default fp32); bf16: openvino")
@@ -75,7 +76,6 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("got --annotations without --images, expected their pictures; give --images DIR")
     import torch  # late, as what follows: seconds, which --help and the sentences above do not need
 
-    from export.formats import FORMATS
     from export.sources import read_sources
 
     wanted = FORMATS[arguments.format]
@@ -124,24 +124,23 @@ def convert(
     Raises CheckError where it gives other results.
     """
     from export.compare import report_path
-    from export.formats.interface import Conversion
     from export.gate import judge
-    from gfl.runtime.description_file import description_path, description_text
 
     description = replace(source.rival.description, precision=precision)
     target = folder / f"{source.path.stem}{wanted.suffix}"
     wanted.convert(Conversion(source.path, description, source.output_names, target))
     mb = sum(path.stat().st_size for path in folder.glob(f"{target.stem}.*")) / 1e6
     write_atomic(description_path(target), description_text(description, source.output_names))
-    about = {"file": target.name, "format": wanted.name, "made_of": source.path.name, "digest": description.digest}
-    about |= {"outputs": description.outputs, "precision": precision, "mb": mb, "remarks": wanted.remarks}
+    about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
+    about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
+    about |= {"mb": mb, "remarks": wanted.remarks}
     yield f"{target.name}: {mb:.1f} MB, {wanted.name}, {description.outputs}, {precision}"
     if wanted.open is None or not is_installed(wanted.runtime):
         why = f"{NOT_RUN}: {wanted.runtime or wanted.name} is not here"
         write_atomic(report_path(target), to_json({**about, "passed": None, "not_run": why}, indent=2) + "\n")
         yield f"  {why}"
         return
-    verdict = judge(wanted.open(target, threads), source, pictures, threads)
+    verdict = judge(wanted.open(target, threads), source, pictures, threads, wanted.scale)
     content = {**about, "passed": not verdict.failures, "failures": verdict.failures, **verdict.content()}
     write_atomic(report_path(target), to_json(content, indent=2) + "\n")
     if verdict.failures:

@@ -28,8 +28,9 @@ class Format(NamedTuple):
     forms: tuple[str, ...]  # outputs that it takes, 'detections' or 'decoded'; a checkpoint is exported with the first
     precisions: tuple[str, ...]  # the first is the default
     packages: tuple[str, ...]  # modules that `convert` imports
-    runtime: str  # the module that runs it; empty where none can here
+    runtime: str  # the module that runs it; empty where none does
     extra: str  # of setup.py, which installs both; empty: nothing is missing in the project's own installation
     convert: Callable[[Conversion], None]
-    open: Callable[[Path, int], StaticFile] | None  # (the file, threads of the CPU) -> as gfl.load has it
+    open: Callable[[Path, int], StaticFile] | None  # (the file, threads of the CPU); None where nothing here runs it
+    scale: float = 1.0  # of the tolerances in float32, where the runtime rounds more than others
     remarks: tuple[str, ...] = ()  # what whoever opens the file with other programs must know

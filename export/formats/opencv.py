@@ -17,7 +17,7 @@ from gfl.runtime.model import StaticFile
 from gfl.runtime.onnx_file import describe_onnx
 from gfl.runtime.providers import ProviderReport
 
-COUNTS = ("labels", "count", "complete")  # whole numbers, which OpenCV 4 gives as float32
+WHOLE_NUMBERS = {"labels", "count", "complete"}  # which OpenCV 4 gives as float32, and a number a picture as a column
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ class OpencvModel:
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
         names = DETECTION_NAMES if self.description.outputs == "detections" else ("boxes", "scores")
-        for name, array in zip(INPUT_NAMES, (images, image_sizes), strict=True):
-            self.net.setInput(array, name)
+        self.net.setInput(images, INPUT_NAMES[0])
+        self.net.setInput(image_sizes, INPUT_NAMES[1])
         outputs = dict(zip(names, map(np.array, self.net.forward([*names])), strict=True))
-        batch = self.description.batch
-        return {
-            name: array.reshape(batch, *array.shape[1:]).astype(np.int32) if name in COUNTS else array
-            for name, array in outputs.items()
-        } | {name: outputs[name].reshape(batch).astype(np.int32) for name in ("count", "complete") if name in outputs}
+        for name in WHOLE_NUMBERS & outputs.keys():
+            outputs[name] = outputs[name].astype(np.int32)
+        for name in ("count", "complete"):
+            if name in outputs:
+                outputs[name] = outputs[name].ravel()
+        return outputs
 
     def provider_report(self) -> ProviderReport:
         """OpenCV runs the whole file."""

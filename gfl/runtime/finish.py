@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.runtime.description import Arrays, Description, Thresholds
-from gfl.runtime.merging import Found, Merge, merge_runs
+from gfl.runtime.merging import Floats, Found, Merge, merge_runs
 from gfl.runtime.model import StaticFile
 from gfl.runtime.providers import ProviderReport
 
@@ -26,25 +26,28 @@ def finish(decoded: Arrays, limits: Thresholds) -> Arrays:
 
     `edge_std` is 0 unless the file gives it (B,A,4). `complete` is 0 where pairs beyond the M best could have counted.
     """
-    boxes, scores = decoded["boxes"], decoded["scores"]
-    spreads = decoded.get("edge_std", np.zeros_like(boxes))
-    rule = Merge(RULES.get(limits.nms, limits.nms), limits.nms_iou, limits.soft_sigma, limits.soft_min_score)
-    rule = replace(rule, class_agnostic=limits.class_agnostic)
-    passing = (scores > limits.score).sum(axis=(1, 2))
-    pairs = [_best_pairs(*each, limits) for each in zip(boxes, scores, spreads, strict=True)]
-    outputs = merge_runs(
-        [pairs], [{"complete": np.ones(len(pairs), np.int32), "scores": scores[:, :0]}], rule, limits.max_detections
+    boxes, scores = (decoded[name].astype(np.float32) for name in ("boxes", "scores"))
+    spreads = decoded.get("edge_std", np.zeros_like(boxes)).astype(np.float32)
+    pictures = [_best_pairs(*each, limits) for each in zip(boxes, scores, spreads, strict=True)]
+    rule = Merge(
+        RULES.get(limits.nms, limits.nms),
+        limits.nms_iou,
+        limits.soft_sigma,
+        limits.soft_min_score,
+        limits.class_agnostic,
     )
-    last = outputs["scores"][:, -1]  # 0 where a slot is left
-    worst = np.array([found.scores.min(initial=1.0) for found in pairs])
-    none_better = last > 0 if limits.nms == "hard" else (worst <= last) | (worst < limits.soft_min_score)
-    outputs["complete"] = ((passing <= limits.candidates) | none_better).astype(np.int32)
+    whole: Arrays = {"complete": np.ones(len(pictures), np.int32), "scores": np.zeros((len(pictures), 0))}
+    outputs = merge_runs([pictures], [whole], rule, limits.max_detections)
+    passing = (scores > limits.score).sum(axis=(1, 2))
+    full = outputs["count"] == limits.max_detections
+    if limits.nms != "hard":  # what is left out might have decayed less than the last that was taken
+        worst = np.array([found.scores.min(initial=1.0) for found in pictures])
+        full = (full & (worst <= outputs["scores"][:, -1].astype(np.float64))) | (worst < limits.soft_min_score)
+    outputs["complete"] = ((passing <= limits.candidates) | full).astype(np.int32)
     return outputs
 
 
-def _best_pairs(
-    boxes: NDArray[np.generic], scores: NDArray[np.generic], spreads: NDArray[np.generic], limits: Thresholds
-) -> Found:
+def _best_pairs(boxes: Floats, scores: Floats, spreads: Floats, limits: Thresholds) -> Found:
     """The M best pairs of a picture above the threshold, best first, the lower anchor of equal ones."""
     flat = scores.ravel()
     passing = np.flatnonzero(flat > limits.score)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -36,17 +36,6 @@ class Module(Protocol):
         """Run the model."""
 
 
-class Expressions(Protocol):
-    """The part of MNN.expr that is used here."""
-
-    NCHW: object
-    uint8: object
-    int: object
-
-    def const(self, values: NDArray[np.generic], shape: Sequence[int], layout: object, dtype: object) -> Variable:
-        """An array for MNN."""
-
-
 @dataclass(frozen=True)
 class MnnModel:
     """An open file."""
@@ -55,15 +44,13 @@ class MnnModel:
     description: Description
     output_names: tuple[str, ...]
     module: Module
-    expressions: Expressions
+    make_variable: Callable[[NDArray[np.generic]], Variable]
     one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
-        made = self.expressions
-        pairs = ((images, made.uint8), (image_sizes, made.int))
         with self.one_at_a_time:  # a module of MNN's keeps the memory of its run
-            feed = [made.const(np.ascontiguousarray(array), array.shape, made.NCHW, dtype) for array, dtype in pairs]
+            feed = [self.make_variable(np.ascontiguousarray(array)) for array in (images, image_sizes)]
             outputs = [np.array(variable.read()) for variable in self.module.forward(feed)]
         return dict(zip(self.output_names, outputs, strict=True))
 
@@ -80,10 +67,16 @@ def open_mnn(path: Path, *, threads: int = 0) -> MnnModel:
     description, names = read_description(path, "export.to --format mnn")
     needed = f"{path.name} needs the package MNN, which"
     nn = import_package(f"{PACKAGE}.nn", needed, "pip install 'gflv2[mnn]', or give the .onnx")
-    expressions: Expressions = import_package(f"{PACKAGE}.expr", needed, "install it again")
+    expr = import_package(f"{PACKAGE}.expr", needed, "install it again")
+    types = {"uint8": expr.uint8, "int32": expr.int}
     try:
         runtime = nn.create_runtime_manager(({**CPU, "numThread": threads or usable_cores()},))
         module: Module = nn.load_module_from_file(str(path), [*INPUT_NAMES], [*names], runtime_manager=runtime)
     except Exception as error:  # MNN names no types of its own
         raise InputError(f"{path} cannot be opened by MNN ({first_line(error)}); convert or copy it again") from error
-    return MnnModel(path, description, names, module, expressions)
+
+    def make_variable(array: NDArray[np.generic]) -> Variable:
+        variable: Variable = expr.const(array, array.shape, expr.NCHW, types[array.dtype.name])
+        return variable
+
+    return MnnModel(path, description, names, module, make_variable)

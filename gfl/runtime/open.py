@@ -1,4 +1,4 @@
-"""Opening a trained model in any form that this project writes. PyTorch is imported for checkpoints and a .pt2 alone."""
+"""Opening a trained model in any form that this project writes; only a checkpoint and a .pt2 import PyTorch."""
 
 from __future__ import annotations
 
