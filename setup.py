@@ -33,6 +33,7 @@ PACKAGES = [
     "gfl.runtime.on_torch",
     "gfl.tensors",
     "export",
+    "export.formats",
     "infer",
     "infer.serve",
 ]
@@ -71,6 +72,9 @@ EXTRAS = {
     "browser": ["playwright>=1.45,<2", "axe-playwright-python>=0.1.4,<1"],  # tests of the pages; a Chromium beside them
     "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
+    # The other runtimes of export.to: what converts and what runs.
+    "mnn": ["MNN>=3.2,<4"],
+    "litert": ["onnx2tf>=1.29,<2", "ai-edge-litert>=2.1,<3"],
     "parquet": ["pyarrow>=16,<30"],
     "serve": ["starlette>=1,<2", "uvicorn>=0.34,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.

@@ -73,8 +73,7 @@ def judge(file: StaticFile, source: Source, pictures: Pictures, threads: int, sc
         comparison.add(batch, *(detections(arrays, about) for arrays in (ours, theirs)))
     parity.check_rivals(outcome)
     ms, rival_ms = time_both(file, source.rival, next(sample_batches(pictures, about)))
-    rival = source.rival.provider_report().provider
-    return Verdict(outcome, comparison.outcome(), ms, rival_ms, rival, threads)
+    return Verdict(outcome, comparison.outcome(), ms, rival_ms, source.rival_name, threads)
 
 
 def described_for(description: Description, pictures: Pictures) -> Description:

@@ -43,7 +43,8 @@ class Source(NamedTuple):
     """An exported file to convert."""
 
     path: Path
-    rival: StaticFile  # open in ONNX Runtime, or a .pt2 in PyTorch: whose time is measured beside
+    rival: StaticFile  # the .onnx, open; of a .pt2 alone that: its time is measured beside the new file's
+    rival_name: str  # of its runtime
     output_names: tuple[str, ...]
     reference: str  # what the new file is compared with
     run_reference: Callable[[SampleBatch], Arrays]  # its outputs, without those of blanks
@@ -93,11 +94,11 @@ def open_source(path: Path) -> Source:
     file: StaticFile
     if path.suffix == ".pt2":
         program = open_program(path, choice=CPU)
-        file, names, reference = program, program.output_names, "the .pt2 in PyTorch"
+        file, names, name = program, program.output_names, "the .pt2 in PyTorch"
     else:
         model = open_onnx(path, threads=torch.get_num_threads())
-        file, names, reference = model, model.output_names, "ONNX Runtime"
-    return Source(path, file, names, reference, partial(run_file, file))
+        file, names, name = model, model.output_names, "ONNX Runtime"
+    return Source(path, file, name, names, name, partial(run_file, file))
 
 
 def run_file(file: StaticFile, batch: SampleBatch) -> Arrays:

@@ -42,7 +42,7 @@ def finish(decoded: Arrays, limits: Thresholds) -> Arrays:
     full = outputs["count"] == limits.max_detections
     if limits.nms != "hard":  # what is left out might have decayed less than the last that was taken
         worst = np.array([found.scores.min(initial=1.0) for found in pictures])
-        full = (full & (worst <= outputs["scores"][:, -1].astype(np.float64))) | (worst < limits.soft_min_score)
+        full = (worst <= outputs["scores"][:, -1].astype(np.float64)) | (worst < limits.soft_min_score)
     outputs["complete"] = ((passing <= limits.candidates) | full).astype(np.int32)
     return outputs
 
