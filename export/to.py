@@ -91,7 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
                     say(line)
     for remark in wanted.remarks:
         say(f"note: {remark}")
-    say(f"next: python infer/run.py --model {arguments.output} --input PICTURES --output found")
+    if wanted.suffix != ".onnx":  # which infer would run by ONNX Runtime
+        say(f"next: python infer/run.py --model {arguments.output} --input PICTURES --output found")
 
 
 def check_format(wanted: Format, arguments: argparse.Namespace) -> None:

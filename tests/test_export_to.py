@@ -19,10 +19,12 @@ from tiny_export import H, W, export, lying_exports, write_model
 from export import to
 from export.formats import FORMATS
 from export.formats.interface import Conversion
+from export.sources import CPU
 from gfl import load
 from gfl.errors import InputError
 from gfl.runtime.description_file import description_path, description_text
 from gfl.runtime.finish import NO_SPREAD
+from gfl.runtime.on_torch.pt2_file import open_program
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
 
@@ -52,7 +54,7 @@ def test_a_file_is_compared_in_its_own_runtime(model: Path, tmp_path: Path, caps
     assert float(str(report["matched"])) > 10
     assert float(str(report["ms"])) > 0
     said = capsys.readouterr().out
-    for part in ("agrees with ONNX Runtime on 2 pictures", "AP of the file", "ms of ONNX Runtime", "note: ", "next: "):
+    for part in ("agrees with ONNX Runtime on 2 pictures", "AP of the file", "ms of ONNX Runtime", "note: "):
         assert part in said
     about = json.loads((tmp_path / "out" / f"{model.name}.json").read_text())
     for key, value in {entry.key: entry.value for entry in onnx.load(model).metadata_props}.items():
@@ -80,6 +82,28 @@ def test_a_runtime_that_is_not_here_gives_a_file_that_was_not_run(
     assert report["passed"] is None
     assert "converted, not run" in str(report["not_run"])
     assert (tmp_path / "out" / model.name).read_bytes() == model.read_bytes()
+
+
+def test_each_canvas_of_a_folder_gives_a_file(tmp_path: Path) -> None:
+    for name, size in (("small", (64, 96)), ("wide", (64, 128))):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        tiny_onnx.write_onnx(tmp_path / "in" / f"{name}.onnx", size=size)
+    assert run("tensorrt", tmp_path / "in", tmp_path / "out") == 0
+    assert open_model(tmp_path / "out").canvases == ((64, 96), (64, 128))
+
+
+@pytest.mark.slow
+def test_a_format_that_is_made_of_a_pt2_gets_one_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_of_pt2 = FORMATS["opencv"]._replace(source=".pt2", suffix=".pt2", forms=("decoded",), runtime="torch")
+    monkeypatch.setitem(FORMATS, "opencv", made_of_pt2._replace(open=lambda path, _: open_program(path, choice=CPU)))
+    checkpoint = write_model(tmp_path / "run" / "best.pt")
+    assert run("opencv", checkpoint, tmp_path / "out", "--size", f"{H}x{W}") == 0
+    report = report_in(tmp_path / "out")
+    assert (report["passed"], report["reference"], report["outputs"]) == (True, "PyTorch", "decoded")
+    assert run("opencv", next((tmp_path / "out").glob("*.pt2")), tmp_path / "again") == 0
+    assert report_in(tmp_path / "again")["reference"] == "the .pt2 in PyTorch"
 
 
 def test_a_file_that_finds_something_else_is_not_written(

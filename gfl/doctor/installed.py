@@ -42,6 +42,8 @@ PACKAGES = (
     Package("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-cann"), REQUIRED),
     Package("hotcoco", ("hotcoco",), "optional: a quicker evaluation"),
     Package("openvino", ("openvino",), "optional: another runtime for an .onnx"),
+    Package("MNN", ("MNN",), "optional: runs .mnn files"),
+    Package("ai_edge_litert", ("ai-edge-litert",), "optional: runs .tflite files"),
     Package("pyarrow", ("pyarrow",), "optional: results as Parquet"),
 )
 # Not imported to see whether they work: torch_npu needs a device and CANN, Apex patches torch.
