@@ -19,6 +19,7 @@ from gfl.runtime.description import Arrays, Description
 from gfl.runtime.finish import finish
 from gfl.runtime.model import StaticFile
 
+NOTHING = f"{parity.UNTRIED.partition(';')[0]}; give --images with objects in them"
 TIMED = 10  # runs of each side, one after the other, after two that are not counted
 
 
@@ -36,7 +37,8 @@ class Verdict:
     @property
     def failures(self) -> list[str]:
         """Why the file must not be used, a sentence each."""
-        return [*self.outcome.failures, *self.accuracy.explained()]
+        untried = [] if self.accuracy.found else [NOTHING]
+        return [*self.outcome.failures, *self.accuracy.explained(), *untried]
 
     def lines(self) -> Iterator[str]:
         """What is printed."""

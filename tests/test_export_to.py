@@ -25,6 +25,7 @@ from gfl.errors import InputError
 from gfl.runtime.description_file import description_path, description_text
 from gfl.runtime.finish import NO_SPREAD
 from gfl.runtime.on_torch.pt2_file import open_program
+from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
 
@@ -63,11 +64,35 @@ def test_a_file_is_compared_in_its_own_runtime(model: Path, tmp_path: Path, caps
     np.testing.assert_array_equal(load(tmp_path / "out")(picture).scores, load(model)(picture).scores)
 
 
-def test_a_checkpoint_is_exported_first_and_pytorch_is_the_reference(tmp_path: Path) -> None:
+def test_a_checkpoint_is_exported_first_in_the_form_that_the_format_takes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "opencv", FORMATS["opencv"]._replace(forms=("decoded",)))
     checkpoint = write_model(tmp_path / "run" / "best.pt")
     assert run("opencv", checkpoint, tmp_path / "out", "--size", f"{H}x{W}") == 0
     report = report_in(tmp_path / "out")
-    assert (report["reference"], report["passed"]) == ("PyTorch", True)
+    assert (report["reference"], report["outputs"], report["passed"]) == ("PyTorch", "decoded", True)
+
+    picture = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+    expected, detect = load(model)(picture), load(tmp_path / "out")
+    found = detect(picture)
+    assert len(found.scores) > 10
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=1e-4)
+    assert NO_SPREAD in detect.model.provider_report().notes
+
+
+def test_a_file_that_finds_nothing_is_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_onnx.write_onnx(tmp_path / "best.onnx")
+    content = onnx.load(path)
+    count = next(tensor for tensor in content.graph.initializer if tensor.name == "ones")
+    count.CopyFrom(numpy_helper.from_array(np.zeros(tiny_onnx.BATCH, np.int32), "ones"))
+    onnx.save(content, path)
+    monkeypatch.setitem(FORMATS, "opencv", FORMATS["opencv"]._replace(open=lambda path, _: open_onnx(path)))
+    assert run("opencv", path, tmp_path / "out") == 1
+    assert "boxes and NMS are unchecked; give --images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -198,21 +223,6 @@ def test_a_runtime_that_is_missing_is_told_in_one_sentence(
     description_path(path).unlink()
     with pytest.raises(InputError, match=f"best{suffix}.json beside it"):
         open_model(path)
-
-
-def test_a_file_of_decoded_outputs_gives_detections(model: Path, tmp_path: Path) -> None:
-    checkpoint = write_model(tmp_path / "run" / "best.pt")
-    decoded = tmp_path / "decoded.onnx"
-    export(
-        "--checkpoint", checkpoint, "--size", f"{H}x{W}", "--output", decoded, "--outputs", "decoded", "--skip_parity"
-    )
-    picture = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
-    expected, detect = load(model)(picture), load(decoded)
-    found = detect(picture)
-    assert len(found.scores) > 10
-    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, rtol=0, atol=1e-4)
-    assert NO_SPREAD in detect.model.provider_report().notes
 
 
 @pytest.mark.slow
