@@ -77,6 +77,8 @@ def read_sources(arguments: argparse.Namespace, wanted: Format, folder: Path) ->
             f"got the model {arguments.model} ({kind}) for --format {wanted.name}, which is made of a "
             f"{wanted.source}; give that, or the checkpoint"
         )
+    if arguments.annotations is not None and arguments.images is None:
+        raise InputError(f"got --annotations {arguments.annotations} without its pictures; give --images DIR")
     sources = [open_source(path) for path in files_of(arguments.model, kind)]
     for source in sources:
         about = source.rival.description

@@ -9,10 +9,10 @@ the report beside it says so.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -32,8 +32,6 @@ from gfl.say import say
 
 if TYPE_CHECKING:
     from export.sources import Pictures, Source
-
-NOT_RUN = "converted, not run"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,8 +70,6 @@ def run(arguments: argparse.Namespace) -> None:
         number = getattr(arguments, name)
         if number is not None and number < 1:
             raise InputError(f"got --{name} {number}, expected 1 or more; omit it for the default")
-    if arguments.annotations is not None and arguments.images is None and arguments.model.suffix in (".onnx", ".pt2"):
-        raise InputError("got --annotations without --images, expected their pictures; give --images DIR")
     import torch  # late, as what follows: seconds, which --help and the sentences above do not need
 
     from export.sources import read_sources
@@ -102,19 +98,11 @@ def check_format(wanted: Format, arguments: argparse.Namespace) -> None:
             f"got --precision {arguments.precision} for --format {wanted.name}, expected one of "
             f"{', '.join(wanted.precisions)}; omit it for {wanted.precisions[0]}"
         )
-    if missing := [package for package in wanted.packages if not is_installed(package)]:
+    if missing := [package for package in wanted.packages if find_spec(package) is None]:
         raise InputError(
             f"--format {wanted.name} needs {', '.join(missing)}, which is not installed; "
             f"pip install 'gflv2[{wanted.extra}]'"
         )
-
-
-def is_installed(module: str) -> bool:
-    """Whether a module could be imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # one that was set to None, as in tests
-        return False
 
 
 def convert(
@@ -130,14 +118,14 @@ def convert(
     description = replace(source.rival.description, precision=precision)
     target = folder / f"{source.path.stem}{wanted.suffix}"
     wanted.convert(Conversion(source.path, description, source.output_names, target))
-    mb = sum(path.stat().st_size for path in folder.glob(f"{target.stem}.*")) / 1e6
+    mb = sum(path.stat().st_size for path in folder.iterdir() if path.stem == target.stem) / 1e6
     write_atomic(description_path(target), description_text(description, source.output_names))
     about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
     about |= {"mb": mb, "remarks": wanted.remarks}
     yield f"{target.name}: {mb:.1f} MB, {wanted.name}, {description.outputs}, {precision}"
-    if wanted.open is None or not is_installed(wanted.runtime):
-        why = f"{NOT_RUN}: {wanted.runtime or wanted.name} is not here"
+    if wanted.open is None or find_spec(wanted.runtime) is None:
+        why = f"converted, not run: {wanted.runtime or wanted.name} is not here"
         write_atomic(report_path(target), to_json({**about, "passed": None, "not_run": why}, indent=2) + "\n")
         yield f"  {why}"
         return

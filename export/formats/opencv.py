@@ -31,9 +31,12 @@ class OpencvModel:
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
         names = DETECTION_NAMES if self.description.outputs == "detections" else ("boxes", "scores")
-        self.net.setInput(images, INPUT_NAMES[0])
-        self.net.setInput(image_sizes, INPUT_NAMES[1])
-        outputs = dict(zip(names, map(np.array, self.net.forward([*names])), strict=True))
+        try:
+            self.net.setInput(images, INPUT_NAMES[0])
+            self.net.setInput(image_sizes, INPUT_NAMES[1])
+            outputs = dict(zip(names, map(np.array, self.net.forward([*names])), strict=True))
+        except cv2.error as error:
+            raise refusal(self.path, error) from error
         for name in WHOLE_NUMBERS & outputs.keys():
             outputs[name] = outputs[name].astype(np.int32)
         for name in ("count", "complete"):
@@ -53,9 +56,12 @@ def open_file(path: Path, threads: int) -> StaticFile:
     try:
         return OpencvModel(path, description, cv2.dnn.readNetFromONNX(str(path)))
     except cv2.error as error:
-        raise InputError(
-            f"{path} cannot be opened by OpenCV {cv2.__version__} ({first_line(error)}); take 4.14 or newer"
-        ) from error
+        raise refusal(path, error) from error
+
+
+def refusal(path: Path, error: cv2.error) -> InputError:
+    """What is said of a file that OpenCV does not take."""
+    return InputError(f"{path.name} does not run in OpenCV {cv2.__version__} ({first_line(error)}); take 4.14 or newer")
 
 
 FORMAT = Format(
