@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from export.errors import CheckError
 from export.formats.interface import Conversion, Format
+from export.formats.quiet import quiet
 from gfl.errors import first_line
 from gfl.files import to_json
 from gfl.packages import import_package
@@ -27,7 +28,7 @@ def convert(job: Conversion) -> None:
     onnx2tf = import_package(
         "onnx2tf", "the format litert needs the package onnx2tf, which", "pip install 'gflv2[litert]'"
     )
-    with TemporaryDirectory(prefix="gfl_litert_") as name, warnings.catch_warnings():
+    with TemporaryDirectory(prefix="gfl_litert_") as name, quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, of NumPy and TensorFlow
         folder = Path(name)
         shutil.copyfile(job.source, folder / "model.onnx")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from export.errors import CheckError
 from export.formats.interface import Conversion, Format
+from export.formats.quiet import quiet
 from gfl.files import to_json
 from gfl.packages import import_package
 from gfl.runtime.mnn_file import open_mnn
@@ -26,19 +24,6 @@ def convert(job: Conversion) -> None:
         done = tools.mnnconvert([*words, "--bizCode", to_json(job.description.to_metadata())])
     if not done or not job.target.is_file():
         raise CheckError(f"MNN did not convert {job.source}", ["its converter ended without a file"])
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Throw away what native code writes to the standard output: MNN's converter, a line a step."""
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(nowhere)
-        os.close(kept)
 
 
 def open_file(path: Path, threads: int) -> StaticFile:
