@@ -34,6 +34,7 @@ PACKAGES = [
     "gfl.runtime.on_torch",
     "gfl.tensors",
     "export",
+    "export.formats",
     "infer",
     "infer.serve",
 ]
@@ -72,6 +73,9 @@ EXTRAS = {
     "browser": ["playwright>=1.45,<2", "axe-playwright-python>=0.1.4,<1"],  # tests of the pages; a Chromium beside them
     "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
+    # The other runtimes of export.to: what converts and what runs.
+    "mnn": ["MNN>=3.2,<4"],
+    "litert": ["onnx2tf>=1.29,<2", "ai-edge-litert>=2.1,<3"],
     "parquet": ["pyarrow>=16,<30"],
     "large": ["rasterio>=1.3,<2"],  # reads by rows what is too large to be decoded
     "track": ["trackers>=2.6,<3"],

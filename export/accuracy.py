@@ -41,6 +41,7 @@ class Accuracy:
     errors: dict[str, float]  # by output: root of the mean square difference, as a share of that of PyTorch's values
     found: int  # detections of both sides; 0 too where the outputs hold none
     failures: tuple[str, ...]  # besides the loss
+    reference: str = "PyTorch"
 
     @property
     def passed(self) -> bool:
@@ -55,12 +56,12 @@ class Accuracy:
             )
             return (
                 f"AP of {self.side} could not be counted on {self.pictures} pictures (no true box, nothing found, or "
-                f"outputs without detections): scores differ from PyTorch's by up to {self.loss:.2g}, at most "
+                f"outputs without detections): scores differ from {self.reference}'s by up to {self.loss:.2g}, at most "
                 f"{self.limit:.2g} may be{errors}"
             )
         return (
-            f"AP of {self.side} {self.file_ap:.4f}, PyTorch in float32 has {self.pytorch_ap:.4f}: {-self.loss:+.4f}, "
-            f"at most {self.limit:.2g} may be lost; {self.pictures} pictures, truth: {self.truth}"
+            f"AP of {self.side} {self.file_ap:.4f}, {self.reference} in float32 has {self.pytorch_ap:.4f}: "
+            f"{-self.loss:+.4f}, at most {self.limit:.2g} may be lost; {self.pictures} pictures, truth: {self.truth}"
         )
 
     def explained(self) -> list[str]:
@@ -88,8 +89,10 @@ class SquareError:
 class Comparison:
     """Collects what one side and PyTorch in float32 find, a batch at a time."""
 
-    def __init__(self, description: Description, truth: Truth | None, side: str = "the file") -> None:
-        self.description, self.truth, self.side = description, truth, side
+    def __init__(
+        self, description: Description, truth: Truth | None, side: str = "the file", reference: str = "PyTorch"
+    ) -> None:
+        self.description, self.truth, self.side, self.reference = description, truth, side, reference
         self.pictures: list[str] = []
         self.of_file: list[CocoDetection] = []
         self.of_pytorch: list[CocoDetection] = []
@@ -107,7 +110,7 @@ class Comparison:
                 self.score_difference = float(np.maximum(self.score_difference, difference))  # a NaN stays
                 self.best_score = float(np.maximum(self.best_score, of_pytorch[name].max()))
         self.failures += not_finite(batch.names, of_file, self.side)
-        self.failures += not_finite(batch.names, of_pytorch, "PyTorch in float32")
+        self.failures += not_finite(batch.names, of_pytorch, f"{self.reference} in float32")
         if self.description.outputs == "detections":
             self.add_detections(batch, of_file, of_pytorch)
         else:
@@ -133,7 +136,9 @@ class Comparison:
         """Count. max_ap_drop: the most AP that may be lost, instead of the precision's own limits."""
         limits = LARGEST_LOSS[self.description.precision]
         truth, image_ids = self.truth or self.sure_detections()
-        name = truth.path.name if self.truth else f"PyTorch's detections above {SURE:g}, for want of annotations"
+        name = (
+            truth.path.name if self.truth else f"{self.reference}'s detections above {SURE:g}, for want of annotations"
+        )
         # A NaN has no place in an order of scores: where there is one, that is said and nothing is counted.
         pytorch, file = (
             0.0 if self.failures else evaluate_detections(truth, rows, image_ids=image_ids).AP
@@ -157,6 +162,7 @@ class Comparison:
             {name: error.root() for name, error in self.errors.items()},
             len(self.of_file) + len(self.of_pytorch),
             (*self.failures, *self.differences()),
+            self.reference,
         )
 
     def differences(self) -> Iterator[str]:
@@ -166,12 +172,13 @@ class Comparison:
             limit = limits.std_error if name == "edge_std" else limits.error
             if not error.root() <= limit:
                 yield (
-                    f"{name} of {self.side} is {error.root():.2g} of its size away from PyTorch's, at most {limit:g}"
+                    f"{name} of {self.side} is {error.root():.2g} of its size away from {self.reference}'s, at most "
+                    f"{limit:g}"
                 )
         if self.other_complete > limits.complete * len(self.pictures):
             yield (
-                f"complete of {self.side} (whether NMS came to its end) is not PyTorch's on {self.other_complete} of "
-                f"{len(self.pictures)} pictures, at most {limits.complete:.0%} may differ"
+                f"complete of {self.side} (whether NMS came to its end) is not {self.reference}'s on "
+                f"{self.other_complete} of {len(self.pictures)} pictures, at most {limits.complete:.0%} may differ"
             )
 
     def sure_detections(self) -> Truth:

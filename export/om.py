@@ -27,7 +27,7 @@ from export.atc import PRECISION_MODE, PRECISION_MODES, Source, atc_command, rea
 from export.errors import CheckError
 from gfl.errors import InputError
 from gfl.files import make_folder, write_atomic, write_errors
-from gfl.runtime.om_file import description_path, description_text
+from gfl.runtime.description_file import description_path, description_text
 from gfl.say import say
 
 

@@ -44,6 +44,7 @@ class BothSides(NamedTuple):
     of_file: Mask  # (D,) the others are PyTorch's
     unmatched: Mask  # (D,) without a counterpart on the other side
     iou: NDArray[np.float64]  # (D,D) 0 between different classes, unless NMS compares these
+    margin: float = MARGIN
 
 
 @dataclass
@@ -61,6 +62,12 @@ class Parity:
     largest_half: Extreme | None = None  # the largest value inside a float16 run
     untried: bool = False  # whether nothing was detected, so that boxes and NMS are unchecked
     lowered: bool = False  # whether what is compared was found below the file's own score threshold
+    reference: str = "PyTorch"  # what the file is compared with
+    scale: float = 1.0  # of all tolerances and of MARGIN: a runtime may round more than others
+
+    def tolerance_of(self, output: str) -> float:
+        """The tolerance of an output; those of one level are named like 'scores_p3'."""
+        return self.scale * TOLERANCES.get(output.partition("_p")[0], TOLERANCES["boxes"])
 
     def note(self, name: str, difference: float) -> None:
         """Keep the largest difference of an output; NaN counts as infinite."""
@@ -70,47 +77,49 @@ class Parity:
 
 def compare_tensors(parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays) -> None:
     """Compare the outputs of both sides, each (B,...), element by element."""
-    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, "PyTorch")]
+    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, parity.reference)]
     for name, array in of_file.items():
         for index, picture in enumerate(pictures):
             difference = np.abs(array[index].astype(np.float64) - of_pytorch[name][index].astype(np.float64))
             worst = np.unravel_index(int(difference.argmax()), difference.shape)
             parity.note(name, float(difference[worst]))
-            if not difference[worst] <= tolerance_of(name):
+            if not difference[worst] <= parity.tolerance_of(name):
                 position = ", ".join(str(i) for i in worst)
                 value, expected = array[index][worst], of_pytorch[name][index][worst]
-                parity.failures.append(f"{picture}: {name}[{position}] is {value:.6g}, PyTorch has {expected:.6g}")
-
-
-def tolerance_of(output: str) -> float:
-    """The tolerance of an output; those of one level are named like 'scores_p3'."""
-    return TOLERANCES.get(output.partition("_p")[0], TOLERANCES["boxes"])
+                parity.failures.append(
+                    f"{picture}: {name}[{position}] is {value:.6g}, {parity.reference} has {expected:.6g}"
+                )
 
 
 def compare_detections(
     parity: Parity, pictures: Sequence[str], of_file: Arrays, of_pytorch: Arrays, limits: Thresholds
 ) -> None:
     """Match the detections of each picture by class and box, compare the pairs, judge what has no counterpart."""
-    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, "PyTorch")]
+    parity.failures += [*not_finite(pictures, of_file, "the file"), *not_finite(pictures, of_pytorch, parity.reference)]
     for index, picture in enumerate(pictures):
         file, pytorch = detections_of(of_file, index), detections_of(of_pytorch, index)
         pairs = match(file, pytorch)
         if limits.nms != "hard":
-            pairs = [(i, j) for i, j in pairs if abs(file.scores[i] - pytorch.scores[j]) <= tolerance_of("scores")]
+            pairs = [
+                (i, j) for i, j in pairs if abs(file.scores[i] - pytorch.scores[j]) <= parity.tolerance_of("scores")
+            ]
         parity.matched += len(pairs)
         for name in ("scores", "boxes", "edge_std"):
             for i, j in pairs:
                 difference = float(np.abs(getattr(file, name)[i] - getattr(pytorch, name)[j]).max())
                 parity.note(name, difference)
-                if not difference <= tolerance_of(name):
+                if not difference <= parity.tolerance_of(name):
                     parity.failures.append(
                         f"{picture}: {name} of {spell(pytorch, j)} differ by {difference:.3g}, "
-                        f"expected at most {tolerance_of(name):g}"
+                        f"expected at most {parity.tolerance_of(name):g}"
                     )
         both = both_sides(file, pytorch, pairs, class_agnostic=limits.class_agnostic)
+        both = both._replace(margin=parity.scale * MARGIN)
         judge_unmatched(parity, picture, both, limits)
         if not both.unmatched.any() and of_file["complete"][index] != of_pytorch["complete"][index]:
-            parity.failures.append(f"{picture}: complete is {of_file['complete'][index]}, PyTorch has the other")
+            parity.failures.append(
+                f"{picture}: complete is {of_file['complete'][index]}, {parity.reference} has the other"
+            )
 
 
 def both_sides(
@@ -134,7 +143,7 @@ def judge_unmatched(parity: Parity, picture: str, both: BothSides, limits: Thres
     excused = with_followers(both, excused & both.unmatched, limits)
     parity.rivals += int((rivals & both.unmatched).sum())
     for index in np.flatnonzero(both.unmatched).tolist():
-        side = "only the file has" if both.of_file[index] else "only PyTorch has"
+        side = f"only {'the file' if both.of_file[index] else parity.reference} has"
         (parity.excused if excused[index] else parity.failures).append(
             f"{picture}: {side} {spell(both.detections, index)}"
         )
@@ -144,7 +153,7 @@ def judge_unmatched(parity: Parity, picture: str, both: BothSides, limits: Thres
 
 
 def near_score_limit(both: BothSides, limits: Thresholds) -> Mask:
-    """(D,) Which scores lie within MARGIN of a threshold, or of the last score kept where all slots are full.
+    """(D,) Which scores lie within the margin of a threshold, or of the last score kept where all slots are full.
 
     Sound because such a score passes on one side and fails on the other by rounding alone.
     """
@@ -152,28 +161,28 @@ def near_score_limit(both: BothSides, limits: Thresholds) -> Mask:
     sides = (scores[both.of_file], scores[~both.of_file])
     least = [limits.score] if limits.nms == "hard" else [limits.score, limits.soft_min_score]
     least += [side[-1] for side in sides if len(side) == limits.max_detections]
-    return np.asarray((np.abs(scores[:, None] - np.array(least)) <= MARGIN).any(axis=1), np.bool_)
+    return np.asarray((np.abs(scores[:, None] - np.array(least)) <= both.margin).any(axis=1), np.bool_)
 
 
 def near_nms_limit(both: BothSides, limits: Thresholds) -> Mask:
-    """(D,) Which overlap another of their class by the IoU of NMS, within MARGIN.
+    """(D,) Which overlap another of their class by the IoU of NMS, within the margin.
 
     Sound because NMS compares that very IoU with its limit: one side suppresses, the other keeps. Gaussian soft-NMS
     has none.
     """
     limit = np.inf if limits.nms == "soft_gaussian" else limits.nms_iou
-    return np.asarray(np.abs(both.iou - limit).min(axis=1, initial=np.inf) <= MARGIN, np.bool_)
+    return np.asarray(np.abs(both.iou - limit).min(axis=1, initial=np.inf) <= both.margin, np.bool_)
 
 
 def has_equal_rival(both: BothSides, limits: Thresholds) -> Mask:
-    """(D,) Which overlap one of the other side, of their class, whose score is the same within MARGIN.
+    """(D,) Which overlap one of the other side, of their class, whose score is the same within the margin.
 
     Sound because NMS keeps the better of two that overlap, and rounding says which that is; see also `check_rivals`.
     """
     scores, of_file = both.detections.scores, both.of_file
-    equal = np.abs(scores[:, None] - scores[None]) <= MARGIN
+    equal = np.abs(scores[:, None] - scores[None]) <= both.margin
     other_side = of_file[:, None] != of_file[None]
-    return np.asarray(((both.iou > least_overlap(limits)) & equal & other_side).any(axis=1), np.bool_)
+    return np.asarray(((both.iou > least_overlap(both, limits)) & equal & other_side).any(axis=1), np.bool_)
 
 
 def with_followers(both: BothSides, excused: Mask, limits: Thresholds) -> Mask:
@@ -181,7 +190,7 @@ def with_followers(both: BothSides, excused: Mask, limits: Thresholds) -> Mask:
 
     Sound because NMS suppresses on the side that has a detection what it keeps on the side that lacks it.
     """
-    suppressing = both.iou > least_overlap(limits)
+    suppressing = both.iou > least_overlap(both, limits)
     while True:
         more = excused | (both.unmatched & suppressing[:, excused].any(axis=1))
         if (more == excused).all():
@@ -189,9 +198,9 @@ def with_followers(both: BothSides, excused: Mask, limits: Thresholds) -> Mask:
         excused = more
 
 
-def least_overlap(limits: Thresholds) -> float:
-    """The IoU above which a detection may change another: that of NMS less MARGIN; of Gaussian soft-NMS almost any."""
-    return MARGIN if limits.nms == "soft_gaussian" else limits.nms_iou - MARGIN
+def least_overlap(both: BothSides, limits: Thresholds) -> float:
+    """The IoU above which a detection may change another: NMS's less the margin; of Gaussian soft-NMS almost any."""
+    return both.margin if limits.nms == "soft_gaussian" else limits.nms_iou - both.margin
 
 
 def check_rivals(parity: Parity) -> None:

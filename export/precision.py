@@ -31,6 +31,9 @@ class LossLimits:
 # The trained blood cell model lost 0.0001 AP and 0.0003 of a score in fp16; in int8 no AP, 0.007 of the agreement and
 # 0.04 of a score.
 LARGEST_LOSS = {
+    # Compared number by number, too: what is left to lose is what rounding decides.
+    "fp32": LossLimits(0.001, 0.01, 0.01, 1e-3, 0.01, error=1e-2, std_error=1e-2, complete=0.02),
+    "bf16": LossLimits(0.005, 0.05, 0.05, 0.05, 0.1, error=0.05, std_error=0.1, complete=0.05),
     "fp16": LossLimits(0.005, 0.05, 0.02, 0.02, 0.1, error=0.02, std_error=0.1, complete=0.05),
     "int8": LossLimits(0.02, 0.1, 0.1, 0.1, 0.4, error=0.2, std_error=0.3, complete=0.2),
 }
@@ -42,6 +45,7 @@ PARTING_TOLERANCES = {"fp16": 0.05, "int8": 0.5}
 # What a user can do where a file loses more than that.
 WAYS_OUT = {
     "fp32": "",
+    "bf16": "what helps: --precision fp32",
     "fp16": "what helps: --precision fp32; or more pictures to compare on, so that one of them weighs less (--images)",
     "int8": "what helps: --precision fp16 or fp32; or ranges from more pictures, of the kind that the model will see "
     "(--images, --samples)",
@@ -49,6 +53,7 @@ WAYS_OUT = {
 
 REMARKS = {
     "fp32": (),
+    "bf16": ("computed in bfloat16 where the CPU has it; the weights in the file are float32",),
     "fp16": (
         "float16 in the convolutions, which ONNX Runtime computes in float32 on a CPU: so the same weights also ran in "
         "PyTorch with every convolution rounded to float16",

@@ -48,7 +48,7 @@ def summary(written: Written) -> Iterator[str]:
 def agreement(outcome: Parity) -> str:
     """One line on a comparison by number that found no failure."""
     largest = ", ".join(f"{name} {difference:.1e}" for name, difference in outcome.largest.items())
-    parts = [f"agrees with PyTorch on {len(outcome.pictures)} pictures"]
+    parts = [f"agrees with {outcome.reference} on {len(outcome.pictures)} pictures"]
     if outcome.matched:
         parts.append(f"{outcome.matched} detections matched")
     parts.append(f"largest difference: {largest or 'none'}")

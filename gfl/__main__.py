@@ -45,6 +45,7 @@ PROGRAMS = {
     "export onnx": Program("export.onnx", "a checkpoint into static .onnx files"),
     "export torch": Program("export.torch", "a checkpoint into .pt2 programs"),
     "export om": Program("export.om", "an .onnx into an .om for an Ascend NPU"),
+    "export to": Program("export.to", "an export for another runtime: OpenVINO, MNN, LiteRT, ..."),
     "export web": Program("export.web", "a page that detects in the browser, for static hosts", alone=True),
     "infer": Program("infer.run", "find objects in pictures and videos", alone=True),
     "serve": Program("infer.serve.__main__", "a trained model over HTTP: a page, an API, metrics", alone=True),

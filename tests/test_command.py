@@ -37,8 +37,8 @@ def test_every_program_is_there_and_has_a_main() -> None:
     [
         (["infr"], "did you mean `gfl infer`?"),
         (["export", "onxx"], "got the program export onxx; did you mean `gfl export onnx`?"),
-        (["export"], "expected one of export onnx, export torch, export om, export web; name one"),
-        (["export", "--help"], "expected one of export onnx, export torch, export om, export web; name one"),
+        (["export"], "expected one of export onnx, export torch, export om, export to, export web; name one"),
+        (["export", "--help"], "expected one of export onnx, export torch, export om, export to, export web; name one"),
         (["bake"], "expected one of train, evaluate, "),
     ],
 )

@@ -57,7 +57,7 @@ def load(
     The function may be called from several threads at once, from the first call on.
 
     Args:
-        path: a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes; several of them,
+        path: a .pt, .pth, .safetensors, an exported or converted file, or a folder of these at several sizes; several,
             of the same classes and resize rule, detect together.
         tta: test-time augmentation: 'flip', scales of a checkpoint's own size, or both, e.g. 'flip 0.8 1.0 1.25'.
         merge: how what several views or models find is merged: 'nms' (the default), 'soft_linear', 'soft_gaussian',
@@ -95,8 +95,8 @@ def load(
         ('dog', 'bicycle')
         >>> load("best.onx")
         Traceback (most recent call last):
-        gfl.errors.InputError: got the model best.onx, expected one of .pt, .pth, .safetensors, .onnx, .pt2, .om or a \
-folder of exports; check the name
+        gfl.errors.InputError: got the model best.onx, expected one of .pt, .pth, .safetensors, .onnx, .pt2, .om, \
+.xml, .mnn, .tflite or a folder of exports; check the name
     """
     _check_switch("class_agnostic", class_agnostic)
     check_depth(depth)

@@ -6,9 +6,8 @@ tested with a stand-in for it. Shapes: B pictures of the file's batch; H, W its 
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfl.errors import InputError
-from gfl.files import to_json
 from gfl.packages import import_package
 from gfl.runtime.description import Arrays, Description
+from gfl.runtime.description_file import read_description
 from gfl.runtime.providers import ProviderReport
 
 PACKAGE = "ais_bench.infer.interface"
-OUTPUT_NAMES = "output_names"  # beside the description's own keys: an .om keeps the order of its outputs, not the names
 NEVER_RUN = "this project's .om files have never been run on hardware by its authors"
 
 
@@ -68,10 +66,7 @@ def open_om(path: Path, device_id: int = 0) -> OmModel:
 
     Raises InputError where either file, Ascend's inference package or the NPU is missing. Never run on hardware by us.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected an .om; make one with `python -m export.om`")
-    metadata = read_description(path)
-    description = Description.from_metadata(metadata, description_path(path))
+    description, output_names = read_description(path, "export.om")
     interface = import_package(
         PACKAGE,
         "an .om needs Ascend's package ais_bench, which",
@@ -84,31 +79,4 @@ def open_om(path: Path, device_id: int = 0) -> OmModel:
             f"{path} cannot be opened on NPU {device_id} ({error}); check `npu-smi info`, the device_id and that the "
             "file was compiled for this SoC"
         ) from error
-    return OmModel(path, description, tuple(json.loads(metadata[OUTPUT_NAMES])), session)
-
-
-def description_path(path: Path) -> Path:
-    """The file with the description of an .om, beside it."""
-    return path.with_name(path.name + ".json")
-
-
-def description_text(description: Description, output_names: Sequence[str]) -> str:
-    """The content of that file."""
-    return to_json({**description.to_metadata(), OUTPUT_NAMES: json.dumps(output_names)}, indent=2) + "\n"
-
-
-def read_description(path: Path) -> Mapping[str, str]:
-    """The metadata beside an .om; InputError where there is none or it cannot be read."""
-    beside = description_path(path)
-    try:
-        metadata = json.loads(beside.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} has no {beside.name} beside it, which says how to prepare pictures for it; copy it along, or "
-            "compile the file with `python -m export.om`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{beside} cannot be read ({error}); copy it again") from error
-    if not isinstance(metadata, dict) or OUTPUT_NAMES not in metadata:
-        raise InputError(f"{beside} does not describe an .om of this project; compile it with `python -m export.om`")
-    return metadata
+    return OmModel(path, description, output_names, session)

@@ -1,24 +1,30 @@
-"""Opening a trained model in any form that this project writes. No PyTorch is imported for an .onnx or an .om."""
+"""Opening a trained model in any form that this project writes; only a checkpoint and a .pt2 import PyTorch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import SupportsIndex
 
 from gfl.errors import InputError
-from gfl.runtime.model import Model, static_model
+from gfl.runtime.finish import FinishedFile
+from gfl.runtime.litert_file import open_litert
+from gfl.runtime.mnn_file import open_mnn
+from gfl.runtime.model import Model, StaticFile, static_model
 from gfl.runtime.om_file import open_om
 from gfl.runtime.onnx_file import open_onnx
-from gfl.runtime.openvino_file import open_openvino
+from gfl.runtime.openvino_file import IR, open_openvino
 from gfl.runtime.providers import OPENVINO, ProviderChoice
 from gfl.shapes import MOST_PICTURES
 
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 MOST_THREADS = 1024
-EXPORTS = (".onnx", ".pt2", ".om")  # static files, one a canvas; in a folder the first kind that is there is taken
+# Files of `python -m export.to` by suffix: what opens them as (path, threads=...).
+CONVERTED: dict[str, Callable[..., StaticFile]] = {".mnn": open_mnn, ".tflite": open_litert}
+# Static files, one a canvas; in a folder the first kind that is there is taken.
+EXPORTS = (".onnx", ".pt2", ".om", IR, *CONVERTED)
 
 
 def open_model(
@@ -32,7 +38,7 @@ def open_model(
     names: str | Path | Sequence[str] | None = None,
     candidates: bool = False,
 ) -> Model:
-    """Open a .pt, .pth, .safetensors, .pt2, .onnx or .om, or a folder of exports at several sizes.
+    """Open a .pt, .pth, .safetensors, an exported or converted file, or a folder of these at several sizes.
 
     Args:
         path: the file or the folder.
@@ -77,9 +83,12 @@ def open_model(
     for name, value in (("gin_file", gin_files), ("gin_bindings", gin_bindings), ("names", names)):
         if value:
             raise InputError(f"got {name} for {path}, which carries all settings; omit {name}, or give a checkpoint")
-    if kind == ".onnx":
+    files = files_of(path, kind)
+    if kind in CONVERTED or kind == IR:
+        model = static_model(path, _open_converted(files, kind, threads, choice))
+    elif kind == ".onnx":
         opener = open_openvino if choice.name == OPENVINO else open_onnx
-        model = static_model(path, [opener(file, threads=threads, choice=choice) for file in files_of(path, kind)])
+        model = static_model(path, finished([opener(file, threads=threads, choice=choice) for file in files]))
     elif kind == ".om":
         if choice.name not in ("auto", "cann"):
             raise InputError(
@@ -92,19 +101,35 @@ def open_model(
                 "others, they were settled when it was compiled"
             )
         device = int(choice.options.get("device_id", 0))
-        model = static_model(path, [open_om(file, device_id=device) for file in files_of(path, kind)])
+        model = static_model(path, [open_om(file, device_id=device) for file in files])
     else:
         from gfl.runtime.on_torch.pt2_file import open_program  # late: it imports PyTorch
 
-        model = static_model(
-            path, [open_program(file, threads=threads, choice=choice) for file in files_of(path, kind)]
-        )
+        model = static_model(path, finished([open_program(file, threads=threads, choice=choice) for file in files]))
     if batch is not None and batch != model.batch:
         raise InputError(
             f"got a batch of {batch} for {path}, which takes exactly {model.batch} at a time; omit it, or export again "
             f"with --batch {batch}"
         )
     return model
+
+
+def _open_converted(files: Sequence[Path], kind: str, threads: int, choice: ProviderChoice) -> list[StaticFile]:
+    """Open files of `python -m export.to`; InputError for a provider that is another runtime's."""
+    own = OPENVINO if kind == IR else "cpu"
+    if choice.name not in ("auto", own) or (choice.options and choice.name != OPENVINO):
+        raise InputError(
+            f"got the provider {choice.name} or options of it for {files[0].name}, which its own runtime runs on the "
+            "CPU; omit them"
+        )
+    if kind == IR:
+        return finished([open_openvino(file, threads=threads, choice=choice) for file in files])
+    return finished([CONVERTED[kind](file, threads=threads) for file in files])
+
+
+def finished(files: Sequence[StaticFile]) -> list[StaticFile]:
+    """The files, those of decoded outputs with the choice of detections behind them."""
+    return [FinishedFile(file) if file.description.outputs == "decoded" else file for file in files]
 
 
 def _check_whole(what: str, value: object, least: int, most: int, mend: str) -> None:

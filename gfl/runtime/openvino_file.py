@@ -1,7 +1,8 @@
-"""An exported .onnx, run by OpenVINO itself instead of by ONNX Runtime. NumPy and OpenVINO, no PyTorch.
+"""An exported .onnx, or OpenVINO's own .xml made of it, run by OpenVINO. NumPy and OpenVINO, no PyTorch.
 
-OpenVINO reads the file as it is. On CPUs that compute in bfloat16 it does so by default and without a word: of 100
-boxes 52 moved by more than 0.1 px. Here the precision is float32 unless the option `precision` says otherwise.
+OpenVINO reads an .onnx as it is. On CPUs that compute in bfloat16 it does so by default and without a word: of 100
+boxes 52 moved by more than 0.1 px. Here the precision is float32 unless the option `precision` says otherwise, or the
+description of an .xml that was made for bfloat16.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from gfl.errors import InputError, first_line
 from gfl.packages import import_package
 from gfl.runtime.description import DETECTION_NAMES, INPUT_NAMES, Arrays, Description
+from gfl.runtime.description_file import read_description
 from gfl.runtime.onnx_file import describe_onnx
 from gfl.runtime.providers import NEEDS, ProviderChoice, ProviderReport
 
+IR = ".xml"  # OpenVINO's own format, with the weights in a .bin beside it
 CAPABILITIES = {"f32": "FP32", "bf16": "BF16"}  # the option's value -> OpenVINO's name of what a device can compute in
 
 # By OpenVINO's documents each thread may have a request of its own. But threads that set inputs, created requests or
@@ -89,23 +92,27 @@ def open_openvino(path: Path, *, threads: int = 0, choice: ProviderChoice) -> Op
     Raises InputError where OpenVINO is missing, for a file that is missing, damaged or not of this project, and for a
     precision that the CPU does not compute in, which OpenVINO would replace without a word.
     """
-    description = describe_onnx(path)
+    names: tuple[str, ...] | None = None
+    if path.suffix == IR:
+        description, names = read_description(path, "export.to --format openvino")
+    else:
+        description = describe_onnx(path)
+    precision = choice.options.get("precision", "bf16" if description.precision == "bf16" else "f32")
     runtime = import_openvino()
     with _ONE_AT_A_TIME:
-        names, request, precision = _compile(runtime, path, threads, choice)
-    return OpenvinoModel(path, description, names, request, ProviderReport(f"OpenVINO CPU {precision}", {}, ()))
+        found, request = _compile(runtime, path, threads, precision)
+    return OpenvinoModel(
+        path, description, names or found, request, ProviderReport(f"OpenVINO CPU {precision}", {}, ())
+    )
 
 
-def _compile(
-    runtime: ModuleType, path: Path, threads: int, choice: ProviderChoice
-) -> tuple[tuple[str, ...], InferRequest, str]:
-    """The names of the outputs, what runs the file, and the precision that it computes in."""
+def _compile(runtime: ModuleType, path: Path, threads: int, precision: str) -> tuple[tuple[str, ...], InferRequest]:
+    """The names of the outputs, and what runs the file in this precision."""
     core = runtime.Core()
-    precision = choice.options.get("precision", "f32")
     if CAPABILITIES[precision] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise InputError(
             f"got precision={precision} for OpenVINO, but this CPU does not compute in it; omit it for the default "
-            "(f32), or take a CPU with AVX-512 BF16 or AMX"
+            "(f32; of an .xml for bfloat16, give it), or take a CPU with AVX-512 BF16 or AMX"
         )
     settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
@@ -119,7 +126,7 @@ def _compile(
             f"{path} cannot be opened by OpenVINO ({_reason(error)}); export or copy it again, or give the provider "
             "cpu, which is ONNX Runtime's"
         ) from error
-    return names, request, precision
+    return names, request
 
 
 def _output_names(ports: Sequence[Port]) -> tuple[str, ...]:

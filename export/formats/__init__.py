@@ -1,0 +1,8 @@
+"""The formats of `python -m export.to`, a file each."""
+
+from __future__ import annotations
+
+from export.formats import litert, mnn, opencv, openvino, tensorrt
+from export.formats.interface import Format
+
+FORMATS: dict[str, Format] = {module.FORMAT.name: module.FORMAT for module in (openvino, mnn, litert, opencv, tensorrt)}

@@ -1,0 +1,36 @@
+"""What `python -m export.to` asks of a format: how a file of it is made of an export, and what opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gfl.runtime.description import Description
+from gfl.runtime.model import StaticFile
+
+
+class Conversion(NamedTuple):
+    """One file to make."""
+
+    source: Path  # an .onnx or a .pt2 of this project: not to be changed
+    description: Description  # of the new file: the source's, in the precision asked for
+    output_names: tuple[str, ...]  # in the source's order
+    target: Path  # what to write, in an empty folder; what lies beside it there goes with it
+
+
+class Format(NamedTuple):
+    """A format: one file of this folder each defines one as FORMAT."""
+
+    name: str  # as of --format
+    suffix: str  # of the file that is written
+    source: str  # '.onnx' or '.pt2': what it is made of
+    forms: tuple[str, ...]  # outputs that it takes, 'detections' or 'decoded'; a checkpoint is exported with the first
+    precisions: tuple[str, ...]  # the first is the default
+    packages: tuple[str, ...]  # modules that `convert` imports
+    runtime: str  # the module that runs it; empty where none does
+    extra: str  # of setup.py, which installs both; empty: nothing is missing in the project's own installation
+    convert: Callable[[Conversion], None]
+    open: Callable[[Path, int], StaticFile] | None  # (the file, threads of the CPU); None where nothing here runs it
+    scale: float = 1.0  # of the tolerances in float32, where the runtime rounds more than others
+    remarks: tuple[str, ...] = ()  # what whoever opens the file with other programs must know
