@@ -25,6 +25,7 @@ from export.samples import SampleBatch, Truth, annotated_pictures, picture_files
 from export.validation import validation_split
 from export.write_onnx import write_onnx
 from export.write_pt2 import write_program
+from gfl.data.picture_files import PictureFile
 from gfl.engine.checkpoints import TrainedModel
 from gfl.errors import InputError
 from gfl.model import detector
@@ -53,7 +54,7 @@ class Source(NamedTuple):
 class Pictures(NamedTuple):
     """What both sides are run on."""
 
-    files: tuple[Path, ...]  # empty: generated ones
+    files: tuple[PictureFile, ...]  # empty: generated ones
     truth: Truth | None  # their true boxes
     samples: int  # how many
 
