@@ -142,7 +142,7 @@ def read_bytes(path: Path) -> bytes:
     )
 
 
-def unreadable(path: Path, error: Exception) -> str:
+def unreadable(path: Path | str, error: Exception) -> str:
     """The sentence for a file that cannot be read."""
     reason = getattr(error, "strerror", None) or str(error)
     return f"got no picture from {path} ({reason}), expected a readable file; check the folder"
