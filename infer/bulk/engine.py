@@ -39,7 +39,7 @@ from infer.progress import Progress
 
 ADDRESS = "RAY_ADDRESS"  # of the environment, Ray's own: a cluster that runs
 SPARE_CPUS = 2  # of those that Ray counts: one filters what is done, one is for reading lists and writing parts
-SMALL_CPUS = 0.1  # of such a task
+SMALL_CPUS = 0.5  # of such a task
 OBJECT_STORE_BYTES = 500_000_000  # of a Ray of our own: names and rows are small
 PART_PICTURES, LEAST_PARTS = 1_000, 64  # a killed job loses a part a worker; a small one has smaller parts
 MOST_TRIES = 4  # of a task whose worker dies; then its pictures have failed
@@ -208,7 +208,8 @@ def answer(
     part = min(PART_PICTURES, -(-head["pictures"] // LEAST_PARTS))
     options = {name: getattr(arguments, name) for name in DETECTOR_FLAGS}
     source = Pictures(folder.uri, head["pictures"], part)
-    dataset = ray.data.read_datasource(source, num_cpus=SMALL_CPUS)
+    slices = -(-head["pictures"] // part)  # said, or Ray cuts each into several blocks
+    dataset = ray.data.read_datasource(source, num_cpus=SMALL_CPUS, override_num_blocks=slices)
     rows = dataset.map_batches(
         Worker,
         fn_constructor_args=(str(arguments.model), options, share.readers, tally),

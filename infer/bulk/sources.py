@@ -106,7 +106,7 @@ def walk(folder: Located) -> Iterator[tuple[str, Located]]:
         entries = [each for each in entries if posixpath.dirname(each.path.rstrip("/")).rstrip("/") == path.rstrip("/")]
         named = sorted((each for each in entries if not each.base_name.startswith(".")), key=lambda each: each.path)
         for entry in named:
-            if entry.type is not FileType.Directory:  # a link that leads nowhere becomes a row that says so
+            if entry.type is not FileType.Directory:
                 yield entry.path[len(top) :].lstrip("/"), folder.at(entry.path)
         waiting += [entry.path for entry in reversed(named) if entry.type is FileType.Directory]
 
