@@ -1,0 +1,241 @@
+"""`python -m infer.bulk` on a Ray of this machine: killed workers, killed jobs, an S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import infer_program
+import numpy as np
+import pytest
+import tiny_export
+from made_once import made_once
+from tiny_onnx import write_onnx
+
+pytest.importorskip("ray.data", reason="the extra `ray` is not installed")
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[1]
+PICTURES, MISSING, MOST_PIXELS = 2000, 4, 1_000_000
+BROKEN = range(7, PICTURES - MISSING, 100)  # with those that are missing, 24
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, test_data: Path) -> Path:
+    """Cut-outs of real pictures, of two canvases, of which 1 % is empty, truncated, a text, or too large; a table names
+    some that are missing."""
+
+    def write(folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        originals = [cv2.imread(str(path)) for path in sorted((test_data / "bccd").glob("*/*.jpg"))]
+        (folder / "pictures").mkdir()
+        for i in range(PICTURES - MISSING):
+            original = originals[i % len(originals)]
+            y, x = rng.integers(0, [original.shape[0] // 2, original.shape[1] // 2])
+            part = original[y : y + 240, x : x + 320]
+            data = cv2.imencode(".jpg", part if i % 3 else np.ascontiguousarray(part.transpose(1, 0, 2)))[1].tobytes()
+            if i in BROKEN:
+                large = cv2.imencode(".png", np.zeros((1001, 1000, 3), np.uint8))[1].tobytes()
+                data = (b"", data[: len(data) // 2], b"a text", large)[i // 100 % 4]
+            (folder / "pictures" / f"{i:04}.jpg").write_bytes(data)
+        names = [f"missing_{i}.jpg" for i in range(MISSING)]
+        pq.write_table(pa.table({"path": names}), folder / "pictures" / "more.parquet")
+
+    return made_once(tmp_path_factory, "bulk_pictures", write)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, test_data: Path) -> Path:
+    """The trained model of blood cells, two canvases, four pictures a run."""
+    folder = tmp_path_factory.mktemp("model") / "exports"
+    flags = ["--size", "256x320", "320x256", "--batch", 4, "--skip_parity", "--output", folder]
+    tiny_export.export(*tiny_export.trained_flags(test_data), *flags)
+    return folder
+
+
+class Job:
+    """A job as a process of its own."""
+
+    def __init__(self, *words: object, **environment: str) -> None:
+        command = [sys.executable, "-m", "infer.bulk", *map(str, words)]
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit status, and what was printed on stdout and stderr."""
+        out, err = self.process.communicate(timeout=600)
+        return self.process.returncode, out, err
+
+    def workers(self) -> list[int]:
+        """The processes that hold a model."""
+        return [pid for pid in descendants(self.process.pid) if b"MapWorker" in command_of(pid)]
+
+
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process started, and those that these started."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    found, waiting = list[int](), [pid]
+    while waiting:
+        more = children.get(waiting.pop(), [])
+        found += more
+        waiting += more
+    return found
+
+
+@contextmanager
+def job(*words: object, **environment: str) -> Iterator[Job]:
+    started = Job(*words, **environment)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.process.kill()
+            started.process.communicate()
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted((folder / "parts").glob("*.parquet"))
+
+
+def rows_of(folder: Path) -> list[dict[str, object]]:
+    """The rows of a job, without their ids, in the order of these."""
+    rows = sorted(pq.read_table(folder / "parts").to_pylist(), key=lambda row: row["id"])
+    assert [row["id"] for row in rows] == list(range(1, len(rows) + 1))
+    for row in rows:
+        del row["id"], row["time_s"]
+        for found in row["detections"]:
+            found["bbox"] = [round(value, 2) for value in found["bbox"]]
+            found["score"] = round(found["score"], 5)
+    return rows
+
+
+def rows_of_infer(folder: Path) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()[1:]]
+    return [{key: value for key, value in row.items() if key != "id"} for row in rows]
+
+
+def test_killed_workers_and_a_killed_job_cost_no_picture_and_give_none_twice(
+    pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    flags = ["--model", model, "--most_pixels", MOST_PIXELS]
+    words = [*flags, "--pictures", pictures / "pictures", "--out", out]
+    with job(*words) as first:
+        wait_until(lambda: len(parts(out)) >= 3)
+        assert not (out / "summary.json").exists()  # parts appear as it goes
+        killed = first.workers()
+        assert killed
+        os.kill(killed[0], signal.SIGKILL)
+        so_far = len(parts(out))
+        wait_until(lambda: len(parts(out)) >= so_far + 6)  # another worker has taken over
+        assert first.process.poll() is None
+        workers = first.workers()
+        first.process.kill()
+        first.end()
+    wait_until(lambda: not any(map(command_of, workers)), 60)  # they end with it
+    before = {path.name for path in parts(out)}
+    assert 9 <= len(before) < 60
+    with job(*words) as second:
+        status, said, error = second.end()
+    assert status == 0, error
+    assert len(before & {path.name for path in parts(out)}) >= len(before) - 2  # but for one that was being written
+    rows = rows_of(out)
+    assert len(rows) == PICTURES
+    failed = [str(row["failure"]) for row in rows if row["failure"] is not None]
+    assert len(failed) == len(BROKEN) + MISSING
+    for words_of_reason in ("(0 bytes)", "truncated", "cannot be decoded", "1,001,000 pixels", "No such file"):
+        assert any(words_of_reason in reason for reason in failed)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["images"] == PICTURES - len(failed)
+    assert summary["failures"] == len(failed) == len(summary["failed"])
+    assert 0 < summary["resumed"] < PICTURES
+    assert f"{len(failed)} failed" in said
+    assert not (out / "checkpoint").exists()
+
+    infer_flags = [*flags, "--input", pictures / "pictures", "--output", tmp_path / "infer", "--format", "jsonl"]
+    assert infer_program.detect(*infer_flags, "--threads", 1) == 0
+    expected = rows_of_infer(tmp_path / "infer")
+    assert len(expected) == PICTURES - MISSING
+    assert [row for row in rows if "missing_" not in str(row["file"])] == expected
+
+    with job(*words) as third:
+        assert third.end()[:2] == (0, f"{out} holds the whole job already: nothing is left to do\n")
+    with job(*words, "--top", 3) as other:
+        status, _, error = other.end()
+    assert status == 2
+    assert "another --top" in error
+
+
+def test_too_many_failures_end_the_job_and_a_larger_share_goes_on(pictures: Path, tmp_path: Path) -> None:
+    model = write_onnx(tmp_path / "tiny.onnx")
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    for i in range(300):
+        (bad / f"{i:03}.png").write_bytes(b"a text" if i % 2 else (cv2.imencode(".png", np.zeros((64, 96)))[1]).tobytes())
+    words = ["--model", model, "--pictures", bad, "--out", tmp_path / "out"]
+    with job(*words, "--max_failures", 0.1) as refused:
+        status, said, error = refused.end()
+    assert (status, said) == (1, "")
+    assert "of 300 failed, expected at most 30" in error
+    assert len(error.splitlines()) == 1
+    with job(*words, "--max_failures", 0.5) as taken:
+        assert taken.end()[0] == 0
+    assert sum(row["failure"] is not None for row in rows_of(tmp_path / "out")) == 150
+
+
+def test_a_lost_part_is_told(tmp_path: Path) -> None:
+    model = write_onnx(tmp_path / "tiny.onnx")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(100):
+        (folder / f"{i:03}.png").write_bytes(cv2.imencode(".png", np.full((64, 96), i))[1].tobytes())
+    words = ["--model", model, "--pictures", folder, "--out", tmp_path / "out"]
+    with job(*words) as first:
+        assert first.end()[0] == 0
+    (tmp_path / "out" / "summary.json").unlink()
+    lost = parts(tmp_path / "out")[3]
+    ids = pq.read_table(lost)["id"].to_pylist()
+    checkpoint = tmp_path / "out" / "checkpoint"
+    checkpoint.mkdir()
+    pq.write_table(pa.table({"id": pa.array(range(1, 101), pa.int64())}), checkpoint / "all.parquet")
+    lost.unlink()
+    with job(*words) as second:
+        status, _, error = second.end()
+    assert status == 1
+    assert f"{len(ids)} rows are missing (id {ids[0]}" in error
