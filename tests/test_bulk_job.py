@@ -207,7 +207,9 @@ def test_too_many_failures_end_the_job_and_a_larger_share_goes_on(pictures: Path
     bad = tmp_path / "bad"
     bad.mkdir()
     for i in range(300):
-        (bad / f"{i:03}.png").write_bytes(b"a text" if i % 2 else (cv2.imencode(".png", np.zeros((64, 96)))[1]).tobytes())
+        (bad / f"{i:03}.png").write_bytes(
+            b"a text" if i % 2 else (cv2.imencode(".png", np.zeros((64, 96)))[1]).tobytes()
+        )
     words = ["--model", model, "--pictures", bad, "--out", tmp_path / "out"]
     with job(*words, "--max_failures", 0.1) as refused:
         status, said, error = refused.end()

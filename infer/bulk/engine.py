@@ -17,7 +17,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
 
 import pyarrow as pa
 import ray
@@ -28,44 +27,25 @@ from ray.data.checkpoint import CheckpointConfig
 from gfl.errors import InputError
 from gfl.machine import usable_cores
 from gfl.words import counted
-from infer.bulk.detector import READERS, Detector
+from infer.bulk.detector import Detector
 from infer.bulk.filesystems import Located
 from infer.bulk.folder import CHECKPOINT, PARTS, read_list
+from infer.bulk.share import SPARE_CPUS, Share, share_of
 from infer.head import Head
 from infer.model_flags import DETECTOR_FLAGS
 from infer.parquet import schema_of
-from infer.pipeline import MOST_READERS
 from infer.progress import Progress
 
 ADDRESS = "RAY_ADDRESS"  # of the environment, Ray's own: a cluster that runs
-SPARE_CPUS = 2  # of those that Ray counts: one filters what is done, one is for reading lists and writing parts
 SMALL_CPUS = 0.5  # of such a task
 OBJECT_STORE_BYTES = 500_000_000  # of a Ray of our own: names and rows are small
 PART_PICTURES, LEAST_PARTS = 1_000, 64  # a killed job loses a part a worker; a small one has smaller parts
 MOST_TRIES = 4  # of a task whose worker dies; then its pictures have failed
-DEVICES = {"cuda": "GPU", "cann": "NPU"}  # of which a worker takes one, by provider; the others run on CPUs
 POLL_S = 0.5
 
 
 class JobError(Exception):
     """A job that cannot give what was asked of it, in one sentence: exit status 1."""
-
-
-class Share(NamedTuple):
-    """What a worker takes of Ray's resources."""
-
-    workers: int
-    cpus: float
-    device: str | None  # of DEVICES, one of it
-    readers: int  # threads that read pictures
-
-    @property
-    def options(self) -> dict[str, object]:
-        """The same as Ray's options."""
-        if self.device is None:
-            return {"num_cpus": self.cpus}
-        device = {"num_gpus": 1} if self.device == "GPU" else {"resources": {self.device: 1}}
-        return {"num_cpus": self.cpus, **device}
 
 
 class Pictures(Datasource):
@@ -245,15 +225,15 @@ def ray_started(arguments: argparse.Namespace) -> Iterator[Share]:
             )
             start(
                 address="local",
-                # It only counts: one core is left, and what Ray itself does is little.
-                num_cpus=max(usable_cores() - 1, arguments.threads, 1) + SPARE_CPUS,
+                # It only counts. One core is left unless --workers asks for it; what Ray itself does is little.
+                num_cpus=max(usable_cores() - 1, max(arguments.threads, 1) * (arguments.workers or 1)) + SPARE_CPUS,
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 _temp_dir=place,
                 **quiet,
             )
         stack.callback(ray.shutdown)
-        yield share_of(arguments, ray.cluster_resources())
+        yield share_of(arguments.provider, arguments.threads, arguments.workers, ray.cluster_resources())
 
 
 def start(**options: object) -> None:
@@ -266,29 +246,3 @@ def start(**options: object) -> None:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def share_of(arguments: argparse.Namespace, resources: Mapping[str, float]) -> Share:
-    """What each worker takes; InputError where there are more workers than there is room for."""
-    cpus = resources.get("CPU", 0) - SPARE_CPUS
-    device = DEVICES.get(arguments.provider)
-    if device is not None:
-        devices = int(resources.get(device, 0))
-        if not devices:
-            raise InputError(
-                f"got --provider {arguments.provider}, and Ray sees no {device}; start it where there is one"
-            )
-        share = min(max(cpus // devices, 1), MOST_READERS)
-        most, taken = devices, Share(arguments.workers or devices, share, device, int(share))
-    elif cpus < 1:  # a small cluster: fractions, so that reading and writing are not starved
-        most, taken = 1, Share(1, 0.5, None, READERS)
-    else:
-        each = max(arguments.threads, 1)
-        most = max(int(cpus // each), 1)
-        taken = Share(arguments.workers or most, each, None, READERS)
-    if taken.workers > most:
-        raise InputError(
-            f"got --workers {taken.workers}, expected at most {most} here; omit it, or lower --threads "
-            f"({arguments.threads})"
-        )
-    return taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from infer.model_flags import add_model_flags
+from infer.model_flags import add_model_flags, check_model_flags
 
 ABOUT = """Detect objects in millions of pictures with a trained model, on Ray Data: on this machine or on a cluster.
 
@@ -57,3 +57,14 @@ def parser() -> argparse.ArgumentParser:
     add_model_flags(flags)
     flags.set_defaults(threads=1)
     return flags
+
+
+def check_flags(arguments: argparse.Namespace) -> None:
+    """Raise InputError for values that no job takes."""
+    from gfl.errors import InputError  # late, so that --help answers at once
+
+    check_model_flags(arguments)
+    if arguments.workers is not None and arguments.workers < 1:
+        raise InputError(f"got --workers {arguments.workers}, expected at least 1; omit it for one a core or device")
+    if not 0 <= arguments.max_failures <= 1:
+        raise InputError(f"got --max_failures {arguments.max_failures:g}, expected 0 to 1; omit it for no limit")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import count, islice
+from itertools import islice
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -47,7 +47,7 @@ class Written(NamedTuple):
 
 def write_list(folder: Located, pictures: Iterable[Listed]) -> Written:
     """Write the list, with ids from 1 in its order; raises InputError where that fails."""
-    digest, numbers, pictures = hashlib.sha256(), count(1), iter(pictures)
+    digest, pictures = hashlib.sha256(), iter(pictures)
     written = 0
     path = folder.below(PICTURES)
     try:
@@ -56,7 +56,7 @@ def write_list(folder: Located, pictures: Iterable[Listed]) -> Written:
             while group := list(islice(pictures, GROUP_ROWS)):
                 for each in group:
                     digest.update(f"{each.file}\0{each.uri}\0{each.offset}\0".encode("utf-8", "surrogateescape"))
-                entries = [{"id": number, **plain(each)} for number, each in zip(numbers, group, strict=False)]
+                entries = [{"id": number, **plain(each)} for number, each in enumerate(group, start=written + 1)]
                 writer.write_table(pa.Table.from_pylist(entries, schema=LIST))
                 written += len(group)
     except OSError as error:

@@ -17,10 +17,10 @@ from gfl.words import class_shares, counted, headline
 from infer.bulk.counts import Counts, count_parts, difference
 from infer.bulk.engine import JobError, Share, run_pipeline
 from infer.bulk.filesystems import Located, locate, shown
+from infer.bulk.flags import check_flags
 from infer.bulk.folder import CHECKPOINT, JOB, PARTS, SUMMARY, parts_of, read_json, write_json, write_list
 from infer.bulk.sources import list_pictures
 from infer.head import RESUMED, VERSION, Head, differences, model_digest, text_digest, unique_categories
-from infer.model_flags import check_model_flags
 from infer.summary import PRINTED_FAILURES
 
 Job = Mapping[str, object]  # a Head, and --pictures
@@ -53,15 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     finish(folder, head, counts, share, len(before.ids), seconds)
     return 0
-
-
-def check_flags(arguments: argparse.Namespace) -> None:
-    """Raise InputError for values that no job takes."""
-    check_model_flags(arguments)
-    if arguments.workers is not None and arguments.workers < 1:
-        raise InputError(f"got --workers {arguments.workers}, expected at least 1; omit it for one a core or device")
-    if not 0 <= arguments.max_failures <= 1:
-        raise InputError(f"got --max_failures {arguments.max_failures:g}, expected 0 to 1; omit it for no limit")
 
 
 def begin(arguments: argparse.Namespace, folder: Located) -> Head:

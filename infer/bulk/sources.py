@@ -74,7 +74,7 @@ def files_of(text: str) -> Iterator[tuple[str, Located]]:
     if not text:
         raise InputError("got an empty --pictures, expected pictures; give . for the working directory")
     located = locate(text)
-    magic = re.search(r"[*\[]" if SCHEME.match(text) else r"[*?\[]", located.path)
+    magic = re.search(r"[*?\[]" if located.is_local else r"[*\[]", located.path)  # URIs have queries
     try:
         kind = located.filesystem.get_file_info(located.path).type
         if kind is FileType.File:
