@@ -34,6 +34,7 @@ PACKAGES = [
     "gfl.tensors",
     "export",
     "infer",
+    "infer.bulk",
     "infer.serve",
 ]
 
@@ -72,6 +73,8 @@ EXTRAS = {
     "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
     "parquet": ["pyarrow>=16,<30"],
+    # The checkpoints of Ray Data, which a job goes on with, name parts before they are written since this version.
+    "ray": ["ray[data]>=2.60,<3", "pyarrow>=16,<30", "fsspec>=2024.2"],
     "serve": ["starlette>=1,<2", "uvicorn>=0.34,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
     "tensorboard": ["tensorboard>=2.16,<3"],

@@ -26,8 +26,8 @@ from gfl.errors import InputError
 from infer.bulk.counts import count_parts, difference
 from infer.bulk.detector import SCHEMA, Detector
 from infer.bulk.filesystems import locate
-from infer.bulk.folder import CHECKPOINT, LIST, PARTS, read_json, read_list, write_json, write_list
 from infer.bulk.flags import check_flags, parser
+from infer.bulk.folder import CHECKPOINT, LIST, PARTS, read_json, read_list, write_json, write_list
 from infer.bulk.share import share_of
 from infer.bulk.sources import Listed, list_pictures
 

@@ -66,9 +66,11 @@ MODEL_PARTS = {("gfl.model.prepare", "gfl.model.backbones"), ("gfl.model.postpro
 # An accelerator, a configuration language or a metric is met in so many files, so that it can be replaced.
 KNOWN_TO_TENSORS = ("torch", "torchvision", "einops", "gfl.errors", "gfl.tensors")  # torchvision: where it works
 SERVING = ("starlette", "uvicorn", "prometheus_client")
+BULK = ("ray", "fsspec")
 CONFINED = {"torch_npu": 1, "torchvision": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1}
-CONFINED |= dict.fromkeys(SERVING, 9)
-HOMES = {"gin": "gfl/config.py", **dict.fromkeys(SERVING, "infer/serve/")}  # a file, or a folder
+CONFINED |= dict.fromkeys(SERVING, 9) | dict.fromkeys(BULK, 2)
+# A file, or a folder.
+HOMES = {"gin": "gfl/config.py", **dict.fromkeys(SERVING, "infer/serve/"), **dict.fromkeys(BULK, "infer/bulk/")}
 
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
 TORCH_FREE = ("infer", "gfl.runtime", "gfl.report")
@@ -84,7 +86,9 @@ TORCH_FREE_PACKAGES = (
     "hotcoco",
     "tqdm",
     "supervision",
+    "pyarrow",
     *SERVING,
+    *BULK,
 )
 
 

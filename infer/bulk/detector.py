@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import Table
 
@@ -85,7 +85,7 @@ class Detector:
         """The same for pandas."""
         return self(Table.from_pandas(pictures, preserve_index=False)).to_pandas()
 
-    def _source(self, entry: Mapping[str, object]) -> Stored:
+    def _source(self, entry: Mapping[str, Any]) -> Stored:
         listed = Listed(**{"uri": entry["file"], **{name: entry[name] for name in Listed._fields if name in entry}})
         content = entry.get("bytes")
         return Stored(listed, content if isinstance(content, bytes) else None, self._depth, self._most_pixels)

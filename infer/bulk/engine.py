@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -100,7 +101,7 @@ class Tally:
 class Worker:
     """A `Detector` that tells what it has done."""
 
-    def __init__(self, model: str, options: Mapping[str, object], readers: int, tally: ray.actor.ActorHandle) -> None:
+    def __init__(self, model: str, options: Mapping[str, Any], readers: int, tally: ray.actor.ActorHandle) -> None:
         self._detector = Detector(model, readers=readers, **options)
         self._tally = tally
 
@@ -131,8 +132,9 @@ def run_pipeline(arguments: argparse.Namespace, folder: Located, head: Head, don
         answered = 0
         while not working.has_ended(POLL_S):
             now, failed_now = ray.get(tally.read.remote())
-            progress.advance(now - answered)
-            answered = now
+            if now > answered:
+                progress.advance(now - answered)
+                answered = now
             check_failures(failed + failed_now, most, pictures)
     return share
 
@@ -164,11 +166,11 @@ class Working:
     def has_ended(self, wait_s: float) -> bool:
         """Whether it has, after waiting a while; raises what it raised, a worker's InputError as such."""
         self._thread.join(wait_s)
-        error: BaseException | None = self._error
-        while error is not None and not isinstance(error, InputError):
-            error = getattr(error, "cause", None) or error.__cause__
-        if error or self._error:
-            raise error or self._error
+        if self._error is not None:
+            cause: BaseException | None = self._error
+            while cause is not None and not isinstance(cause, InputError):
+                cause = getattr(cause, "cause", None) or cause.__cause__
+            raise cause or self._error
         return not self._thread.is_alive()
 
 

@@ -15,10 +15,11 @@ from gfl.say import say
 from gfl.version import VERSION as GFL_VERSION
 from gfl.words import class_shares, counted, headline
 from infer.bulk.counts import Counts, count_parts, difference
-from infer.bulk.engine import JobError, Share, run_pipeline
+from infer.bulk.engine import JobError, run_pipeline
 from infer.bulk.filesystems import Located, locate, shown
 from infer.bulk.flags import check_flags
 from infer.bulk.folder import CHECKPOINT, JOB, PARTS, SUMMARY, parts_of, read_json, write_json, write_list
+from infer.bulk.share import Share
 from infer.bulk.sources import list_pictures
 from infer.head import RESUMED, VERSION, Head, differences, model_digest, text_digest, unique_categories
 from infer.summary import PRINTED_FAILURES

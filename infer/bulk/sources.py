@@ -118,7 +118,7 @@ def members_of(name: str, shard: Located, left_out: Counter[str]) -> Iterator[Li
             size = raw.size()
             with tarfile.open(fileobj=io.BufferedReader(raw, READ_AHEAD), mode="r:") as archive:
                 for member in archive:
-                    archive.members.clear()  # else it keeps all of them
+                    archive.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it; else it keeps all of them
                     suffix = posixpath.splitext(member.name)[1].lower()
                     if suffix in PICTURES and member.isfile():
                         yield Listed(f"{name}/{member.name}", shard.uri, member.offset_data, member.size)
@@ -161,11 +161,11 @@ def columns_of(schema: Schema, name: str) -> tuple[str | None, str | None]:
 
     def is_content(column: str) -> bool:
         kind = schema.field(column).type
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
     def is_text(column: str) -> bool:
         kind = schema.field(column).type
-        return types.is_string(kind) or types.is_large_string(kind)
+        return bool(types.is_string(kind) or types.is_large_string(kind))
 
     content = next((column for column in CONTENTS if column in schema.names and is_content(column)), None)
     path = next((column for column in PATHS if column in schema.names and is_text(column)), None)
