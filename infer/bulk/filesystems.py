@@ -50,7 +50,7 @@ class Located(NamedTuple):
 
 def locate(text: str) -> Located:
     """Where a path or a URI leads; InputError where no library knows it, or it cannot be reached."""
-    text = text.removeprefix("file://")
+    text = re.sub("^file:(//|(?=/))", "", text)  # Spark writes file:/path
     scheme = SCHEME.match(text)
     if scheme is None:
         return Located(_local(), Path(text).absolute().as_posix())
