@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,7 @@ from tiny_onnx import write_onnx
 pytest.importorskip("ray.data", reason="the extra `ray` is not installed")
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileSystem
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,3 +245,44 @@ def test_a_lost_part_is_told(tmp_path: Path) -> None:
         status, _, error = second.end()
     assert status == 1
     assert f"{len(ids)} rows are missing (id {ids[0]}" in error
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an S3 server on loopback, as a URI; the environment leads to it."""
+    pytest.importorskip("flask")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"AWS_ENDPOINT_URL_S3": f"http://{host}:{port}", "AWS_REGION": "us-east-1"}
+    for name, value in {**settings, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(name, value)
+    request = urllib.request.Request(f"http://{host}:{port}/bucket", method="PUT")
+    urllib.request.urlopen(request).close()
+    yield "s3://bucket"
+    server.stop()
+
+
+def test_a_job_reads_from_object_storage_and_writes_to_it(s3: str, tmp_path: Path) -> None:
+    model = write_onnx(tmp_path / "tiny.onnx")
+    filesystem, bucket = FileSystem.from_uri(s3)
+    contents = [cv2.imencode(".png", np.full((64, 96), i))[1].tobytes() for i in range(90)] + [b"no picture"]
+    storing = filesystem.open_output_stream(f"{bucket}/in/shard.tar")
+    with storing as stream, tarfile.open(fileobj=stream, mode="w|") as shard:
+        for i, content in enumerate(contents):
+            about = tarfile.TarInfo(f"{i}.png")
+            about.size = len(content)
+            shard.addfile(about, io.BytesIO(content))
+    with filesystem.open_output_stream(f"{bucket}/in/single one.png") as stream:
+        stream.write(contents[5])
+    words = ["--model", model, "--pictures", f"{s3}/in/*.tar", f"{s3}/in/single one.png", "--out", f"{s3}/out"]
+    with job(*words) as first:
+        status, said, error = first.end()
+    assert status == 0, error
+    assert "wrote s3://bucket/out/parts, s3://bucket/out/summary.json" in said
+    rows = pq.read_table(f"{bucket}/out/parts", filesystem=filesystem).sort_by("id")
+    assert rows["id"].to_pylist() == list(range(1, 93))
+    assert [i for i, reason in enumerate(rows["failure"].to_pylist()) if reason] == [90]
+    assert rows["detections"][91] == rows["detections"][5] != rows["detections"][6]
+    with job(*words) as second:
+        assert second.end()[0] == 0
