@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import tempfile
 import threading
 import warnings
@@ -27,6 +28,7 @@ from ray.data.checkpoint import CheckpointConfig
 
 from gfl.errors import InputError
 from gfl.machine import usable_cores
+from gfl.signals import SIGNALS
 from gfl.words import counted
 from infer.bulk.detector import Detector
 from infer.bulk.filesystems import Located
@@ -83,6 +85,15 @@ class Tally:
     def __init__(self) -> None:
         self._tries: Counter[int] = Counter()  # by the first picture of a task
         self._of_task: dict[int, tuple[int, int]] = {}
+        self._refusal = ""
+
+    def refuse(self, reason: str) -> None:
+        """A worker cannot open the model."""
+        self._refusal = reason
+
+    def refusal(self) -> str:
+        """Why a worker could not; empty where all could."""
+        return self._refusal
 
     def begin(self, first_id: int) -> int:
         """A task is begun; how often it was."""
@@ -102,8 +113,12 @@ class Worker:
     """A `Detector` that tells what it has done."""
 
     def __init__(self, model: str, options: Mapping[str, Any], readers: int, tally: ray.actor.ActorHandle) -> None:
-        self._detector = Detector(model, readers=readers, **options)
         self._tally = tally
+        try:
+            self._detector = Detector(model, readers=readers, **options)
+        except InputError as error:
+            ray.get(tally.refuse.remote(str(error)))
+            raise
 
     def __call__(self, pictures: pa.Table) -> pa.Table:
         first_id = pictures["id"][0].as_py()
@@ -130,13 +145,24 @@ def run_pipeline(arguments: argparse.Namespace, folder: Located, head: Head, don
         tally = ray.remote(Tally).options(num_cpus=0).remote()
         working = Working(lambda: answer(arguments, folder, head, share, tally))
         answered = 0
-        while not working.has_ended(POLL_S):
+        while not has_ended(working, tally):
             now, failed_now = ray.get(tally.read.remote())
             if now > answered:
                 progress.advance(now - answered)
                 answered = now
             check_failures(failed + failed_now, most, pictures)
     return share
+
+
+def has_ended(working: Working, tally: ray.actor.ActorHandle) -> bool:
+    """Whether the work has, after waiting a moment; raises what ended it, as InputError what a worker refused."""
+    try:
+        return working.has_ended(POLL_S)
+    except Exception:
+        reason = ray.get(tally.refusal.remote())
+        if reason:  # of Ray's exception, only the text says it
+            raise InputError(reason) from None
+        raise
 
 
 def check_failures(failed: int, most: int, pictures: int) -> None:
@@ -164,13 +190,10 @@ class Working:
             self._error = error
 
     def has_ended(self, wait_s: float) -> bool:
-        """Whether it has, after waiting a while; raises what it raised, a worker's InputError as such."""
+        """Whether it has, after waiting a while; raises what it raised."""
         self._thread.join(wait_s)
         if self._error is not None:
-            cause: BaseException | None = self._error
-            while cause is not None and not isinstance(cause, InputError):
-                cause = getattr(cause, "cause", None) or cause.__cause__
-            raise cause or self._error
+            raise self._error
         return not self._thread.is_alive()
 
 
@@ -239,8 +262,8 @@ def ray_started(arguments: argparse.Namespace) -> Iterator[Share]:
 
 
 def start(**options: object) -> None:
-    """ray.init, without what its C++ part says of its own settings."""
-    kept = os.dup(2)
+    """ray.init, without what its C++ part says of its own settings, and without its own way to end at signals."""
+    kept, handlers = os.dup(2), {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with open(os.devnull, "wb") as nothing:
             os.dup2(nothing.fileno(), 2)
@@ -248,3 +271,5 @@ def start(**options: object) -> None:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
