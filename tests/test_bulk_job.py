@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import infer_program
@@ -27,6 +29,8 @@ pytest.importorskip("ray.data", reason="the extra `ray` is not installed")
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSystem
+
+from infer.bulk import engine
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
@@ -245,6 +249,51 @@ def test_a_lost_part_is_told(tmp_path: Path) -> None:
         status, _, error = second.end()
     assert status == 1
     assert f"{len(ids)} rows are missing (id {ids[0]}" in error
+
+
+def test_a_worker_that_cannot_open_the_model_ends_the_job_with_a_sentence(tmp_path: Path) -> None:
+    if importlib.util.find_spec("openvino") is not None:
+        pytest.skip("openvino is installed")
+    model = write_onnx(tmp_path / "tiny.onnx")
+    (tmp_path / "a.png").write_bytes(b"")
+    words = ["--model", model, "--pictures", tmp_path / "a.png", "--out", tmp_path / "out", "--provider", "openvino"]
+    with job(*words) as refused:
+        status, said, error = refused.end()
+    assert (status, said) == (2, "")
+    assert error.startswith("error: the provider openvino needs the package openvino")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_job_that_can_be_gone_on_with(number: int, status: int, pictures: Path, tmp_path: Path) -> None:
+    model = write_onnx(tmp_path / "tiny.onnx")
+    with job("--model", model, "--pictures", pictures / "pictures", "--out", tmp_path / "out") as stopped:
+        wait_until(lambda: parts(tmp_path / "out"))
+        stopped.process.send_signal(number)
+        ended = stopped.end()
+    assert ended[:2] == (status, "")
+    assert ended[2].endswith("\nstopped; the same command goes on\n")
+
+
+def test_pictures_whose_worker_dies_again_and_again_become_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.ray, "get", lambda value: value)
+    told: list[tuple[int, int, int]] = []
+
+    class Method:
+        def __init__(self, remote: Callable[..., object]) -> None:
+            self.remote = remote
+
+    tally = engine.Tally()
+    handle = SimpleNamespace(begin=Method(tally.begin), add=Method(lambda *task: told.append(task)))
+    worker = engine.Worker(str(write_onnx(tmp_path / "tiny.onnx")), {}, 1, handle)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.zeros((64, 96)))[1].tobytes())
+    listed = {"id": 4, "file": "a.png", "uri": str(tmp_path / "a.png"), "failure": None}
+    failures = [worker(pa.Table.from_pylist([listed]))["failure"][0].as_py() for _ in range(engine.MOST_TRIES + 1)]
+    assert failures[:-1] == [None] * engine.MOST_TRIES
+    assert "died 4 times" in failures[-1]
+    assert told[-2:] == [(4, 1, 0), (4, 1, 1)]
 
 
 @pytest.fixture
