@@ -285,8 +285,8 @@ def test_pictures_whose_worker_dies_again_and_again_become_rows(
         def __init__(self, remote: Callable[..., object]) -> None:
             self.remote = remote
 
-    tally = engine.Tally()
-    handle = SimpleNamespace(begin=Method(tally.begin), add=Method(lambda *task: told.append(task)))
+    counts = engine.TaskCounts()
+    handle = SimpleNamespace(begin=Method(counts.begin), add=Method(lambda *task: told.append(task)))
     worker = engine.Worker(str(write_onnx(tmp_path / "tiny.onnx")), {}, 1, handle)
     (tmp_path / "a.png").write_bytes(cv2.imencode(".png", np.zeros((64, 96)))[1].tobytes())
     listed = {"id": 4, "file": "a.png", "uri": str(tmp_path / "a.png"), "failure": None}

@@ -79,7 +79,7 @@ def read_block(folder: str, start: int, stop: int) -> list[pa.Table]:
     return [read_list(folder, start, stop)]
 
 
-class Tally:
+class TaskCounts:
     """Counts what the workers have done, a task once however often it was tried; an actor of Ray's."""
 
     def __init__(self) -> None:
@@ -112,24 +112,24 @@ class Tally:
 class Worker:
     """A `Detector` that tells what it has done."""
 
-    def __init__(self, model: str, options: Mapping[str, Any], readers: int, tally: ray.actor.ActorHandle) -> None:
-        self._tally = tally
+    def __init__(self, model: str, options: Mapping[str, Any], readers: int, counts: ray.actor.ActorHandle) -> None:
+        self._counts = counts
         try:
             self._detector = Detector(model, readers=readers, **options)
         except InputError as error:
-            ray.get(tally.refuse.remote(str(error)))
+            ray.get(counts.refuse.remote(str(error)))
             raise
 
     def __call__(self, pictures: pa.Table) -> pa.Table:
         first_id = pictures["id"][0].as_py()
-        if ray.get(self._tally.begin.remote(first_id)) > MOST_TRIES:
+        if ray.get(self._counts.begin.remote(first_id)) > MOST_TRIES:
             reason = (
                 f"the process that answered this picture and those beside it died {MOST_TRIES} times; try them apart"
             )
             place = pictures.column_names.index("failure")
             pictures = pictures.set_column(place, "failure", pa.array([reason] * pictures.num_rows))
         rows = self._detector(pictures)
-        self._tally.add.remote(first_id, rows.num_rows, rows.num_rows - rows["failure"].null_count)
+        self._counts.add.remote(first_id, rows.num_rows, rows.num_rows - rows["failure"].null_count)
         return rows
 
 
@@ -142,11 +142,11 @@ def run_pipeline(arguments: argparse.Namespace, folder: Located, head: Head, don
     most = math.floor(arguments.max_failures * pictures)
     check_failures(failed, most, pictures)
     with ray_started(arguments) as share, Progress(pictures - done) as progress:
-        tally = ray.remote(Tally).options(num_cpus=0).remote()
-        working = Working(lambda: answer(arguments, folder, head, share, tally))
+        counts = ray.remote(TaskCounts).options(num_cpus=0).remote()
+        working = Working(lambda: answer(arguments, folder, head, share, counts))
         answered = 0
-        while not has_ended(working, tally):
-            now, failed_now = ray.get(tally.read.remote())
+        while not has_ended(working, counts):
+            now, failed_now = ray.get(counts.read.remote())
             if now > answered:
                 progress.advance(now - answered)
                 answered = now
@@ -154,12 +154,12 @@ def run_pipeline(arguments: argparse.Namespace, folder: Located, head: Head, don
     return share
 
 
-def has_ended(working: Working, tally: ray.actor.ActorHandle) -> bool:
+def has_ended(working: Working, counts: ray.actor.ActorHandle) -> bool:
     """Whether the work has, after waiting a moment; raises what ended it, as InputError what a worker refused."""
     try:
         return working.has_ended(POLL_S)
     except Exception:
-        reason = ray.get(tally.refusal.remote())
+        reason = ray.get(counts.refusal.remote())
         if reason:  # of Ray's exception, only the text says it
             raise InputError(reason) from None
         raise
@@ -198,7 +198,7 @@ class Working:
 
 
 def answer(
-    arguments: argparse.Namespace, folder: Located, head: Head, share: Share, tally: ray.actor.ActorHandle
+    arguments: argparse.Namespace, folder: Located, head: Head, share: Share, counts: ray.actor.ActorHandle
 ) -> None:
     """The pipeline itself."""
     context = DataContext.get_current()
@@ -217,7 +217,7 @@ def answer(
     dataset = ray.data.read_datasource(source, num_cpus=SMALL_CPUS, override_num_blocks=slices)
     rows = dataset.map_batches(
         Worker,
-        fn_constructor_args=(str(arguments.model), options, share.readers, tally),
+        fn_constructor_args=(str(arguments.model), options, share.readers, counts),
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=share.workers),
