@@ -40,9 +40,9 @@ from infer.parquet import schema_of
 from infer.progress import Progress
 
 ADDRESS = "RAY_ADDRESS"  # of the environment, Ray's own: a cluster that runs
-SMALL_CPUS = 0.5  # of such a task
+SMALL_CPUS = 0.5  # of a task that reads a slice of the list or writes a part
 OBJECT_STORE_BYTES = 500_000_000  # of a Ray of our own: names and rows are small
-PART_PICTURES, LEAST_PARTS = 1_000, 64  # a killed job loses a part a worker; a small one has smaller parts
+PART_PICTURES, LEAST_PARTS = 1_000, 64  # a killed job loses a part a worker; small jobs have smaller parts
 MOST_TRIES = 4  # of a task whose worker dies; then its pictures have failed
 POLL_S = 0.5
 
