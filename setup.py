@@ -36,6 +36,7 @@ PACKAGES = [
     "export",
     "export.formats",
     "infer",
+    "infer.bulk",
     "infer.serve",
 ]
 
@@ -81,6 +82,8 @@ EXTRAS = {
     "track": ["trackers>=2.6,<3"],
     "serve": ["starlette>=1,<2", "uvicorn>=0.51,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
     "storage": ["fsspec>=2024.6"],  # beside it the package of a protocol: s3fs, gcsfs
+    # The checkpoints of Ray Data, which a job goes on with, name parts before they are written since this version.
+    "ray": ["ray[data]>=2.60,<3", "pyarrow>=16,<30", "fsspec>=2024.2"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
     "tensorboard": ["tensorboard>=2.16,<3"],
     "mlflow": ["mlflow>=2.14,<4"],

@@ -49,6 +49,7 @@ PROGRAMS = {
     "export web": Program("export.web", "a page that detects in the browser, for static hosts", alone=True),
     "infer": Program("infer.run", "find objects in pictures and videos", alone=True),
     "serve": Program("infer.serve.__main__", "a trained model over HTTP: a page, an API, metrics", alone=True),
+    "bulk": Program("infer.bulk.__main__", "millions of pictures through a model, on Ray", alone=True),
     "merge": Program("infer.merge", "join the results of infer's shards", alone=True),
     "doctor": Program("gfl.doctor.__main__", "what a bug report needs", alone=True),
     "npu_check": Program("gfl.npu_check.__main__", "everything to run once on a machine with an NPU"),

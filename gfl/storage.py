@@ -55,6 +55,17 @@ def _file_system(start: str, process: int) -> FileSystem:
         return cast(FileSystem, fsspec.url_to_fs(start or os.curdir)[0])
 
 
+def is_match(path: str, pattern: str) -> bool:
+    """Whether a path fits a pattern, in which ** stands for any folders, also none."""
+    return _expression(pattern).match(path) is not None
+
+
+@lru_cache(maxsize=64)
+def _expression(pattern: str) -> re.Pattern[str]:
+    utilities = import_package("fsspec.utils", f"the pattern {pattern} needs the package fsspec, which", MEND)
+    return re.compile(utilities.glob_translate(pattern))
+
+
 @contextmanager
 def storage_told(name: str) -> Iterator[None]:
     """Around what is asked of a storage: whatever its package raises becomes an InputError that names the file."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from gfl.data.depth import check_depth
 from gfl.data.picture_files import decode_picture
 from gfl.data.picture_headers import holds_several, stated_pixels
 from gfl.data.transforms import Image
@@ -40,6 +41,13 @@ class Unreadable(NamedTuple):
     def open(self) -> Opened:
         """Raise InputError with the reason."""
         raise InputError(self.reason)
+
+
+def check_reading(depth: str, most_pixels: int | None) -> None:
+    """Raise InputError for rules of reading that are none; as of `open_content`."""
+    if most_pixels is not None and most_pixels < 1:
+        raise InputError(f"got --most_pixels {most_pixels}, expected at least 1; omit it for the default")
+    check_depth(depth)
 
 
 def open_content(data: bytes, name: str, depth: str = "auto", most_pixels: int | None = None) -> Opened:

@@ -7,11 +7,11 @@ metadata says what the results are of (`head.py`). Needs the package pyarrow.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from gfl.errors import InputError
 from gfl.files import atomic_file, to_json
@@ -19,6 +19,9 @@ from gfl.packages import import_package
 from infer.head import Head
 from infer.output_folder import PARTS
 from infer.rows import BOX_DIGITS, SCORE_DIGITS, Row
+
+if TYPE_CHECKING:
+    from pyarrow import Schema, Table
 
 PART_ROWS, GROUP_ROWS = 50_000, 1_000  # a group is in memory at a time: 100 detections a picture take 30 MB
 
@@ -42,15 +45,21 @@ def write_parquet(head: Head, rows: Iterable[Row], folder: Path) -> list[str]:
 
 def _write_part(path: Path, head: Head, group: list[Row], rows: Iterator[Row]) -> list[Row]:
     """Write one file, whose first rows are a group; the first group of the next file."""
-    arrow, parquet = _module("pyarrow"), _module("pyarrow.parquet")
-    schema = _schema(arrow, head)
+    parquet = _module("pyarrow.parquet")
+    schema = schema_of(head)
     written = 0
     with atomic_file(path) as handle, parquet.ParquetWriter(handle, schema, compression="zstd") as writer:
         while written == 0 or (group and written < PART_ROWS):
-            writer.write_table(arrow.Table.from_pylist([_flat(row) for row in group], schema=schema))
+            writer.write_table(table_of(group, schema))
             written += max(len(group), 1)
             group = list(islice(rows, GROUP_ROWS))
     return group
+
+
+def table_of(rows: Sequence[Row], schema: Schema) -> Table:
+    """Rows as a table of `schema_of`."""
+    table: Table = _module("pyarrow").Table.from_pylist([_flat(row) for row in rows], schema=schema)
+    return table
 
 
 def _flat(row: Row) -> dict[str, object]:
@@ -60,7 +69,9 @@ def _flat(row: Row) -> dict[str, object]:
     return {**row, **plain}
 
 
-def _schema(arrow: ModuleType, head: Head) -> object:
+def schema_of(head: Head | None = None) -> Schema:
+    """The schema of the files; head: what the results are of, where that is known."""
+    arrow = _module("pyarrow")
     px, unit = {"unit": "px of the original picture"}, "unit"
     detection = arrow.struct(
         [
@@ -70,7 +81,7 @@ def _schema(arrow: ModuleType, head: Head) -> object:
             arrow.field("track_id", arrow.int64()),  # of an object that is followed through its video
         ]
     )
-    return arrow.schema(
+    schema: Schema = arrow.schema(
         [
             arrow.field("id", arrow.int64(), nullable=False),
             arrow.field("file", arrow.string(), nullable=False),
@@ -82,8 +93,9 @@ def _schema(arrow: ModuleType, head: Head) -> object:
             arrow.field("time_s", arrow.float64(), metadata={unit: "seconds from the beginning of the video"}),
             arrow.field("detections", arrow.list_(detection), nullable=False),
         ],
-        metadata={"gfl": to_json(head).encode("utf-8", "backslashreplace")},
+        metadata={"gfl": to_json(head).encode("utf-8", "backslashreplace")} if head else None,
     )
+    return schema
 
 
 def read_parquet(folder: Path) -> Iterator[Row]:

@@ -35,10 +35,10 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self) -> None:
-        """One more picture is done."""
+    def advance(self, pictures: int = 1) -> None:
+        """So many more pictures are done."""
         with self._lock:
-            self._done += 1
+            self._done += pictures
             now = time.monotonic()
             if self._bar is not None:
                 if now - self._started >= DELAY_S:

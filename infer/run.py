@@ -23,6 +23,8 @@ HERE = Path(__file__).resolve().parent
 if not __package__:  # started as a file: this folder is on the path, and the project is not
     sys.path[:] = [str(HERE.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != HERE)]
 
+from infer.model_flags import add_model_flags  # noqa: E402  # not before the path is right
+
 
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
@@ -50,45 +52,14 @@ def parser() -> argparse.ArgumentParser:
         help="how what several models or views find is merged (default nms); fusion is weighted box fusion",
     )
     add(
-        "--slice",
-        type=int,
-        metavar="PX",
-        help="look at a picture in overlapping windows of this side, and at the whole of it (default: at the whole)",
-    )
-    add("--overlap", type=float, metavar="SHARE", help="with --slice: of neighbouring windows (default 0.2)")
-    add(
         "--input",
         required=True,
         nargs="+",
         help="pictures, folders, patterns in quotes ('in/**/*.jpg'), or videos; what several name is taken once",
     )
     add("--recursive", action="store_true", help="look into the folders below --input too")
-    add(
-        "--depth",
-        default="auto",
-        help="how pictures of more than 8 bits a channel, or of floats, are made 8 bits: auto (by the bits that the "
-        "picture uses; default), full (the range of its type), range (its own range) or a number of bits, e.g. 12",
-    )
-    add("--most_pixels", type=int, metavar="N", help="refuse pictures of more pixels (default 180,000,000)")
     add("--output", type=Path, required=True, help="folder for the results; it must not hold any yet")
-    add("--batch", type=int, metavar="N", help="pictures a run of the model (default 1; an exported file has its own)")
     add("--shard", metavar="i/n", help="do part i of n into OUTPUT/shard-i-of-n; to join them: python -m infer.merge")
-    add(
-        "--provider",
-        default="auto",
-        choices=("auto", "cpu", "cuda", "cann", "openvino"),
-        help="what runs the model (default auto); openvino takes an .onnx and --provider_options precision=f32|bf16",
-    )
-    add(
-        "--provider_options", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="handed to the provider"
-    )
-    add("--allow_fallback", action="store_true", help="go on when the provider leaves parts of the model to the CPU")
-    add(
-        "--score",
-        type=float,
-        help="least score of the detections that are drawn and counted in what is printed (default: of each class, the "
-        "score of highest F1 in its evaluation); detections.json has all that pass the model's own threshold",
-    )
     add("--draw", action="store_true", help="write the pictures with their detections to OUTPUT/drawn")
     add("--track", action="store_true", help="follow objects through a video: track_id in results and drawings")
     add("--edges", action="store_true", help="with --draw: also how sure the detector is of each edge, as whiskers")
@@ -102,20 +73,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="classes of a .pth or .safetensors that does not name them: a name a line, or COCO annotations",
     )
-    add("--threads", type=int, default=0, metavar="N", help="of the model on a CPU (default 0: the runtime's choice)")
     add(
         "--format",
         default="json",
         choices=("json", "jsonl", "parquet"),
         help="json: detections.json and images.json; jsonl: results.jsonl, a line a picture as it is done; parquet: "
         "results-00001.parquet, ... (needs pyarrow) (default json)",
-    )
-    add("--min_score", type=float, default=0.0, metavar="S", help="write no detection of a lower score (default 0)")
-    add("--top", type=int, metavar="N", help="write at most the best N detections of a picture (default: all)")
-    add(
-        "--class_agnostic",
-        action="store_true",
-        help="of two detections of any classes that overlap by more than NMS allows, write the better alone",
     )
     add(
         "--resume",
@@ -138,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="'CLASS=CLASS'",
         help="'class of the model=class of --annotations' where names differ; 'class of the model=' leaves it out",
     )
+    add_model_flags(flags)
     return flags
 
 

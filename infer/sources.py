@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gfl.data.depth import check_depth
 from gfl.data.picture_files import PICTURES, is_decodable, read_bytes
 from gfl.errors import InputError
 from gfl.words import counted, printable
 from infer.listing import VIDEOS, Entry, Kind, distinct, entries_of, matches
-from infer.opened import Opened, Source, open_content
+from infer.opened import Opened, Source, check_reading, open_content
 from infer.videos import Video, Videos, open_video, open_videos
 
 LISTED = 5  # names in a sentence
@@ -79,9 +78,7 @@ def find_inputs(*texts: str, recursive: bool = False, depth: str = "auto", most_
         depth: how pictures of more than 8 bits a channel are scaled (`gfl.data.depth`).
         most_pixels: larger pictures and videos are refused; None: `pixel_limit`.
     """
-    if most_pixels is not None and most_pixels < 1:
-        raise InputError(f"got --most_pixels {most_pixels}, expected at least 1; omit it for the default")
-    check_depth(depth)
+    check_reading(depth, most_pixels)
     found = look_up(texts, recursive=recursive, most_pixels=most_pixels)
     return found.read_with(depth, most_pixels) if isinstance(found, Files) else found
 

@@ -20,7 +20,7 @@ from gfl.machine import usable_cores
 from gfl.memory import memory_told
 from gfl.runtime.ensemble import Looks, open_merged, read_looks
 from gfl.runtime.model import Model
-from gfl.runtime.open import MOST_THREADS, open_model
+from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice, ProviderReport, parse_options
 from gfl.runtime.result import Result
 from gfl.runtime.slices import Slicing, read_slicing
@@ -34,6 +34,7 @@ from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
 from infer.journal import Journal, is_leftover, last_video
+from infer.model_flags import check_model_flags
 from infer.output_folder import DRAWN, JOURNAL, SUMMARY, check_free, output_folder, remove_leftovers
 from infer.pipeline import Failed, OnResult, run_pictures
 from infer.progress import Progress
@@ -101,17 +102,7 @@ def read_task(arguments: argparse.Namespace) -> Task:
 
 def check_flags(arguments: argparse.Namespace) -> None:
     """Raise InputError for values that no run takes."""
-    for flag, default in (("score", "each class's own threshold"), ("min_score", "all detections of the model")):
-        value = getattr(arguments, flag)
-        if value is not None and not 0 <= value <= 1:
-            raise InputError(f"got --{flag} {value:g}, expected 0 to 1; omit it for {default}")
-    if arguments.top is not None and arguments.top < 1:
-        raise InputError(f"got --top {arguments.top}, expected at least 1 detection a picture; omit it for all")
-    if not 0 <= arguments.threads <= MOST_THREADS:
-        raise InputError(
-            f"got --threads {arguments.threads}, expected 0 to {MOST_THREADS}; omit it for the default (0: the "
-            "runtime's choice)"
-        )
+    check_model_flags(arguments)
     if arguments.class_map and not arguments.annotations:
         raise InputError("got --class_map without --annotations, expected both; add the file whose classes it names")
     if arguments.edges and not arguments.draw:

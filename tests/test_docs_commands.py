@@ -147,6 +147,7 @@ def test_a_whole_command_is_taken_by_its_program(command: Command, capsys: pytes
     [
         ("docs/detect.md", "infer.run"),
         ("docs/serve.md", "infer.serve.__main__"),
+        ("docs/scale.md", "infer.bulk.__main__"),
         ("docs/export.md", "export.onnx"),
         ("docs/model-card.md", "gfl.card.__main__"),
     ],
@@ -297,6 +298,7 @@ NOT_RUN = {
     "benchmarks": "takes minutes; tests/test_benchmarks.py runs them with --quick",
     "gfl.npu_check": "takes minutes; tests/test_npu_check.py runs it",
     "gfl.data": "runs above",
+    "infer.bulk": "needs Ray; tests/test_bulk_job.py runs it",
     "infer.serve": "runs until it is told to end; tests/test_serve_command.py starts it",
     "website": "runs in tests/test_docs_site.py",
 }

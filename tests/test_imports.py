@@ -68,9 +68,14 @@ MODEL_PARTS = {("gfl.model.prepare", "gfl.model.backbones"), ("gfl.model.postpro
 KNOWN_TO_TENSORS = ("torch", "torchvision", "einops", "gfl.errors", "gfl.tensors")  # torchvision: where it works
 SERVING = ("starlette", "uvicorn", "prometheus_client")
 CONFINED = {"torch_npu": 1, "torchvision": 1, "apex": 1, "gin": 1, "pycocotools": 2, "hotcoco": 1, "fsspec": 1}
-CONFINED |= dict.fromkeys(SERVING, 9)
+CONFINED |= dict.fromkeys(SERVING, 9) | {"ray": 2}
 # A file, or a folder.
-HOMES = {"gin": "gfl/config.py", "fsspec": "gfl/storage.py", **dict.fromkeys(SERVING, "infer/serve/")}
+HOMES = {
+    "gin": "gfl/config.py",
+    "fsspec": "gfl/storage.py",
+    "ray": "infer/bulk/",
+    **dict.fromkeys(SERVING, "infer/serve/"),
+}
 
 # An .onnx runs without PyTorch: from these folders no import at the top of a file leads to it, by whatever way.
 TORCH_FREE = ("infer", "gfl.runtime", "gfl.report")
@@ -88,7 +93,9 @@ TORCH_FREE_PACKAGES = (
     "supervision",
     "trackers",
     "rasterio",
+    "pyarrow",
     *SERVING,
+    "ray",
 )
 
 

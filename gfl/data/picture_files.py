@@ -167,7 +167,7 @@ def stored_bytes(path: PictureFile) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def unreadable(path: PictureFile, error: Exception) -> str:
+def unreadable(path: PictureFile | str, error: Exception) -> str:
     """The sentence for a file that cannot be read."""
     reason = getattr(error, "strerror", None) or str(error)
     return f"got no picture from {path} ({reason}), expected a readable file; check the folder"
