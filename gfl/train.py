@@ -455,16 +455,22 @@ def grouped(loader: Iterator[LoadedBatch], size: int, log: StepLog) -> Iterator[
 
 
 def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, object] | None]:
-    """The run's settings; with --resume those of its last.pt, changed by what the command line gives."""
+    """The run's settings; with --resume those of its last.pt, changed by what the command line gives.
+
+    `--resume auto` is settled here: afterwards `arguments.resume` says whether the run goes on.
+    """
     bindings = list(arguments.gin_bindings)
     if arguments.checkpoint is not None:
         bindings.append(f"CHECKPOINT = {str(arguments.checkpoint)!r}")
+    restarted = arguments.resume == "auto"  # by the command that began it
+    if restarted and arguments.workdir is not None and not (arguments.workdir / LAST).is_file():
+        arguments.resume = None
     if not arguments.resume:
         if not arguments.gin_file:
             raise InputError("got no --gin_file; give one, e.g. --gin_file r50.gin")
         return read_run(arguments.gin_file, bindings, stored_settings), None
     last = last_checkpoint(arguments.workdir)
-    if arguments.checkpoint is not None:
+    if arguments.checkpoint is not None and not restarted:
         raise InputError(
             f"got --resume with --checkpoint {arguments.checkpoint}, expected one of them: --resume goes on from "
             "the workdir's last.pt; start a run of its own to begin with other weights"
@@ -481,7 +487,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
     flags.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config>/<time>)")
     flags.add_argument("--checkpoint", type=Path, help="weights to start from; wins over CHECKPOINT")
-    flags.add_argument("--resume", action="store_true", help="go on from the workdir's last.pt")
+    flags.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=["always", "auto"],
+        help="go on from the workdir's last.pt; 'auto': where there is one, and begin where there is none",
+    )
     flags.add_argument("--quiet", action="store_true", help="print notes and the end alone; train.log has everything")
     flags.add_argument("--print_config", action="store_true", help="print the settings and stop")
     return flags
