@@ -1,0 +1,137 @@
+"""Runs over two hosts that lose a rank or a host come back by themselves, with the bits of a run never interrupted.
+
+Two agents of torchrun on this machine stand for two hosts; tensors go over gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import train_arguments
+from torch.distributed import HashStore, Store
+
+from gfl.engine import ranks
+from gfl.engine.checkpoints import read_state
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN_S = 240.0
+KNOBS = ("BATCH_SIZE = 4", "EPOCHS = 4", "SAVE_EVERY = 2", "EVAL_EVERY = 2", "EMA = 0.5", "WORKERS = 0")
+STEPS = 12
+
+
+# ---- the meeting of ranks ----
+
+
+def test_restarted_ranks_meet_apart_from_those_before_them() -> None:
+    """In the store that both share, where the first came early and left its name and its list."""
+    shared = HashStore()
+    for _ in range(2):
+        parts: dict[int, Store] = {}
+
+        def meet(rank: int, parts: dict[int, Store] = parts) -> None:
+            parts[rank] = ranks._own_part(shared, rank, 2)
+
+        threads = [threading.Thread(target=meet, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert parts[0].add("failed", 1) == 1
+        assert parts[1].add("failed", 1) == 2
+
+
+def test_a_rank_whose_peer_left_only_a_name_is_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "JOIN_TIMEOUT", ranks.timedelta(seconds=0.3))
+    shared = HashStore()
+    shared.set("name/1", "of a process that is gone")
+    with pytest.raises(TimeoutError):
+        ranks._own_part(shared, 0, 2)
+
+
+# ---- two hosts ----
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def torchrun(*command: str, **variables: str) -> subprocess.Popen[str]:
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *command],
+        cwd=ROOT,
+        env={**surroundings, **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """What a process that must end well said on stderr."""
+    said = process.communicate(timeout=RUN_S)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_data(tmp_path_factory.mktemp("hosts") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two ranks that nothing interrupted."""
+    run = tmp_path_factory.mktemp("hosts") / "whole"
+    end(torchrun("--standalone", "--nproc_per_node=2", "-m", "gfl.train", *train_arguments(data, run, *KNOBS)))
+    return run
+
+
+def assert_equal_runs(run: Path, expected: Path) -> None:
+    """Every tensor of the last checkpoint to the bit, and each step once in the log."""
+    saved, wanted = read_state(run / "last.pt"), read_state(expected / "last.pt")
+    assert saved["cursor"] == wanted["cursor"]
+    assert saved["cursor"]["step"] == STEPS  # type: ignore[index]
+    for name in ("variables", "ema", "optimiser"):
+        tiny.assert_equal_bits(saved[name], wanted[name])
+    steps, others = ([line["step"] for line in tiny.log_lines(each)] for each in (run, expected))
+    assert steps == others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["kill", "host", "agent"])
+def test_a_run_over_two_hosts_comes_back(lost: str, data: Path, whole: Path, tmp_path: Path) -> None:
+    """One loses its rank, its rank and its agent, or its agent alone; an agent that is gone is started anew once."""
+    run, port = tmp_path / "run", free_port()
+    program = [str(ROOT / "tests" / "support" / "failing_run.py"), lost, "1", "6", "--"]
+    arguments = train_arguments(data, run, *KNOBS, flags=("--resume", "auto"))
+
+    def start(host: int) -> subprocess.Popen[str]:
+        flags = ["--nnodes=2", "--nproc_per_node=1", "--max_restarts=3", "--rdzv_backend=c10d", "--rdzv_id=test"]
+        flags += [f"--rdzv_endpoint=localhost:{port}", f"--rdzv_conf=is_host={host == 0}", "--local_addr=localhost"]
+        return torchrun(*flags, *program, *arguments, FAIL_ONCE=str(tmp_path / "failed"))
+
+    hosts = [start(0), start(1)]
+    try:
+        if lost != "kill":
+            hosts[1].communicate(timeout=RUN_S)
+            assert hosts[1].returncode == -signal.SIGKILL
+            assert read_state(run / "last.pt")["cursor"]["step"] == 4  # type: ignore[index]
+            hosts[1] = start(1)
+        for host in hosts:
+            end(host)
+    finally:
+        for host in hosts:
+            host.kill()
+    assert (tmp_path / "failed").exists()
+    assert_equal_runs(run, whole)
