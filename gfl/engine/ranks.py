@@ -234,6 +234,8 @@ def join() -> Ranks:
             "network"
         ) from error
     store.set_timeout(COLLECTIVE_TIMEOUT)
+    if dist.is_initialized():  # by the launcher, as Ray does; not before the store, which may be the same
+        dist.destroy_process_group()
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
     return Ranks(rank, world, store)
 
