@@ -6,13 +6,16 @@ Two agents of torchrun on this machine stand for two hosts; tensors go over gloo
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
+import documents
 import pytest
 import tiny
 from tiny import train_arguments
@@ -137,4 +140,32 @@ def test_a_run_over_two_hosts_comes_back(lost: str, data: Path, whole: Path, tmp
             host.kill()
             host.wait()
     assert (tmp_path / "failed").exists()
+    assert_equal_runs(run, whole)
+
+
+# ---- Ray ----
+
+
+@pytest.mark.slow
+def test_rays_trainer_gives_the_bits_of_torchrun(data: Path, whole: Path, tmp_path: Path) -> None:
+    """The block of docs/scale.md, word for word but for the arguments and the folders."""
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.train.torch")
+    (block,) = [block for block in documents.blocks("docs/scale.md") if "TorchTrainer" in block.text]
+    run, short = tmp_path / "run", Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # sockets have short paths
+    arguments = train_arguments(data, run, *KNOBS, flags=("--resume", "auto"))
+    (line,) = [line for line in block.text.splitlines() if line.startswith("arguments = ")]
+    text = block.text.replace(line, f"arguments = {arguments!r}").replace("/shared", str(short))
+    text = text.replace("ray.init(", f"ray.init(num_cpus=4, _temp_dir={str(short)!r}, object_store_memory=100_000_000, ")
+    program = tmp_path / "program.py"
+    program.write_text(text)
+    surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    surroundings["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
+    try:
+        done = subprocess.run(
+            [sys.executable, str(program)], env=surroundings, capture_output=True, text=True, timeout=RUN_S
+        )
+    finally:
+        shutil.rmtree(short, ignore_errors=True)
+    assert done.returncode == 0, f"{ray.__version__}: {done.stderr[-3000:]}"
     assert_equal_runs(run, whole)
