@@ -1,4 +1,4 @@
-"""The YAML blocks and shell scripts of docs/ can be read by what they are for, and start the programs of this project."""
+"""The YAML blocks and shell scripts of docs/ can be read by what they are for, and start this project's programs."""
 
 from __future__ import annotations
 

@@ -41,9 +41,7 @@ def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in files_of(folder)}
 
 
-def stopped_run_goes_on(
-    data: Path, whole: Path, tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def stopped_run_goes_on(data: Path, whole: Path, tmp_path: Path, storage: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run stopped in its second epoch, whose folder is lost, goes on in another from storage; the second folder."""
     flags = ("--storage", storage, "--resume", "auto")
     calls, step = iter(range(tiny.STEPS_AN_EPOCH + 1)), train.step
@@ -53,9 +51,10 @@ def stopped_run_goes_on(
             raise KeyError("stopped")
         return step(*given)  # type: ignore[arg-type]  # as they came
 
-    with monkeypatch.context() as patch, pytest.raises(KeyError, match="stopped"):
+    with monkeypatch.context() as patch:
         patch.setattr(train, "step", counted)
-        train.main(train_arguments(data, tmp_path / "first", *KNOBS, flags=flags))
+        with pytest.raises(KeyError, match="stopped"):
+            train.main(train_arguments(data, tmp_path / "first", *KNOBS, flags=flags))
     shutil.rmtree(tmp_path / "first")
     second = tmp_path / "second"
     assert train.main(train_arguments(data, second, *KNOBS, flags=flags)) == 0

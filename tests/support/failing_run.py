@@ -15,7 +15,6 @@ from pathlib import Path
 from gfl import train
 from gfl.errors import InputError
 
-
 slow: list[float] = []  # seconds before each further step
 
 
