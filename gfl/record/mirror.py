@@ -113,7 +113,7 @@ def files_of(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def mirrored(folder: Path | None, uri: str | None) -> Iterator[Mirror | None]:
-    """The mirror of a run while the block runs; None without a URI, and on ranks but the first, which have no folder."""
+    """The mirror of a run while the block runs; None without a URI, and on ranks without a folder."""
     if folder is None or uri is None:
         yield None
         return
