@@ -493,8 +493,9 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
 
 def prepare_storage(arguments: argparse.Namespace) -> None:
     """Fetch what a run goes on with; InputError where another run is in the storage of a new one."""
-    if arguments.resume and arguments.workdir is not None:
-        fetch_run(arguments.storage, arguments.workdir)
+    if arguments.resume:
+        if arguments.workdir is not None:  # else it is asked for where the settings are read
+            fetch_run(arguments.storage, arguments.workdir)
     elif not arguments.print_config and holds_run(arguments.storage):
         raise InputError(f"--storage {arguments.storage} holds a run; give --resume or another --storage")
 
