@@ -83,7 +83,7 @@ EXTRAS = {
     "serve": ["starlette>=1,<2", "uvicorn>=0.51,<1", "python-multipart>=0.0.20,<1", "prometheus-client>=0.21,<1"],
     "storage": ["fsspec>=2024.6"],  # beside it the package of a protocol: s3fs, gcsfs
     # The checkpoints of Ray Data, which a job goes on with, name parts before they are written since this version.
-    "ray": ["ray[data]>=2.60,<3", "pyarrow>=16,<30", "fsspec>=2024.2"],
+    "ray": ["ray[data,train]>=2.60,<3", "pyarrow>=16,<30", "gflv2[storage]"],
     # What TRACKERS can name. With a server that MLFLOW_TRACKING_URI names, mlflow-skinny does as well.
     "tensorboard": ["tensorboard>=2.16,<3"],
     "mlflow": ["mlflow>=2.14,<4"],

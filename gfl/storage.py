@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from gfl.errors import InputError, first_line
@@ -18,6 +20,9 @@ from gfl.packages import import_package
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^/]*")  # two letters at least: one is a drive of Windows
 MEND = "install it: pip install 'gflv2[storage]', and for s3:// s3fs, for gs:// gcsfs"
+# Where an object is seen when all of it is there. Elsewhere a file is written beside its place and renamed.
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss")
+_opening = threading.Lock()  # threads that ask at once get one file system
 
 
 class FileSystem(Protocol):
@@ -27,6 +32,14 @@ class FileSystem(Protocol):
     def info(self, path: str) -> Mapping[str, object]: ...
     def cat_file(self, path: str, *, start: int, end: int) -> bytes: ...
     def open(self, path: str, mode: str, *, block_size: int, cache_type: str) -> BinaryIO: ...
+    def find(self, path: str) -> list[str]: ...
+    def exists(self, path: str) -> bool: ...
+    def makedirs(self, path: str, *, exist_ok: bool) -> None: ...
+    def put_file(self, lpath: str, rpath: str) -> None: ...
+    def get_file(self, rpath: str, lpath: str) -> None: ...
+    def mv(self, path1: str, path2: str) -> None: ...
+    def rm_file(self, path: str) -> None: ...
+    def invalidate_cache(self) -> None: ...
     def unstrip_protocol(self, name: str) -> str: ...
     def _strip_protocol(self, path: str) -> str: ...
 
@@ -64,6 +77,19 @@ def is_match(path: str, pattern: str) -> bool:
 def _expression(pattern: str) -> re.Pattern[str]:
     utilities = import_package("fsspec.utils", f"the pattern {pattern} needs the package fsspec, which", MEND)
     return re.compile(utilities.glob_translate(pattern))
+
+
+def put_whole(source: Path, target: str) -> None:
+    """Copy a file to a URI, where a reader sees the old file or the new one, never half of one."""
+    with storage_told(target):
+        storage, path = file_system(target)
+        if target.partition("://")[0] in OBJECT_STORES:
+            return storage.put_file(str(source), path)
+        folder, _, name = path.rpartition("/")
+        draft = f"{folder}/.{name}.tmp"  # one process at a time writes to a run's folder
+        storage.makedirs(folder, exist_ok=True)
+        storage.put_file(str(source), draft)
+        storage.mv(draft, path)
 
 
 @contextmanager

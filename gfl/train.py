@@ -48,6 +48,7 @@ from gfl.model import detector
 from gfl.record.console import ProgressWriter
 from gfl.record.drawing import Drawing, write_training_data
 from gfl.record.evaluation import Counting, Evaluated, Evaluations, Judged, may_count_beside_steps
+from gfl.record.mirror import Mirror, fetch_run, holds_run, mirrored
 from gfl.record.run_data import Splits
 from gfl.record.run_end import Spent, end_lines, stopped_text
 from gfl.record.run_folder import BEST, EPOCH_FILE, LAST, TEXT_LOG, RunFolder, last_checkpoint, open_run
@@ -107,6 +108,7 @@ class Run:
     evaluation_due: bool = False  # a checkpoint was written, its evaluation not yet done
     saved_step: int = 0  # of last.pt
     evaluations: Evaluations = field(init=False)
+    mirror: Mirror | None = None  # None on every rank but the first, and without --storage
     drawing: Drawing | None = None  # None on every rank but the first, and with REPORT = False
 
     def __post_init__(self) -> None:
@@ -355,7 +357,7 @@ def count_and_record(run: Run, folder: RunFolder, val: CocoData, results: Detect
     tree = copied(checkpoint_tree(run)) if beside_steps else checkpoint_tree(run)
 
     def save_evaluated(name: str, judged: Judged) -> None:
-        write(folder, name, tree, judged, False)
+        write(run, folder, name, tree, judged, False)
 
     evaluated = Evaluated(run.state.cursor.step, run.state.cursor.epoch, results, save_evaluated)
     if beside_steps:
@@ -402,7 +404,9 @@ def save(run: Run, name: str) -> None:
     """Write a checkpoint; every rank has the same state, the first writes."""
     run.evaluations.settle()
     if run.folder is not None:
-        write(run.folder, name, checkpoint_tree(run), run.evaluations.judged, run.evaluation_due)
+        write(run, run.folder, name, checkpoint_tree(run), run.evaluations.judged, run.evaluation_due)
+    if run.mirror is not None and (news := run.mirror.news()):
+        run.console.tell(news)
     if name == LAST:
         run.saved_step = run.state.cursor.step
 
@@ -436,11 +440,15 @@ def checkpoint_tree(run: Run) -> dict[str, object]:
     }
 
 
-def write(folder: RunFolder, name: str, tree: Mapping[str, object], judged: Judged, evaluation_due: bool) -> None:
+def write(
+    run: Run, folder: RunFolder, name: str, tree: Mapping[str, object], judged: Judged, evaluation_due: bool
+) -> None:
     """Write a `checkpoint_tree` with what the evaluations have said."""
     thresholds = judged.score_thresholds
     said = {**judged._asdict(), "score_thresholds": None if thresholds is None else list(thresholds)}
     write_checkpoint(folder.path / name, {**tree, **said, "evaluation_due": evaluation_due})
+    if run.mirror is not None:
+        run.mirror.update()
 
 
 def grouped(loader: Iterator[LoadedBatch], size: int, log: StepLog) -> Iterator[list[LoadedBatch]]:
@@ -455,16 +463,24 @@ def grouped(loader: Iterator[LoadedBatch], size: int, log: StepLog) -> Iterator[
 
 
 def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, object] | None]:
-    """The run's settings; with --resume those of its last.pt, changed by what the command line gives."""
+    """The run's settings; with --resume those of its last.pt, changed by what the command line gives.
+
+    `--resume auto` is settled here: afterwards `arguments.resume` says whether the run goes on.
+    """
     bindings = list(arguments.gin_bindings)
     if arguments.checkpoint is not None:
         bindings.append(f"CHECKPOINT = {str(arguments.checkpoint)!r}")
+    if arguments.storage is not None:
+        prepare_storage(arguments)
+    restarted = arguments.resume == "auto"  # by the command that began it
+    if restarted and arguments.workdir is not None and not (arguments.workdir / LAST).is_file():
+        arguments.resume = None
     if not arguments.resume:
         if not arguments.gin_file:
             raise InputError("got no --gin_file; give one, e.g. --gin_file r50.gin")
         return read_run(arguments.gin_file, bindings, stored_settings), None
     last = last_checkpoint(arguments.workdir)
-    if arguments.checkpoint is not None:
+    if arguments.checkpoint is not None and not restarted:
         raise InputError(
             f"got --resume with --checkpoint {arguments.checkpoint}, expected one of them: --resume goes on from "
             "the workdir's last.pt; start a run of its own to begin with other weights"
@@ -475,13 +491,29 @@ def read_settings(arguments: argparse.Namespace) -> tuple[ParsedRun, dict[str, o
     return read_text(str(saved["config"]), bindings), saved
 
 
+def prepare_storage(arguments: argparse.Namespace) -> None:
+    """Fetch what a run goes on with; InputError where another run is in the storage of a new one."""
+    if arguments.resume:
+        if arguments.workdir is not None:  # else it is asked for where the settings are read
+            fetch_run(arguments.storage, arguments.workdir)
+    elif not arguments.print_config and holds_run(arguments.storage):
+        raise InputError(f"--storage {arguments.storage} holds a run; give --resume or another --storage")
+
+
 def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(prog="python -m gfl.train", description=__doc__)
     flags.add_argument("--gin_file", action="append", default=[], help="a run file; may repeat, later ones win")
     flags.add_argument("--gin_bindings", action="extend", nargs="+", default=[], help="'NAME = value' ...")
     flags.add_argument("--workdir", type=Path, help="the run's folder (default: runs/<config>/<time>)")
     flags.add_argument("--checkpoint", type=Path, help="weights to start from; wins over CHECKPOINT")
-    flags.add_argument("--resume", action="store_true", help="go on from the workdir's last.pt")
+    flags.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=["always", "auto"],
+        help="go on from the workdir's last.pt; 'auto': where there is one, and begin where there is none",
+    )
+    flags.add_argument("--storage", help="keep a copy of the run's folder there (s3://bucket/run), and resume from it")
     flags.add_argument("--quiet", action="store_true", help="print notes and the end alone; train.log has everything")
     flags.add_argument("--print_config", action="store_true", help="print the settings and stop")
     return flags
@@ -497,12 +529,17 @@ def launch(arguments: argparse.Namespace, command: Sequence[str], ranks: Ranks, 
     began = time.perf_counter()
     trackers = open_trackers(parsed.run.trackers) if ranks.first else {}
     name = Path(arguments.gin_file[-1]).stem if arguments.gin_file else "run"
-    with open_run(arguments.workdir, name, resume=arguments.resume) if ranks.first else nullcontext() as folder:
+    resume = arguments.resume is not None
+    with (
+        open_run(arguments.workdir, name, resume=resume) if ranks.first else nullcontext() as folder,
+        mirrored(None if folder is None else folder.path, arguments.storage) as mirror,
+    ):
         log = None if folder is None else folder.path / TEXT_LOG
         console = ProgressWriter(sys.stdout if ranks.first else None, log=log, quiet=arguments.quiet)
         run: Run | None = None
         try:
             run = start(parsed, saved, folder, ranks, stop, console, trackers)
+            run.mirror = mirror
             if folder is not None:
                 folder.write_text("config.gin", parsed.config_text)
                 resumed_at = None if saved is None else run.state.cursor.step

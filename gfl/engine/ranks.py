@@ -9,6 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+import time
+import uuid
 import warnings
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
@@ -18,7 +20,7 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,6 +32,7 @@ from gfl.settings import RunConfig
 Value = TypeVar("Value")
 
 JOIN_TIMEOUT = timedelta(seconds=60)  # until every rank has connected; torchrun starts them together
+JOIN_PAUSE_S = 0.1
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # the others wait while the first rank computes AP or writes a checkpoint
 LONGEST_RUN = timedelta(days=365)
 FIRST_ERROR_TIMEOUT = timedelta(seconds=10)  # for the rank that fails first to print why
@@ -222,18 +225,42 @@ def join() -> Ranks:
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1":
         return Ranks()
     try:
-        store, rank, world = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
-        store.set(f"here/{rank}", "")
-        store.wait([f"here/{other}" for other in range(world)], JOIN_TIMEOUT)
-    except (ValueError, dist.DistError) as error:
+        shared, rank, world = next(rendezvous("env://", timeout=JOIN_TIMEOUT))
+        store = _own_part(shared, rank, world)
+    except (ValueError, TimeoutError, dist.DistError) as error:
         raise InputError(
             f"the {os.environ['WORLD_SIZE']} ranks of this run did not meet within {JOIN_TIMEOUT.seconds} s "
             f"({first_line(error)}); start all of them with torchrun, and check --nnodes, --rdzv_endpoint and the "
             "network"
         ) from error
     store.set_timeout(COLLECTIVE_TIMEOUT)
+    if dist.is_initialized():  # by the launcher, as Ray does; not before the store, which may be the same
+        dist.destroy_process_group()
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
     return Ranks(rank, world, store)
+
+
+def _own_part(store: Store, rank: int, world: int) -> Store:
+    """The part of a store that these processes share with none before them; every rank must call it.
+
+    torchrun gives ranks that it restarts the store of those before them, whose addresses are still in it. So each
+    process has a name of its own, and the first rank lists the names until every process has seen itself in one list.
+    Raises TimeoutError, and the store's errors, where that takes longer than JOIN_TIMEOUT.
+    """
+    end = time.monotonic() + JOIN_TIMEOUT.total_seconds()
+    own = uuid.uuid4().hex
+    store.set(f"name/{rank}", own)
+    while time.monotonic() < end:
+        if rank == 0:
+            store.set("names", " ".join(store.get(f"name/{other}").decode() for other in range(world)))
+        names = store.get("names").decode()
+        part = PrefixStore(names, store)
+        if own in names:
+            part.set(f"here/{rank}", "")
+            if part.check([f"here/{other}" for other in range(world)]):
+                return part
+        time.sleep(JOIN_PAUSE_S)
+    raise TimeoutError("ranks are missing")
 
 
 def pictures_a_rank(cfg: RunConfig, world: int) -> int:
