@@ -151,7 +151,10 @@ def _write_annotations(file: Path, pictures: int) -> None:
 
 
 def _boxes(
-    generator: np.random.Generator, numbers: np.ndarray, counts: np.ndarray, first: int  # type: ignore[type-arg]
+    generator: np.random.Generator,
+    numbers: np.ndarray,
+    counts: np.ndarray,
+    first: int,  # type: ignore[type-arg]
 ) -> Iterator[str]:
     """The annotations of some pictures; first: the number of the first."""
     owners = np.repeat(numbers, counts[numbers])

@@ -179,7 +179,8 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     if ranks.world > 1:
         for data in (train, val):
             if data is not None:
-                content = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
+                summed = checksum if data is train else fingerprint(data.pictures)
+                content = f"{len(data.pictures)} pictures (checksum {summed:08x})"
                 ranks.check_same(content, data.annotations)
     settings = epoch_settings(checksum, cfg.data, canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
     return RunData(train, val, val_category_ids, canvases, loader, val_loader, settings)

@@ -163,7 +163,7 @@ def test_of_several_readers_one_parses(data: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_index_that_was_not_finished_is_none(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read(data)
-    (tmp,) = (annotation_index.cache_folder() / "annotations").glob("*-1")
+    (tmp,) = (annotation_index.cache_folder() / "annotations").glob("*-2")
     (tmp / "annotations.bbox").unlink()
     assert_same(read(data), expected)
 

@@ -13,25 +13,25 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any, TypeAlias
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.coco_json import LISTS, CocoFile, Floats, Ints, Mask, Row, Table, read_coco_file, table_of
+from gfl.data.coco_json import LISTS, CocoFile, Column, Floats, Ints, Mask, Row, Table, read_coco_file, table_of
 from gfl.data.json_stream import rows_of_lists
 from gfl.data.lazy import Lazy
 from gfl.files import draft_path
 
 INDEX_FROM = 2**25  # bytes of a file; smaller ones are read whole, in less than a second
 CHUNK = 100_000  # rows that are Python objects at the same time
-VERSION = 1  # of the arrays; another one is read anew
+VERSION = 2  # of the arrays; another one is read anew
 CACHE = "GFL_CACHE"  # names the folder of the cache
 NO_ID = np.iinfo(np.int64).min
 
-Column: TypeAlias = NDArray[Any]
 # Columns of the lists: name -> how a Table reads it.
 Reader = Callable[[Table], Column]
 COLUMNS: Mapping[str, Mapping[str, Reader]] = {
@@ -45,7 +45,7 @@ COLUMNS: Mapping[str, Mapping[str, Reader]] = {
         "image_id": lambda table: table.integers("image_id"),
         "category_id": lambda table: table.integers("category_id"),
         "bbox": lambda table: table.boxes_xywh("bbox"),
-        "area": lambda table: table.numbers("area"),
+        "area": lambda table: table.areas("area", "bbox"),
         "iscrowd": lambda table: table.flags("iscrowd"),
         "ignore": lambda table: table.flags("ignore"),
     },
@@ -75,13 +75,18 @@ class IndexedTable(Table):
 
     columns: Mapping[str, Column] = field(default_factory=dict)
     names: Sequence[str] = ()  # of pictures: their file names
+    folder: Path = Path()  # of the index
 
     def ids(self) -> Ints:
         return self._once(self.columns["id"])
 
     def check_ids(self) -> None:
+        self.kept("ids", self._check_ids)
+
+    def _check_ids(self) -> Mapping[str, Column]:
         ids = self.columns["id"]
-        self._once(ids[ids != NO_ID])
+        self._once(ids[ids != NO_ID] if (ids == NO_ID).any() else ids)
+        return {}
 
     def integers(self, key: str) -> Ints:
         return self.columns[key]
@@ -95,7 +100,7 @@ class IndexedTable(Table):
     def boxes_xywh(self, key: str) -> Floats:
         return self.columns[key]
 
-    def numbers(self, key: str) -> Floats:
+    def areas(self, key: str, box: str) -> Floats:
         return self.columns[key]
 
     def flags(self, key: str) -> Mask:
@@ -103,6 +108,23 @@ class IndexedTable(Table):
 
     def holds(self, key: str, value: int) -> bool:
         return bool((self.columns[key] == value).any())
+
+    def kept(self, name: str, make: Callable[[], Mapping[str, Column]]) -> Mapping[str, Column]:
+        if not self.folder.is_dir():  # there is no cache
+            return make()
+        folder = self.folder / name
+        made: list[Mapping[str, Column]] = []
+
+        def write(draft: Path) -> None:
+            made.append(make())
+            for key, values in made[0].items():
+                np.save(draft / f"{key}.npy", values)
+
+        try:
+            _make_once(folder, write)
+            return {path.stem: np.asarray(np.load(path, mmap_mode="r")) for path in folder.glob("*.npy")}
+        except (_NoCacheError, OSError):
+            return made[0] if made else make()
 
     def row(self, index: int) -> Row:
         fields: Row = {key: values[index].tolist() for key, values in self.columns.items()}
@@ -134,14 +156,14 @@ def _read_indexed(path: Path) -> CocoFile:
         while chunk := stream.read(2**22):
             digest.update(chunk)
     folder = cache_folder() / "annotations" / f"{digest.hexdigest()[:40]}-{path.stat().st_size}-{VERSION}"
+    fill = partial(_fill, path)
     try:
-        if not folder.is_dir():
-            _write(path, folder)
+        _make_once(folder, fill)
         try:
             return _load(path, folder)
         except FileNotFoundError:  # somebody has cleared a part of the cache
             shutil.rmtree(folder, ignore_errors=True)
-            _write(path, folder)
+            _make_once(folder, fill)
             return _load(path, folder)
     except _NoCacheError:  # each process for itself, in files that are gone with it
         with TemporaryDirectory() as own:
@@ -159,8 +181,13 @@ def cache_folder() -> Path:
     return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gfl").expanduser()
 
 
-def _write(path: Path, folder: Path) -> None:
-    """Make the index of a file: it is there whole or not at all, and of several processes one makes it."""
+def _make_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that is not there: it is there whole or not at all, and of several processes one makes it.
+
+    fill: writes its files into a draft. Raises _NoCacheError where that cannot be.
+    """
+    if folder.is_dir():
+        return
     from filelock import FileLock  # late: who only counts detections has none
 
     draft = draft_path(folder)
@@ -173,7 +200,7 @@ def _write(path: Path, folder: Path) -> None:
     try:
         if not folder.is_dir():
             draft.mkdir()
-            _fill(path, draft)
+            fill(draft)
             draft.rename(folder)
     except OSError as error:
         raise _NoCacheError from error
@@ -234,7 +261,7 @@ def _load(path: Path, folder: Path) -> CocoFile:
     def table(key: str) -> IndexedTable:
         columns = {name: column(f"{key}.{name}") for name in COLUMNS[key]}
         names = Texts(column(f"{key}.{NAMES}"), column(f"{key}.{NAMES}.ends")) if key == "images" else ()
-        return IndexedTable(path, key.removesuffix("s"), [], columns=columns, names=names)
+        return IndexedTable(path, key.removesuffix("s"), [], columns=columns, names=names, folder=folder)
 
     return CocoFile(path, table("images"), table("annotations"), table_of(path, "categories", facts["categories"]), {})
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, TypedDict, TypeVar, cast
+from typing import Any, TypeAlias, TypedDict, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,15 @@ Row: TypeAlias = dict[str, object]  # one entry of the file's images, annotation
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
+Column: TypeAlias = NDArray[Any]  # an entry a row
 
 LISTS = ("images", "annotations", "categories")
+PIECE = 500_000  # rows of a long array that are computed with at the same time
+
+
+def pieces(count: int) -> Iterator[slice]:
+    """All rows of an array, some at a time: what is computed with all of millions takes their size several times."""
+    return (slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE))
 
 
 @contextmanager
@@ -87,6 +94,11 @@ class Table:
         """Finite numbers, NaN where a row has none."""
         return np.array(self._values(key, values.number_or_nan, "a finite number or none"), dtype=np.float64)
 
+    def areas(self, key: str, box: str) -> Floats:
+        """Areas, px; width * height of the box where a row has none (NaN), or 0: tools write both."""
+        areas, boxes_xywh = self.numbers(key), self.boxes_xywh(box)
+        return np.where(areas > 0, areas, boxes_xywh[:, 2] * boxes_xywh[:, 3])
+
     def flags(self, key: str) -> Mask:
         """Whether each row has a mark: 1 or true, but not 0, "0" or null."""
         usual = (int, bool, type(None))
@@ -106,6 +118,10 @@ class Table:
     def holds(self, key: str, value: int) -> bool:
         """Whether a row has this integer, or its digits, in a field."""
         return any(row.get(key) in (value, str(value)) for row in self.rows)
+
+    def kept(self, name: str, make: Callable[[], Mapping[str, Column]]) -> Mapping[str, Column]:
+        """What `make` computes of the rows; a name stands for one outcome, which need not be computed twice."""
+        return make()
 
     def _values(
         self, key: str, read: Callable[[object], Value], expected: str, *, usual: tuple[type, ...] = ()
@@ -127,6 +143,8 @@ class Table:
         return found
 
     def _once(self, ids: Ints) -> Ints:
+        if (ids[1:] > ids[:-1]).all():  # as most files have them
+            return ids
         unique, counts = np.unique(ids, return_counts=True)
         if len(unique) < len(ids):
             twice = int(unique[counts > 1][0])
@@ -261,16 +279,14 @@ def ground_truth(file: CocoFile, *, strict: bool) -> GroundTruth:
         annotations = replace(file.annotations, rows=[row for row in file.annotations.rows if row.get("bbox")])
         named = [{"name": row.get("id"), **row} for row in file.categories.rows]
         names = class_names(replace(file, categories=replace(file.categories, rows=named)))
-    boxes_xywh = annotations.boxes_xywh("bbox")
-    areas = annotations.numbers("area")
     return GroundTruth(
         path=file.path,
         image_ids=file.images.ids(),
         class_names=names,
         image_id=annotations.integers("image_id"),
         category_id=annotations.integers("category_id"),
-        boxes_xywh=boxes_xywh,
-        areas=np.where(areas > 0, areas, boxes_xywh[:, 2] * boxes_xywh[:, 3]),  # absent (NaN), or 0: tools write both
+        boxes_xywh=annotations.boxes_xywh("bbox"),
+        areas=annotations.areas("area", "bbox"),
         crowd=annotations.flags("iscrowd"),
         root_class=next(iter(root_category(file).values()), None),
     )

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from gfl.data import boxes, transforms
 from gfl.data.batch_arrays import BatchArrays
-from gfl.data.coco import Picture
 from gfl.data.picture_files import read_picture
+from gfl.data.pictures import Picture
 from gfl.data.plan import BatchPlan, PlannedPicture
 from gfl.errors import InputError
 
