@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,13 @@ from gfl.data.coco_json import LISTS, CocoFile, Column, Floats, Ints, Mask, Row,
 from gfl.data.json_stream import rows_of_lists
 from gfl.data.lazy import Lazy
 from gfl.files import draft_path
+from gfl.say import say
 
 INDEX_FROM = 2**25  # bytes of a file; smaller ones are read whole, in less than a second
 CHUNK = 100_000  # rows that are Python objects at the same time
 VERSION = 2  # of the arrays; another one is read anew
 CACHE = "GFL_CACHE"  # names the folder of the cache
+TOLD_S = 10.0  # between two notes of how far a first reading is
 NO_ID = np.iinfo(np.int64).min
 
 # Columns of the lists: name -> how a Table reads it.
@@ -217,6 +220,7 @@ def _fill(path: Path, folder: Path) -> None:
     counts, categories, ends = {"images": 0, "annotations": 0}, [], 0
     kinds: dict[str, tuple[str, list[int]]] = {}
     seen: set[str] = set()
+    told = time.monotonic()
     with ExitStack() as files:
         streams: dict[str, IO[bytes]] = {}
 
@@ -242,6 +246,10 @@ def _fill(path: Path, folder: Path) -> None:
                 add(f"{key}.{NAMES}.ends", ends + np.cumsum([len(text) for text in texts], dtype=np.int64))
                 ends += sum(map(len, texts))
             counts[key] += len(rows)
+            if time.monotonic() - told > TOLD_S:
+                told = time.monotonic()
+                read = f"{counts['images']:,} pictures and {counts['annotations']:,} annotations so far"
+                say(f"reading {path} for the first time: {read}", error=True)
     if seen != set(LISTS) or not categories:
         raise ValueError("a list is missing or empty")
     facts = {"kinds": kinds, "categories": categories}

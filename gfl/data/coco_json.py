@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, TypeVar, cast
 
@@ -87,16 +88,27 @@ class Table:
 
     def boxes_xywh(self, key: str) -> Floats:
         """(N,4) x, y, width, height, px."""
+        given = [row.get(key) for row in self.rows]
+        if all(type(box) is list and len(box) == 4 for box in given):
+            usual = _plain_numbers(list(chain.from_iterable(cast(list[list[object]], given))))
+            if usual is not None:
+                return usual.reshape(-1, 4)
         expected = "four finite numbers (x, y, width, height in pixels)"
         return np.array(self._values(key, values.box, expected), dtype=np.float64).reshape(-1, 4)
 
     def numbers(self, key: str) -> Floats:
         """Finite numbers, NaN where a row has none."""
+        usual = _plain_numbers([row.get(key) for row in self.rows])
+        if usual is not None:
+            return usual
         return np.array(self._values(key, values.number_or_nan, "a finite number or none"), dtype=np.float64)
 
     def areas(self, key: str, box: str) -> Floats:
         """Areas, px; width * height of the box where a row has none (NaN), or 0: tools write both."""
-        areas, boxes_xywh = self.numbers(key), self.boxes_xywh(box)
+        areas = self.numbers(key)
+        if (areas > 0).all():
+            return areas
+        boxes_xywh = self.boxes_xywh(box)
         return np.where(areas > 0, areas, boxes_xywh[:, 2] * boxes_xywh[:, 3])
 
     def flags(self, key: str) -> Mask:
@@ -153,6 +165,17 @@ class Table:
                 "once; number the entries anew (ids clash when files are merged)"
             )
         return ids
+
+
+def _plain_numbers(given: list[object]) -> Floats | None:
+    """Numbers, all of them written as such, in a third of the time that a look at each takes; else None."""
+    if not {int, float}.issuperset(map(type, given)):
+        return None
+    try:
+        numbers = np.array(given, np.float64)
+    except OverflowError:
+        return None
+    return numbers if (np.abs(numbers) < values.LARGEST_NUMBER).all() else None  # NaN is not
 
 
 @dataclass(frozen=True, eq=False)
