@@ -76,7 +76,7 @@ class Setting(NamedTuple):
 # ---- the three plans of one epoch ----
 
 
-def plans_of(setting: Setting) -> dict[str, tuple[BatchPlan, ...]]:
+def plans_of(setting: Setting) -> dict[str, Sequence[BatchPlan]]:
     """One epoch's batches of each form: the same pictures, resized and flipped alike."""
     cfg, seed = setting.run.data, setting.run.seed
     pictures, batch_size = setting.data.pictures, setting.run.batch_size

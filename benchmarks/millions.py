@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +27,7 @@ from benchmarks.command_line import benchmark_flags, positive, run_program
 from benchmarks.inputs import write_pictures
 from benchmarks.tables import Findings, Table
 from gfl.data.annotation_index import CACHE, INDEX_FROM
+from gfl.data.coco_json import Ints
 from gfl.errors import InputError
 from gfl.files import draft_path
 from gfl.shapes import Canvas
@@ -143,19 +143,13 @@ def _write_annotations(file: Path, pictures: int) -> None:
         stream.write('], "annotations": [')
         first = 0
         for start in range(0, pictures, CHUNK):
-            texts = _boxes(generator, np.arange(start, min(start + CHUNK, pictures)), counts, first)
-            text = ", ".join(texts)
+            text = ", ".join(_boxes(generator, np.arange(start, min(start + CHUNK, pictures)), counts, first))
             stream.write(f"{', ' if start else ''}{text}")
             first += int(counts[start : start + CHUNK].sum())
         stream.write(f'], "categories": {json.dumps(_categories())}}}')
 
 
-def _boxes(
-    generator: np.random.Generator,
-    numbers: np.ndarray,
-    counts: np.ndarray,
-    first: int,  # type: ignore[type-arg]
-) -> Iterator[str]:
+def _boxes(generator: np.random.Generator, numbers: Ints, counts: Ints, first: int) -> Iterator[str]:
     """The annotations of some pictures; first: the number of the first."""
     owners = np.repeat(numbers, counts[numbers])
     sizes_wh = np.array([(width, height) for height, width in SIZES])[owners % len(SIZES)]
@@ -205,9 +199,8 @@ def train_once(data: DataSet, environment: dict[str, str], folder: Path) -> Trai
     began = time.perf_counter()
     process = subprocess.Popen([*command, "--gin_bindings", *bindings], cwd=ROOT, env=environment)
     peak_mb, processes, first_step_s = 0.0, 0, 0.0
-    ended = threading.Event()
-    threading.Thread(target=lambda: (process.wait(), ended.set()), daemon=True).start()
-    while not ended.wait(WATCH_S):
+    while process.poll() is None:
+        time.sleep(WATCH_S)
         each = [pss_mb(pid) for pid in family(process.pid)]
         if sum(each) > peak_mb:
             peak_mb, processes = sum(each), len(each)

@@ -248,8 +248,8 @@ def _fill(path: Path, folder: Path) -> None:
             counts[key] += len(rows)
             if time.monotonic() - told > TOLD_S:
                 told = time.monotonic()
-                read = f"{counts['images']:,} pictures and {counts['annotations']:,} annotations so far"
-                say(f"reading {path} for the first time: {read}", error=True)
+                so_far = f"{counts['images']:,} pictures and {counts['annotations']:,} annotations so far"
+                say(f"reading {path} for the first time: {so_far}", error=True)
     if seen != set(LISTS) or not categories:
         raise ValueError("a list is missing or empty")
     facts = {"kinds": kinds, "categories": categories}

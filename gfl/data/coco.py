@@ -140,18 +140,18 @@ def _usable_boxes(annotations: Table, crowd: Mask, frames: Frames, picture_N: Co
     xywh, sizes_hw, ignore = frames.boxes_xywh, frames.sizes_hw, annotations.flags("ignore")
     forms, kept, over_border = BoxForms(), np.zeros(len(xywh), np.bool_), 0
     outside: Ints = np.empty(0, np.int64)  # rows
-    for rows in pieces(len(xywh)):
-        boxes, of_each_hw = xywh[rows], sizes_hw[picture_N[rows]]
+    for piece in pieces(len(xywh)):
+        boxes, of_each_hw = xywh[piece], sizes_hw[picture_N[piece]]
         forms.add(boxes, of_each_hw)
         corners, within = clipped(boxes, of_each_hw)
         # The reference keeps boxes that are a pixel wide and high (and of an 'area', which tools write as 0).
-        kept[rows] = (boxes[:, 2:] >= 1).all(axis=1) & ~ignore[rows]
+        kept[piece] = (boxes[:, 2:] >= 1).all(axis=1) & ~ignore[piece]
         # A box with nothing of it inside its picture says that the file is wrong; the reference drops it silently.
-        nowhere = kept[rows] & (within[:, 2:] <= within[:, :2]).any(axis=1)
-        outside = np.concatenate([outside, np.flatnonzero(nowhere) + rows.start])
+        nowhere = kept[piece] & (within[:, 2:] <= within[:, :2]).any(axis=1)
+        outside = np.concatenate([outside, np.flatnonzero(nowhere) + piece.start])
         # Compared as float32: 19.7 + 620.3 ends a rounding error beyond 640 and is not over the border.
         over = (corners.astype(np.float32) != within.astype(np.float32)).any(axis=1)
-        over_border += int((over & kept[rows]).sum())
+        over_border += int((over & kept[piece]).sum())
     if forms.form != "xywh":
         looks, mend = MENDS[forms.form]
         raise InputError(
@@ -198,7 +198,9 @@ def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: s
 
 def _rows_by_picture(picture_N: Column, chosen: Mask, count: int) -> Rows:
     """The rows of the chosen boxes, those of each of `count` pictures in the file's order."""
-    rows = np.flatnonzero(chosen).astype(np.int32 if len(chosen) < 2**31 else np.int64)
+    rows: NDArray[np.int32] | Ints = np.flatnonzero(chosen)
+    if len(chosen) < 2**31:
+        rows = rows.astype(np.int32)
     of_each = picture_N[rows]
     if (of_each[1:] < of_each[:-1]).any():
         rows = rows[np.argsort(of_each, kind="stable")]

@@ -87,16 +87,14 @@ class _Text:
         if self._one_by_one:
             return []
         self._one_by_one = True  # until there is more
-        end = None
-        for end in _NEXT_OBJECT(self._text, max(self._at, len(self._text) - END_SEARCHED)):
-            pass
-        if end is None:
+        ends = list(_NEXT_OBJECT(self._text, max(self._at, len(self._text) - END_SEARCHED)))
+        if not ends:
             return []
         try:
-            found: list[object] = json.loads(f"[{self._text[self._at : end.start() + 1]}]")
+            found: list[object] = json.loads(f"[{self._text[self._at : ends[-1].start() + 1]}]")
         except json.JSONDecodeError:
             return []
-        self._at = end.end() - 1
+        self._at = ends[-1].end() - 1
         return found
 
 

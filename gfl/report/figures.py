@@ -224,7 +224,7 @@ def _boxes_drawn(data: CocoData) -> tuple[Floats, Floats, Floats, Floats]:
 def _cells(points: Floats) -> Floats:
     """(N,2) points -> how many lie in each cell of [0,1] x [0,1]."""
     x, y = points.clip(0, 1).T
-    return np.histogram2d(x, y, bins=CELLS, range=((0, 1), (0, 1)))[0]
+    return np.asarray(np.histogram2d(x, y, bins=CELLS, range=((0, 1), (0, 1)))[0], np.float64)
 
 
 def _density(axes: Axes, counts: Floats) -> None:
