@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import data_of_sizes as data_of
 
+from gfl.data.canvas import by_area, own_canvas
 from gfl.data.coco import CocoData
+from gfl.data.pictures import sizes_of
 from gfl.data.plan import (
     BLANK,
     BatchPlan,
@@ -28,6 +30,7 @@ from gfl.data.sizes import canvases_for
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.settings import DataConfig
+from gfl.shapes import Canvas
 
 FIXED = DataConfig(short_side=64, long_side=128)
 MULTI = replace(FIXED, short_side=(32, 96), brightness=0.2, contrast=0.4, flip_vertical=0.25)
@@ -83,6 +86,34 @@ def test_leftovers_that_move_up_never_cost_pixels(count: int, batch_size: int) -
         batches = fill_batches(np.arange(count), sizes_hw, canvases, batch_size, move_up)
         pixels.append(sum(height * width for (height, width), _ in batches))
     assert pixels[1] <= pixels[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([FIXED, MULTI]), st.integers(0, 60), st.integers(1, 9), st.booleans(), st.integers(0, 9))
+def test_batches_are_those_of_going_through_the_pictures(
+    cfg: DataConfig, count: int, batch_size: int, move_up: bool, seed: int
+) -> None:
+    data = data_of(count + 1, seed)
+    sizes_hw = sizes_of(data.pictures)[:count]
+    order = np.random.default_rng(seed).permutation(count)
+    for canvases in (None, ((64, 192), (192, 192), (160, 160))):
+        groups: dict[Canvas, list[int]] = {}
+        for picture in order.tolist():
+            height, width = sizes_hw[picture].tolist()
+            fitting = [each for each in canvases or () if height <= each[0] and width <= each[1]]
+            canvas = own_canvas(height, width) if canvases is None else min(fitting, key=by_area)
+            groups.setdefault(canvas, []).append(picture)
+        cut = {canvas: len(members) - len(members) % batch_size for canvas, members in groups.items()}
+        left = {canvas: members[cut[canvas] :] for canvas, members in groups.items() if members[cut[canvas] :]}
+        if move_up and canvases is not None:
+            left = join_leftovers(left, sizes_hw, batch_size)
+        expected = []
+        for canvas in sorted(groups, key=by_area):
+            members = groups[canvas][: cut[canvas]] + left.get(canvas, [])
+            members += [BLANK] * (-len(members) % batch_size)
+            expected += [(canvas, members[at : at + batch_size]) for at in range(0, len(members), batch_size)]
+        batches = fill_batches(order, sizes_hw, canvases, batch_size, move_up)
+        assert [(canvas, members.tolist()) for canvas, members in batches] == expected
 
 
 def test_leftovers_of_a_small_canvas_fill_the_blanks_of_a_large_one() -> None:
