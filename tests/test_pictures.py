@@ -146,3 +146,23 @@ def test_files_that_exist_are_told_from_those_that_do_not(tmp_path: Path) -> Non
     names = ("b/2.jpg", "a/2.jpg", "c/1.jpg", "a/1.jpg", "b/1.jpg", "b/2.jpg")
     assert existing([tmp_path / name for name in names]).tolist() == [True, False, False, True, True, True]
     assert existing([]).tolist() == []
+
+
+def test_mapped_arrays_that_are_let_go_of_say_the_same_and_take_no_memory(tmp_path: Path) -> None:
+    values = np.arange(2**20)  # 8 MiB
+    np.save(tmp_path / "a.npy", values)
+    mapped = np.asarray(np.load(tmp_path / "a.npy", mmap_mode="r"))
+    coco_json.let_go(mapped, values)  # the other is none
+    assert mapped[:: 2**9].sum() == values[:: 2**9].sum()
+    if coco_json.DONT_NEED is not None:
+        before = resident_kb(tmp_path / "a.npy")
+        coco_json.let_go(mapped[5:][::2])
+        assert resident_kb(tmp_path / "a.npy") < 100 < 8000 < before
+    np.testing.assert_array_equal(mapped, values)
+
+
+def resident_kb(path: Path) -> int:
+    """What of a file this process has in memory, kB."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(at for at, line in enumerate(lines) if line.endswith(str(path)))
+    return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))

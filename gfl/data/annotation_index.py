@@ -22,7 +22,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.coco_json import LISTS, CocoFile, Column, Floats, Ints, Mask, Row, Table, read_coco_file, table_of
+from gfl.data.coco_json import LISTS, CocoFile, Column, Floats, Ints, Mask, Row, Table, let_go, read_coco_file, table_of
 from gfl.data.json_stream import rows_of_lists
 from gfl.data.lazy import Lazy
 from gfl.files import draft_path
@@ -89,6 +89,7 @@ class IndexedTable(Table):
     def _check_ids(self) -> Mapping[str, Column]:
         ids = self.columns["id"]
         self._once(ids[ids != NO_ID] if (ids == NO_ID).any() else ids)
+        let_go(ids)
         return {}
 
     def integers(self, key: str) -> Ints:

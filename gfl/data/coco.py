@@ -25,6 +25,7 @@ from gfl.data.coco_json import (
     Table,
     collector_paused,
     ground_truth,
+    let_go,
     pieces,
     shown,
 )
@@ -140,7 +141,7 @@ def _usable_boxes(annotations: Table, crowd: Mask, frames: Frames, picture_N: Co
     xywh, sizes_hw, ignore = frames.boxes_xywh, frames.sizes_hw, annotations.flags("ignore")
     forms, kept, over_border = BoxForms(), np.zeros(len(xywh), np.bool_), 0
     outside: Ints = np.empty(0, np.int64)  # rows
-    for piece in pieces(len(xywh)):
+    for piece in pieces(len(xywh), xywh, picture_N, ignore):
         boxes, of_each_hw = xywh[piece], sizes_hw[picture_N[piece]]
         forms.add(boxes, of_each_hw)
         corners, within = clipped(boxes, of_each_hw)
@@ -167,6 +168,7 @@ def _usable_boxes(annotations: Table, crowd: Mask, frames: Frames, picture_N: Co
         )
     rows, starts = _rows_by_picture(picture_N, kept & ~crowd, len(sizes_hw))
     crowd_rows, crowd_starts = _rows_by_picture(picture_N, kept & crowd, len(sizes_hw))
+    let_go(picture_N)
     counts = np.array([len(kept) - int(kept.sum()), over_border])
     return {"rows": rows, "starts": starts, "crowd_rows": crowd_rows, "crowd_starts": crowd_starts, "counts": counts}
 
@@ -181,7 +183,7 @@ def _places(annotations: Table, truth: GroundTruth, image_ids: Ints, category_id
 def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: str) -> NDArray[np.int32]:
     """Where each annotation's id under `key` stands among the sorted ids `known`."""
     found, unknown = np.empty(len(wanted), np.int32), np.zeros(len(wanted), np.bool_)
-    for rows in pieces(len(wanted)):
+    for rows in pieces(len(wanted), wanted):
         places = np.searchsorted(known, wanted[rows])
         found[rows] = places
         unknown[rows] = places == len(known)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 import json
+import mmap as mmap_module
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
+from mmap import mmap
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, TypeVar, cast
 
@@ -30,12 +32,28 @@ Mask: TypeAlias = NDArray[np.bool_]
 Column: TypeAlias = NDArray[Any]  # an entry a row
 
 LISTS = ("images", "annotations", "categories")
+DONT_NEED: int | None = getattr(mmap_module, "MADV_DONTNEED", None)  # on Linux
 PIECE = 500_000  # rows of a long array that are computed with at the same time
 
 
-def pieces(count: int) -> Iterator[slice]:
-    """All rows of an array, some at a time: what is computed with all of millions takes their size several times."""
-    return (slice(start, min(start + PIECE, count)) for start in range(0, count, PIECE))
+def pieces(count: int, *read: Column) -> Iterator[slice]:
+    """All rows of an array, some at a time: what is computed with all of millions takes their size several times.
+
+    read: arrays that are let go of after each piece.
+    """
+    for start in range(0, count, PIECE):
+        yield slice(start, min(start + PIECE, count))
+        let_go(*read)
+
+
+def let_go(*arrays: Column) -> None:
+    """Give the pages of arrays that are mapped files back: they are read anew when they are asked for again."""
+    for array in arrays:
+        base: object = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap) and DONT_NEED is not None:
+            base.madvise(DONT_NEED)
 
 
 @contextmanager

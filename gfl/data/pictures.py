@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.coco_json import Floats, Ints
+from gfl.data.coco_json import Floats, Ints, let_go
 from gfl.data.lazy import Lazy, Picked
 
 Boxes = NDArray[np.float32]
@@ -134,7 +134,12 @@ class Pictures(Lazy[Picture]):
             rows, _ = every.boxes.of(self._chosen[start : start + TOGETHER])
             labels = np.searchsorted(every.category_ids, every.box_category_ids[rows])
             counts += np.bincount(labels, minlength=len(counts))
+            self.let_go()
         return counts
+
+    def let_go(self) -> None:
+        """Give back what was read of the boxes, where these are mapped files."""
+        let_go(self.arrays.boxes_xywh, self.arrays.box_category_ids, self.arrays.boxes.rows, self.arrays.crowds.rows)
 
     def part(self, start: int, end: int) -> Part:
         """Those from one place to another."""
@@ -170,6 +175,7 @@ def parts(pictures: Sequence[Picture], together: int = TOGETHER) -> Iterator[Par
     for start in range(0, len(pictures), together):
         if isinstance(pictures, Pictures):
             yield pictures.part(start, min(start + together, len(pictures)))
+            pictures.let_go()
         else:
             yield _part_of(pictures[start : start + together])
 

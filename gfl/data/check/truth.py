@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from gfl.data.check.findings import Finding, finding
 from gfl.data.coco import CocoData
-from gfl.data.coco_json import PIECE, GroundTruth, pieces
+from gfl.data.coco_json import PIECE, GroundTruth, let_go, pieces
 from gfl.data.lazy import Lazy
 from gfl.data.pictures import ids_of, names_of, sizes_of
 from gfl.data.source.box_form import MENDS, BoxForms
@@ -88,7 +89,7 @@ def check_truth(truth: GroundTruth, known: Known) -> list[Finding]:
     """Findings about the boxes of a file."""
     forms, all_known = BoxForms(), True
     rows: dict[str, list[Ints]] = {"outside": [], "clipped": [], "tiny": [], "shares": []}
-    for piece in pieces(len(truth.image_id)):
+    for piece in pieces(len(truth.image_id), truth.boxes_xywh, truth.image_id):
         boxes, sizes_hw = truth.boxes_xywh[piece], known.sizes_of(truth.image_id[piece])
         x1, y1, width, height = boxes.T
         right, bottom = x1 + width, y1 + height
@@ -144,6 +145,7 @@ def _doubled(truth: GroundTruth) -> Ints:
         repeated[np.unique(each, return_index=True)[1]] = False
         found.append(rows[repeated])
         start = end
+        let_go(ids, truth.category_id, truth.boxes_xywh)
     return np.sort(np.concatenate(found))
 
 
@@ -165,16 +167,16 @@ def _check_classes(truth: GroundTruth) -> list[Finding]:
 def _different(ids: Ints, mask: Mask) -> set[int]:
     """The different ids among the rows of a mask."""
     found: set[int] = set()
-    for rows in pieces(len(ids)):
+    for rows in pieces(len(ids), ids):
         found.update(np.unique(ids[rows][mask[rows]]).tolist())
     return found
 
 
 def _check_counts(truth: GroundTruth, known: Known) -> list[Finding]:
-    every_piece = list(pieces(len(truth.image_id)))
-    ids = np.unique(np.concatenate([truth.image_ids, *(np.unique(truth.image_id[rows]) for rows in every_piece)]))
+    every_piece = partial(pieces, len(truth.image_id), truth.image_id)
+    ids = np.unique(np.concatenate([truth.image_ids, *(np.unique(truth.image_id[rows]) for rows in every_piece())]))
     counts = np.zeros(len(ids), np.int64)
-    for rows in every_piece:
+    for rows in every_piece():
         places = np.searchsorted(ids, truth.image_id[rows][~truth.crowd[rows]])
         counts += np.bincount(places, minlength=len(ids))
     empty = PictureNames(known, np.setdiff1d(truth.image_ids, ids[counts > 0]))
