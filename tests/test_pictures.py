@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from zlib import crc32
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from pictures import data_of_sizes
 
+from benchmarks import millions
 from gfl.data import coco, coco_json
 from gfl.data import pictures as pictures_module
 from gfl.data.check import truth
@@ -166,3 +168,20 @@ def resident_kb(path: Path) -> int:
     lines = Path("/proc/self/smaps").read_text().splitlines()
     at = next(at for at, line in enumerate(lines) if line.endswith(str(path)))
     return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="sizes that processes share are Linux's")
+def test_memory_does_not_grow_by_more_than_a_few_hundred_bytes_a_picture(tmp_path: Path) -> None:
+    pictures, more = 20_000, 100_000
+    environment = {**os.environ, "GFL_CACHE": str(tmp_path / "cache")}
+    peaks = []
+    for count in (pictures, more):
+        data = millions.data_set(tmp_path, count)
+        first, second = (millions.open_once(data, environment) for _ in range(2))
+        assert second.kept_mb < 100
+        assert first.peak_mb < 700  # of which the rows of a window of the file are most
+        peaks.append(millions.train_once(data, environment, tmp_path / f"run{count}").peak_mb)
+    grown = (peaks[1] - peaks[0]) * 2**20 / (more - pictures)
+    # Of both ranks together; a picture and its 15 boxes are 1.2 kB in the index, and as objects they were 8 kB.
+    assert grown < 3000
