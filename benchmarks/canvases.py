@@ -35,9 +35,10 @@ from benchmarks.parts import RATE, make_training
 from benchmarks.tables import Findings, Table
 from gfl.config import read_run
 from gfl.data.canvas import own_canvas, round_up
-from gfl.data.coco import CocoData, Picture, read_coco
+from gfl.data.coco import CocoData, read_coco
 from gfl.data.fill import Work
 from gfl.data.loader import load_batch
+from gfl.data.pictures import Picture
 from gfl.data.plan import BLANK, BatchPlan, draw_changes, train_plan
 from gfl.data.shards.pattern import Images
 from gfl.data.sizes import box_slots, canvases_for, ignored_slots
@@ -76,7 +77,7 @@ class Setting(NamedTuple):
 # ---- the three plans of one epoch ----
 
 
-def plans_of(setting: Setting) -> dict[str, tuple[BatchPlan, ...]]:
+def plans_of(setting: Setting) -> dict[str, Sequence[BatchPlan]]:
     """One epoch's batches of each form: the same pictures, resized and flipped alike."""
     cfg, seed = setting.run.data, setting.run.seed
     pictures, batch_size = setting.data.pictures, setting.run.batch_size
@@ -94,7 +95,8 @@ def grouped_plan(pictures: Sequence[Picture], cfg: DataConfig, batch_size: int, 
 
     A group's last batch is filled with pictures of the group that come a second time.
     """
-    planned, sizes_hw = draw_changes(pictures, cfg, seed, 0)
+    planned = draw_changes(pictures, cfg, seed, 0)
+    sizes_hw = planned.sizes_hw
     landscape = np.array([picture.width > picture.height for picture in pictures])
     generator = np.random.default_rng(seed)
     batches: list[list[int]] = []

@@ -72,6 +72,7 @@ from gfl.tensors.variables import unflatten
 from gfl.words import counted, headline
 
 HEAD_WIDTH = 112  # letters of a line in the head of a run, without its margin
+MANY_PICTURES = 200_000  # from which a run says that it looks at them
 MOST_GRAPHS = 8  # compiled forms that torch.compile keeps of one function (torch._dynamo.config.recompile_limit)
 
 
@@ -139,6 +140,9 @@ def start(
     data = open_data(cfg, ranks, pin_memory=device.type != "cpu")
     expect_shapes(device, fixed=data.canvases is not None)
     cfg = cfg.for_classes(len(data.train.names))
+    count = len(data.train.pictures)
+    if ranks.first and count > MANY_PICTURES:  # it takes more than some seconds
+        console.line(headline("look", f"at {counted(count, 'picture')} and their boxes, before the first step"))
     outlook = look_ahead(data.train, cfg.data, cfg.seed, data.val) if ranks.first else None
     length = run_length(cfg, -(-len(data.loader.plan(0)) // cfg.accumulate))
     optim, notes = fit_schedule(cfg.optim, length)
@@ -181,7 +185,8 @@ def open_data(cfg: RunConfig, ranks: Ranks, *, pin_memory: bool) -> RunData:
     if ranks.world > 1:
         for data in (train, val):
             if data is not None:
-                content = f"{len(data.pictures)} pictures (checksum {fingerprint(data.pictures):08x})"
+                summed = checksum if data is train else fingerprint(data.pictures)
+                content = f"{len(data.pictures)} pictures (checksum {summed:08x})"
                 ranks.check_same(content, data.annotations)
     settings = epoch_settings(checksum, cfg.data, canvases, cfg.batch_size // cfg.accumulate, cfg.seed)
     return RunData(train, val, val_category_ids, canvases, loader, val_loader, settings)

@@ -163,7 +163,7 @@ def test_of_several_readers_one_parses(data: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_index_that_was_not_finished_is_none(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read(data)
-    (tmp,) = (host_cache.cache_folder() / "annotations").glob("*-1")
+    (tmp,) = (host_cache.cache_folder() / "annotations").glob("*-2")
     (tmp / "annotations.bbox").unlink()
     assert_same(read(data), expected)
 
@@ -181,3 +181,18 @@ def test_lists_come_in_pieces_of_any_size(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=r"\w"):
             list(json_stream.rows_of_lists(path, ("a",), 2))
+
+
+@pytest.mark.parametrize("size", [20, 33, 80, 1000])
+def test_entries_that_look_like_the_end_of_others_are_read_whole(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"a": [{"b": 1}, {"c": 2}]}, {"text": '}, {"d": 1}, {'}, {"e": {}}, {"f": 1}, {"g": [2]}, {"h": 3}, 7]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"x": rows, "y": rows[::-1]}))
+    monkeypatch.setattr(json_stream, "READ_BYTES", size)
+    found: dict[str, list[object]] = {"x": [], "y": []}
+    for key, some in json_stream.rows_of_lists(path, ("x", "y"), 3):
+        assert len(some) <= 3
+        found[key] += some
+    assert found == {"x": rows, "y": rows[::-1]}

@@ -12,7 +12,7 @@ from pictures import data_set
 from benchmarks.canvases import FORMS, GROUPED, OURS, SQUARE, Setting, pixels_of, plans_of
 from benchmarks.measure import Gemm
 from gfl.data.canvas import own_canvas
-from gfl.data.coco import Picture
+from gfl.data.pictures import Picture
 from gfl.data.plan import BLANK, BatchPlan, PlannedPicture
 from gfl.data.sizes import canvases_for
 from gfl.settings import DataConfig, RunConfig

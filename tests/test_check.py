@@ -20,7 +20,8 @@ from gfl.data.boxes import scale_boxes
 from gfl.data.canvas import own_canvas
 from gfl.data.check.anchors import check_anchors, positives
 from gfl.data.check.outlook import look_ahead
-from gfl.data.coco import Picture, read_coco
+from gfl.data.coco import read_coco
+from gfl.data.pictures import Picture
 from gfl.data.plan import draw_changes
 from gfl.model.anchors import make_grid, padded_sizes
 from gfl.model.assign import ATSSConfig, assign
@@ -230,7 +231,7 @@ def test_positives_are_those_that_training_assigns(test_data: Path, short: int, 
     root = test_data / "coco_tiny"
     data = read_coco(root / "annotations/instances_val2017.json", root / "val2017", keep_empty=False)
     pictures, cfg = data.pictures[:12], DataConfig(short_side=short, long_side=long)
-    sizes_hw = draw_changes(pictures, cfg, 0, 0)[1]
+    sizes_hw = draw_changes(pictures, cfg, 0, 0).sizes_hw
     assert positives(pictures, sizes_hw).tolist() == [
         count
         for picture, (height, width) in zip(pictures, sizes_hw.tolist(), strict=True)

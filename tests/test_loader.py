@@ -13,8 +13,9 @@ import pytest
 import torch
 from pictures import data_set
 
-from gfl.data.coco import CocoData, Picture
+from gfl.data.coco import CocoData
 from gfl.data.loader import EvalLoader, LoadedBatch, TrainLoader
+from gfl.data.pictures import Picture
 from gfl.data.sizes import canvases_for
 from gfl.errors import InputError
 from gfl.settings import DataConfig

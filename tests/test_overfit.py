@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gfl import train
-from gfl.data.coco import Picture, read_coco
+from gfl.data.coco import read_coco
+from gfl.data.pictures import Picture
 
 PICTURES = 16
 LEAST_SIDE = 32.0  # px, root of the area: what is smaller is a cell or two at the size that a CPU trains in minutes

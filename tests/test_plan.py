@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import data_of_sizes as data_of
 
+from gfl.data.canvas import by_area, own_canvas
 from gfl.data.coco import CocoData
+from gfl.data.pictures import sizes_of
 from gfl.data.plan import (
     BLANK,
     BatchPlan,
@@ -27,6 +30,7 @@ from gfl.data.sizes import canvases_for
 from gfl.data.transforms import resized_size
 from gfl.errors import InputError
 from gfl.settings import DataConfig
+from gfl.shapes import Canvas
 
 FIXED = DataConfig(short_side=64, long_side=128)
 MULTI = replace(FIXED, short_side=(32, 96), brightness=0.2, contrast=0.4, flip_vertical=0.25)
@@ -37,10 +41,10 @@ def plan_of(
     data: CocoData, cfg: DataConfig, batch_size: int, *, seed: int = 0, epoch: int = 0
 ) -> tuple[BatchPlan, ...]:
     canvases = canvases_for(data, cfg)
-    return train_plan(data.pictures, cfg, canvases, batch_size=batch_size, seed=seed, epoch=epoch)
+    return tuple(train_plan(data.pictures, cfg, canvases, batch_size=batch_size, seed=seed, epoch=epoch))
 
 
-def pictures_in(plan: tuple[BatchPlan, ...]) -> list[int]:
+def pictures_in(plan: Sequence[BatchPlan]) -> list[int]:
     return [planned.picture for batch in plan for planned in batch.pictures if planned.picture != BLANK]
 
 
@@ -82,6 +86,34 @@ def test_leftovers_that_move_up_never_cost_pixels(count: int, batch_size: int) -
         batches = fill_batches(np.arange(count), sizes_hw, canvases, batch_size, move_up)
         pixels.append(sum(height * width for (height, width), _ in batches))
     assert pixels[1] <= pixels[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([FIXED, MULTI]), st.integers(0, 60), st.integers(1, 9), st.booleans(), st.integers(0, 9))
+def test_batches_are_those_of_going_through_the_pictures(
+    cfg: DataConfig, count: int, batch_size: int, move_up: bool, seed: int
+) -> None:
+    data = data_of(count + 1, seed)
+    sizes_hw = sizes_of(data.pictures)[:count]
+    order = np.random.default_rng(seed).permutation(count)
+    for canvases in (None, ((64, 192), (192, 192), (160, 160))):
+        groups: dict[Canvas, list[int]] = {}
+        for picture in order.tolist():
+            height, width = sizes_hw[picture].tolist()
+            fitting = [each for each in canvases or () if height <= each[0] and width <= each[1]]
+            canvas = own_canvas(height, width) if canvases is None else min(fitting, key=by_area)
+            groups.setdefault(canvas, []).append(picture)
+        cut = {canvas: len(members) - len(members) % batch_size for canvas, members in groups.items()}
+        left = {canvas: members[cut[canvas] :] for canvas, members in groups.items() if members[cut[canvas] :]}
+        if move_up and canvases is not None:
+            left = join_leftovers(left, sizes_hw, batch_size)
+        expected = []
+        for canvas in sorted(groups, key=by_area):
+            members = groups[canvas][: cut[canvas]] + left.get(canvas, [])
+            members += [BLANK] * (-len(members) % batch_size)
+            expected += [(canvas, members[at : at + batch_size]) for at in range(0, len(members), batch_size)]
+        batches = fill_batches(order, sizes_hw, canvases, batch_size, move_up)
+        assert [(canvas, members.tolist()) for canvas, members in batches] == expected
 
 
 def test_leftovers_of_a_small_canvas_fill_the_blanks_of_a_large_one() -> None:
@@ -154,9 +186,9 @@ def test_draws_of_any_integer_id_exist() -> None:
 
 
 def test_multi_scale_draws_every_short_side_and_half_are_flipped() -> None:
-    drawn, _ = draw_changes(data_of(4000).pictures, MULTI, seed=0, epoch=0)
+    drawn = draw_changes(data_of(4000).pictures, MULTI, seed=0, epoch=0)
     wide = replace(MULTI, long_side=1000)
-    sizes = [min(planned.size_hw) for planned in draw_changes(data_of(4000).pictures, wide, 0, 0)[0]]
+    sizes = [min(planned.size_hw) for planned in draw_changes(data_of(4000).pictures, wide, 0, 0)]
     assert (min(sizes), max(sizes)) == (32, 96)
     assert set(sizes) == set(range(32, 97))
     assert abs(np.mean([planned.flip for planned in drawn]) - 0.5) < 0.04

@@ -20,8 +20,9 @@ from pictures import data_set
 from gfl.data import fill as fill_module
 from gfl.data import loader as loader_module
 from gfl.data import shared_memory
-from gfl.data.coco import CocoData, Picture
+from gfl.data.coco import CocoData
 from gfl.data.loader import EvalLoader, TrainLoader
+from gfl.data.pictures import Picture
 from gfl.data.shared_memory import HELD, PREFETCHED, Slots, allocate_shared, check_shared_memory, slots_for
 from gfl.data.sizes import canvases_for
 from gfl.errors import InputError

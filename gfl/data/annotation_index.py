@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.coco_json import LISTS, CocoFile, Floats, Ints, Mask, Row, Table, read_coco_file, table_of
-from gfl.data.host_cache import cached
+from gfl.data.coco_json import LISTS, CocoFile, Column, Floats, Ints, Mask, Row, Table, let_go, read_coco_file, table_of
+from gfl.data.host_cache import NoCacheError, cached, make_once
 from gfl.data.json_stream import rows_of_lists
 from gfl.data.lazy import Lazy
+from gfl.say import say
 
 INDEX_FROM = 2**25  # bytes of a file; smaller ones are read whole, in less than a second
 CHUNK = 100_000  # rows that are Python objects at the same time
-VERSION = 1  # of the arrays; another one is read anew
+VERSION = 2  # of the arrays; another one is read anew
+TOLD_S = 10.0  # between two notes of how far a first reading is
 NO_ID = np.iinfo(np.int64).min
 
-Column: TypeAlias = NDArray[Any]
 # Columns of the lists: name -> how a Table reads it.
 Reader = Callable[[Table], Column]
 COLUMNS: Mapping[str, Mapping[str, Reader]] = {
@@ -42,7 +44,7 @@ COLUMNS: Mapping[str, Mapping[str, Reader]] = {
         "image_id": lambda table: table.integers("image_id"),
         "category_id": lambda table: table.integers("category_id"),
         "bbox": lambda table: table.boxes_xywh("bbox"),
-        "area": lambda table: table.numbers("area"),
+        "area": lambda table: table.areas("area", "bbox"),
         "iscrowd": lambda table: table.flags("iscrowd"),
         "ignore": lambda table: table.flags("ignore"),
     },
@@ -72,13 +74,19 @@ class IndexedTable(Table):
 
     columns: Mapping[str, Column] = field(default_factory=dict)
     names: Sequence[str] = ()  # of pictures: their file names
+    folder: Path = Path()  # of the index
 
     def ids(self) -> Ints:
         return self._once(self.columns["id"])
 
     def check_ids(self) -> None:
+        self.kept("ids", self._check_ids)
+
+    def _check_ids(self) -> Mapping[str, Column]:
         ids = self.columns["id"]
-        self._once(ids[ids != NO_ID])
+        self._once(ids[ids != NO_ID] if (ids == NO_ID).any() else ids)
+        let_go(ids)
+        return {}
 
     def integers(self, key: str) -> Ints:
         return self.columns[key]
@@ -92,7 +100,7 @@ class IndexedTable(Table):
     def boxes_xywh(self, key: str) -> Floats:
         return self.columns[key]
 
-    def numbers(self, key: str) -> Floats:
+    def areas(self, key: str, box: str) -> Floats:
         return self.columns[key]
 
     def flags(self, key: str) -> Mask:
@@ -100,6 +108,23 @@ class IndexedTable(Table):
 
     def holds(self, key: str, value: int) -> bool:
         return bool((self.columns[key] == value).any())
+
+    def kept(self, name: str, make: Callable[[], Mapping[str, Column]]) -> Mapping[str, Column]:
+        if not self.folder.is_dir():  # there is no cache
+            return make()
+        folder = self.folder / name
+        made: list[Mapping[str, Column]] = []
+
+        def write(draft: Path) -> None:
+            made.append(make())
+            for key, values in made[0].items():
+                np.save(draft / f"{key}.npy", values)
+
+        try:
+            make_once(folder, write)
+            return {path.stem: np.asarray(np.load(path, mmap_mode="r")) for path in folder.glob("*.npy")}
+        except (NoCacheError, OSError):
+            return made[0] if made else make()
 
     def row(self, index: int) -> Row:
         fields: Row = {key: values[index].tolist() for key, values in self.columns.items()}
@@ -142,6 +167,7 @@ def _fill(path: Path, folder: Path) -> None:
     counts, categories, ends = {"images": 0, "annotations": 0}, [], 0
     kinds: dict[str, tuple[str, list[int]]] = {}
     seen: set[str] = set()
+    told = time.monotonic()
     with ExitStack() as files:
         streams: dict[str, IO[bytes]] = {}
 
@@ -167,6 +193,10 @@ def _fill(path: Path, folder: Path) -> None:
                 add(f"{key}.{NAMES}.ends", ends + np.cumsum([len(text) for text in texts], dtype=np.int64))
                 ends += sum(map(len, texts))
             counts[key] += len(rows)
+            if time.monotonic() - told > TOLD_S:
+                told = time.monotonic()
+                so_far = f"{counts['images']:,} pictures and {counts['annotations']:,} annotations so far"
+                say(f"reading {path} for the first time: {so_far}", error=True)
     if seen != set(LISTS) or not categories:
         raise ValueError("a list is missing or empty")
     facts = {"kinds": kinds, "categories": categories}
@@ -186,7 +216,7 @@ def _load(path: Path, folder: Path) -> CocoFile:
     def table(key: str) -> IndexedTable:
         columns = {name: column(f"{key}.{name}") for name in COLUMNS[key]}
         names = Texts(column(f"{key}.{NAMES}"), column(f"{key}.{NAMES}.ends")) if key == "images" else ()
-        return IndexedTable(path, key.removesuffix("s"), [], columns=columns, names=names)
+        return IndexedTable(path, key.removesuffix("s"), [], columns=columns, names=names, folder=folder)
 
     return CocoFile(path, table("images"), table("annotations"), table_of(path, "categories", facts["categories"]), {})
 

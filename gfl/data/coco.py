@@ -6,106 +6,36 @@ Source: the authors' code (mmdetection's CocoDataset, "the reference" below), ht
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from gfl.data.annotation_index import read_coco_columns
-from gfl.data.coco_json import CocoFile, GroundTruth, Ints, Mask, Table, collector_paused, ground_truth, shown
-from gfl.data.lazy import Lazy
-from gfl.data.picture_files import PictureFile
+from gfl.data.coco_json import (
+    CocoFile,
+    Column,
+    GroundTruth,
+    Ints,
+    Mask,
+    Table,
+    collector_paused,
+    ground_truth,
+    let_go,
+    pieces,
+    shown,
+)
+from gfl.data.lazy import Picked
+from gfl.data.pictures import Arrays, Picture, Pictures, Rows, clipped
 from gfl.data.shards.pattern import Images, images_at
-from gfl.data.source.box_form import MENDS, box_form
-from gfl.data.source.frames import read_frames
+from gfl.data.source.box_form import MENDS, BoxForms
+from gfl.data.source.frames import Frames, read_frames
 from gfl.data.source.picture_folder import find_pictures
 from gfl.errors import InputError
-
-
-@dataclass(frozen=True, eq=False)  # arrays have no single truth value: compare field by field
-class Picture:
-    """One picture of a data set and its boxes, in original pixels, clipped to the picture."""
-
-    id: int
-    file_name: str
-    path: PictureFile
-    height: int
-    width: int
-    boxes_xyxy: npt.NDArray[np.float32]  # (G,4), in the file's order
-    labels: npt.NDArray[np.int32]  # (G,), 0-based: the position of the category id among the sorted ids
-    ignored_xyxy: npt.NDArray[np.float32]  # (I,4) crowd boxes
-
-
-class Rows(NamedTuple):
-    """Rows of a table of boxes, picture after picture."""
-
-    rows: Ints
-    starts: Ints  # (P + 1,): the rows of picture p are those from starts[p] to starts[p + 1]
-
-    def of(self, picture: int) -> Ints:
-        return self.rows[self.starts[picture] : self.starts[picture + 1]]
-
-
-class Arrays(NamedTuple):
-    """All pictures of a file, P, and all its boxes, N."""
-
-    ids: Ints  # (P,)
-    file_names: Sequence[str]
-    paths: Sequence[PictureFile]
-    sizes_hw: Ints  # (P,2)
-    boxes_xyxy: npt.NDArray[np.float32]  # (N,4)
-    labels: npt.NDArray[np.int32]  # (N,)
-    boxes: Rows
-    crowds: Rows
-
-
-class Pictures(Lazy[Picture]):
-    """Pictures of a file."""
-
-    def __init__(self, arrays: Arrays, chosen: Ints) -> None:
-        """chosen: the positions of these pictures among all."""
-        self.arrays, self._chosen = arrays, chosen
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    @property
-    def ids(self) -> Ints:
-        """(P,) of these pictures."""
-        return self.arrays.ids[self._chosen]
-
-    @property
-    def sizes_hw(self) -> Ints:
-        """(P,2) px."""
-        return self.arrays.sizes_hw[self._chosen]
-
-    @property
-    def box_counts(self) -> Ints:
-        """(P,) boxes to learn from."""
-        return np.diff(self.arrays.boxes.starts)[self._chosen]
-
-    @property
-    def crowd_counts(self) -> Ints:
-        """(P,) crowd boxes."""
-        return np.diff(self.arrays.crowds.starts)[self._chosen]
-
-    def make(self, at: int) -> Picture:
-        every, at = self.arrays, int(self._chosen[at])
-        rows = every.boxes.of(at)
-        height, width = every.sizes_hw[at].tolist()
-        return Picture(
-            id=int(every.ids[at]),
-            file_name=every.file_names[at],
-            path=every.paths[at],
-            height=height,
-            width=width,
-            boxes_xyxy=every.boxes_xyxy[rows],
-            labels=every.labels[rows],
-            ignored_xyxy=every.boxes_xyxy[every.crowds.of(at)],
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,47 +74,50 @@ def data_of_file(file: CocoFile, images: Images, *, keep_empty: bool, every_size
         raise InputError(f"{file.path}: got an empty list of images, expected at least one picture; check the file")
     if image_ids.min() < 0:
         raise InputError(f"{file.path}: got the image id {image_ids.min()}, expected 0 or more; number the images anew")
-    by_id = np.argsort(image_ids)
-    image_ids = image_ids[by_id]
-    stated_hw = np.stack([file.images.sides(key) for key in ("height", "width")], axis=1)[by_id]
+    stated_hw = np.stack([file.images.sides(key) for key in ("height", "width")], axis=1)
     truth = ground_truth(file, strict=True)
-    picture_N = _positions(file.annotations, "image_id", truth.image_id, image_ids, "images")
+    file_names = file.images.texts("file_name")
+    if not (image_ids[1:] > image_ids[:-1]).all():  # in most files they are in order, and nothing is copied
+        by_id = np.argsort(image_ids)
+        image_ids, stated_hw, file_names = image_ids[by_id], stated_hw[by_id], Picked(file_names, by_id)
     category_ids = np.array(list(truth.class_names), dtype=np.int64)
-    labels_N = _positions(file.annotations, "category_id", truth.category_id, category_ids, "categories")
-    texts = file.images.texts("file_name")
-    in_order = bool((np.diff(by_id) > 0).all())  # as in most files: then nothing is copied
-    file_names = texts if in_order else [texts[row] for row in by_id.tolist()]
+    places = partial(_places, file.annotations, truth, image_ids, category_ids)
+    picture_N = file.annotations.kept("pictures", places)["picture_N"]
     paths, found = find_pictures(file.path, images, file_names)
     frames = read_frames(file.path, paths, stated_hw, picture_N, truth.boxes_xywh, every=every_size)
+    usable = partial(_usable_boxes, file.annotations, truth.crowd, frames, picture_N)
     if frames.grown is not None:
         truth = replace(truth, boxes_xywh=frames.boxes_xywh, areas=truth.areas * frames.grown)
-    boxes_xyxy, kept, over_border = _clip_boxes(file.annotations, truth, frames.sizes_hw[picture_N])
-    labels = labels_N.astype(np.int32)
+        boxes = usable()
+    else:  # they follow from the file and the sizes of its pictures
+        boxes = file.annotations.kept(f"boxes-{crc32(frames.sizes_hw.tobytes()):08x}", usable)
+    dropped, over_border = boxes["counts"].tolist()
     everything = Pictures(
         Arrays(
             image_ids,
             file_names,
             paths,
             frames.sizes_hw,
-            boxes_xyxy,
-            labels,
-            _rows_by_picture(picture_N, kept & ~truth.crowd, len(image_ids)),
-            _rows_by_picture(picture_N, kept & truth.crowd, len(image_ids)),
+            frames.boxes_xywh,
+            truth.category_id,
+            category_ids,
+            Rows(boxes["rows"], boxes["starts"]),
+            Rows(boxes["crowd_rows"], boxes["crowd_starts"]),
         ),
         np.arange(len(image_ids)),
     )
     with_boxes = Pictures(everything.arrays, np.flatnonzero(everything.box_counts))
     pictures = everything if keep_empty else with_boxes
     if not pictures:
-        raise InputError(_nothing_to_learn(file.path, len(everything), int((~kept).sum()), int(truth.crowd.sum())))
+        raise InputError(_nothing_to_learn(file.path, len(everything), dropped, int(truth.crowd.sum())))
     return CocoData(
         annotations=file.path,
         pictures=pictures,
         names=tuple(truth.class_names.values()),
         category_ids=tuple(truth.class_names),
         without_boxes=len(everything) - len(with_boxes),
-        dropped_boxes=int((~kept).sum()),
-        clipped_boxes=int((over_border & kept).sum()),
+        dropped_boxes=dropped,
+        clipped_boxes=over_border,
         truth=truth,
         images=images,
         unreadable=frozenset(image_ids[frames.unreadable].tolist()),
@@ -203,52 +136,79 @@ def _nothing_to_learn(path: Path, pictures: int, dropped: int, crowds: int) -> s
     return f"{path}: none of its {pictures} pictures has a box to learn from{why}; {mend}"
 
 
-def _clip_boxes(annotations: Table, truth: GroundTruth, sizes_hw: Ints) -> tuple[npt.NDArray[np.float32], Mask, Mask]:
-    """(N,4) all boxes, clipped; (N,) those that the reference keeps; (N,) those that reached over the border.
+def _usable_boxes(annotations: Table, crowd: Mask, frames: Frames, picture_N: Column) -> Mapping[str, Column]:
+    """The rows of the boxes that train and of the crowds, picture after picture; how many were dropped, and clipped.
 
-    sizes_hw: (N,2) of the picture of each box.
+    Raises InputError where the boxes are no boxes of these pictures.
     """
-    xywh = truth.boxes_xywh
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    clipped = np.clip(xyxy, 0.0, sizes_hw[:, [1, 0, 1, 0]].astype(np.float64))
-    form = box_form(xywh, sizes_hw)
-    if form != "xywh":
-        looks, mend = MENDS[form]
+    xywh, sizes_hw, ignore = frames.boxes_xywh, frames.sizes_hw, annotations.flags("ignore")
+    forms, kept, over_border = BoxForms(), np.zeros(len(xywh), np.bool_), 0
+    outside: Ints = np.empty(0, np.int64)  # rows
+    for piece in pieces(len(xywh), xywh, picture_N, ignore):
+        boxes, of_each_hw = xywh[piece], sizes_hw[picture_N[piece]]
+        forms.add(boxes, of_each_hw)
+        corners, within = clipped(boxes, of_each_hw)
+        # The reference keeps boxes that are a pixel wide and high (and of an 'area', which tools write as 0).
+        kept[piece] = (boxes[:, 2:] >= 1).all(axis=1) & ~ignore[piece]
+        # A box with nothing of it inside its picture says that the file is wrong; the reference drops it silently.
+        nowhere = kept[piece] & (within[:, 2:] <= within[:, :2]).any(axis=1)
+        outside = np.concatenate([outside, np.flatnonzero(nowhere) + piece.start])
+        # Compared as float32: 19.7 + 620.3 ends a rounding error beyond 640 and is not over the border.
+        over = (corners.astype(np.float32) != within.astype(np.float32)).any(axis=1)
+        over_border += int((over & kept[piece]).sum())
+    if forms.form != "xywh":
+        looks, mend = MENDS[forms.form]
         raise InputError(
             f"{annotations.path}: its boxes look like {looks} (e.g. {shown(xywh[0].tolist())}), expected x, y, width, "
             f"height in pixels; {mend}"
         )
-    # The reference keeps boxes that are a pixel wide and high (and of an 'area', which tools write as 0).
-    kept = (xywh[:, 2:] >= 1).all(axis=1) & ~annotations.flags("ignore")
-    # A box with nothing of it inside its picture says that the file is wrong; the reference drops it silently.
-    outside = kept & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
-    if outside.any():
-        index = int(np.argmax(outside))
+    if len(outside):
+        index = int(outside[0])
         raise InputError(
             f"{annotations.path}: {annotations.name_of(index)} has the box {shown(annotations.row(index)['bbox'])} "
-            f"wholly outside its picture ({int(outside.sum())} annotations of {len(outside)} are so), expected x, y, "
+            f"wholly outside its picture ({len(outside)} annotations of {len(xywh)} are so), expected x, y, "
             "width, height in the picture's own pixels; mend or remove these annotations"
         )
-    # Compared as float32: 19.7 + 620.3 ends a rounding error beyond 640 and is not over the border.
-    clipped_xyxy = clipped.astype(np.float32)
-    return clipped_xyxy, kept, (xyxy.astype(np.float32) != clipped_xyxy).any(axis=1)
+    rows, starts = _rows_by_picture(picture_N, kept & ~crowd, len(sizes_hw))
+    crowd_rows, crowd_starts = _rows_by_picture(picture_N, kept & crowd, len(sizes_hw))
+    let_go(picture_N)
+    counts = np.array([len(kept) - int(kept.sum()), over_border])
+    return {"rows": rows, "starts": starts, "crowd_rows": crowd_rows, "crowd_starts": crowd_starts, "counts": counts}
 
 
-def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: str) -> Ints:
+def _places(annotations: Table, truth: GroundTruth, image_ids: Ints, category_ids: Ints) -> Mapping[str, Column]:
+    """(N,) which picture each annotation is of, checked as its category is."""
+    picture_N = _positions(annotations, "image_id", truth.image_id, image_ids, "images")
+    _positions(annotations, "category_id", truth.category_id, category_ids, "categories")
+    return {"picture_N": picture_N}
+
+
+def _positions(annotations: Table, key: str, wanted: Ints, known: Ints, among: str) -> NDArray[np.int32]:
     """Where each annotation's id under `key` stands among the sorted ids `known`."""
-    is_known = np.isin(wanted, known)
-    if not is_known.all():
-        index = int(np.argmin(is_known))
+    found, unknown = np.empty(len(wanted), np.int32), np.zeros(len(wanted), np.bool_)
+    for rows in pieces(len(wanted), wanted):
+        places = np.searchsorted(known, wanted[rows])
+        found[rows] = places
+        unknown[rows] = places == len(known)
+        unknown[rows] |= known[np.minimum(places, len(known) - 1)] != wanted[rows]
+    if unknown.any():
+        index = int(np.argmax(unknown))
         raise InputError(
             f"{annotations.path}: {annotations.name_of(index)} has {key} {wanted[index]}, which is not among the "
-            f"file's {among} ({int((~is_known).sum())} annotations of {len(wanted)} are so); add it there or remove "
+            f"file's {among} ({int(unknown.sum())} annotations of {len(wanted)} are so); add it there or remove "
             "these annotations"
         )
-    return np.searchsorted(known, wanted)
+    return found
 
 
-def _rows_by_picture(picture_N: Ints, chosen: Mask, count: int) -> Rows:
+def _rows_by_picture(picture_N: Column, chosen: Mask, count: int) -> Rows:
     """The rows of the chosen boxes, those of each of `count` pictures in the file's order."""
-    rows = np.flatnonzero(chosen)
-    rows = rows[np.argsort(picture_N[rows], kind="stable")]
-    return Rows(rows, np.searchsorted(picture_N[rows], np.arange(count + 1)))
+    rows: NDArray[np.int32] | Ints = np.flatnonzero(chosen)
+    if len(chosen) < 2**31:
+        rows = rows.astype(np.int32)
+    of_each = picture_N[rows]
+    if (of_each[1:] < of_each[:-1]).any():
+        rows = rows[np.argsort(of_each, kind="stable")]
+    starts = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(of_each, minlength=count), out=starts[1:])
+    return Rows(rows, starts)

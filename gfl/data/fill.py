@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from gfl.data import boxes, transforms
 from gfl.data.batch_arrays import BatchArrays
-from gfl.data.coco import Picture
 from gfl.data.picture_files import decode_picture, read_bytes
+from gfl.data.pictures import Picture
 from gfl.data.plan import BatchPlan, PlannedPicture
 from gfl.data.shards.member import Member
 from gfl.errors import InputError

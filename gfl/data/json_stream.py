@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO
 
 READ_BYTES = 2**24  # at a time
+END_SEARCHED = 2**16  # characters of a window's end in which an entry ends, most likely
+_NEXT_OBJECT = re.compile(r"\}[ \t\n\r]*,[ \t\n\r]*\{").finditer
 _NO_SPACE = re.compile(r"[^ \t\n\r]").search
 
 
@@ -23,6 +25,7 @@ class _Text:
         self._stream, self._decode = stream, codecs.getincrementaldecoder("utf-8-sig")().decode
         self._scan = json.JSONDecoder().raw_decode
         self._text, self._at, self._ended = "", 0, False
+        self._one_by_one = False
 
     def more(self) -> bool:
         """Read on; whether there was anything."""
@@ -31,6 +34,7 @@ class _Text:
         chunk = self._stream.read(READ_BYTES)
         self._ended = not chunk
         self._text, self._at = self._text[self._at :] + self._decode(chunk, final=self._ended), 0
+        self._one_by_one = False
         return not self._ended
 
     def next_sign(self) -> str:
@@ -74,6 +78,25 @@ class _Text:
             self._at = end
             return found
 
+    def entries(self) -> list[object]:
+        """The entries of a list that the window holds whole, but for the last of them, passed over at once.
+
+        Their end is taken to be the last "}, {" of the window. Where that is within an entry, in a text, or in the list
+        after this one, what stands before it is no JSON, and there is none: entries are then read one at a time.
+        """
+        if self._one_by_one:
+            return []
+        self._one_by_one = True  # until there is more
+        ends = list(_NEXT_OBJECT(self._text, max(self._at, len(self._text) - END_SEARCHED)))
+        if not ends:
+            return []
+        try:
+            found: list[object] = json.loads(f"[{self._text[self._at : ends[-1].start() + 1]}]")
+        except json.JSONDecodeError:
+            return []
+        self._at = ends[-1].end() - 1
+        return found
+
 
 def rows_of_lists(path: Path, keys: tuple[str, ...], most: int) -> Iterator[tuple[str, list[object]]]:
     """(key, no rows) where one of the lists under these keys begins, then (key, at most `most` rows) until it ends.
@@ -102,10 +125,11 @@ def _rows(text: _Text, most: int) -> Iterator[list[object]]:
     text.take("[")
     rows: list[object] = []
     while text.next_sign() != "]":
+        rows += text.entries()
         rows.append(text.value())
-        if len(rows) == most:
-            yield rows
-            rows = []
+        while len(rows) >= most:
+            yield rows[:most]
+            rows = rows[most:]
         if not text.goes_on("]"):
             break
     text.take("]")

@@ -19,7 +19,7 @@ from gfl.data.batch_arrays import BatchArrays, BatchShape, arrays_in, batch_byte
 from gfl.data.canvas import by_area
 from gfl.data.coco import CocoData
 from gfl.data.fill import Filled, Work, fill_batch
-from gfl.data.plan import BatchPlan, eval_plan, eval_shrinkage, train_plan
+from gfl.data.plan import BLANK, BatchPlan, Plan, eval_plan, eval_shrinkage, train_plan
 from gfl.data.shared_memory import (
     HELD,
     PREFETCHED,
@@ -197,13 +197,16 @@ class PlannedLoader:
         memory = f"{megabytes(slots * self._slot_bytes)} of shared memory in {slots} slots"
         return f"{counted(self.workers, 'worker')}, {memory}"
 
-    def batches(self, plan: tuple[BatchPlan, ...]) -> Iterator[LoadedBatch]:
+    def batches(self, plan: Sequence[BatchPlan]) -> Iterator[LoadedBatch]:
         """The plan's batches in order: the same bytes whatever the workers.
 
         Raises InputError where a worker is gone, or has too little memory for a batch.
         """
-        pictures = dict(enumerate(self.data.pictures))  # BLANK is not among them: None
-        works = (Work(batch, tuple(pictures.get(row.picture) for row in batch.pictures)) for batch in plan)
+        pictures = self.data.pictures
+        works = (
+            Work(batch, tuple(None if row.picture == BLANK else pictures[row.picture] for row in batch.pictures))
+            for batch in plan
+        )
         loaded: Iterator[LoadedBatch]
         if not self.workers:
             loaded = (load_batch(work, self.box_slots, self._ignored_slots) for work in works)
@@ -248,7 +251,7 @@ class TrainLoader(PlannedLoader):
             pin_memory=pin_memory,
         )
 
-    def plan(self, epoch: int) -> tuple[BatchPlan, ...]:
+    def plan(self, epoch: int) -> Plan:
         """This rank's batches of an epoch; their number may differ between epochs in multi-scale training."""
         return self._plan(epoch=epoch)
 
@@ -274,7 +277,7 @@ class EvalLoader(PlannedLoader):
         self.plan = eval_plan(data.pictures, cfg, canvases, batch_size=batch_size, rank=rank, world=world)
         self.shrinkage = eval_shrinkage(data.pictures, cfg, canvases)
         # MAX_BOXES is training's: boxes do not enter evaluation's graph.
-        largest = max((batch.canvas for batch in self.plan), key=by_area, default=(0, 0))
+        largest = max(self.plan.canvases, key=by_area, default=(0, 0))
         slots = box_slots(data, "auto")
         super().__init__(data, slots, batch_size=batch_size, largest=largest, workers=cfg.workers, beside=beside)
 

@@ -7,7 +7,8 @@ Letters: N pictures, C canvases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, product
 from typing import NamedTuple
 from zlib import crc32
@@ -15,13 +16,17 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.data.canvas import Ints, Shrinkage, by_area, fit_canvas, judge_shrinkage, own_canvas, pick_canvases
-from gfl.data.coco import Picture
-from gfl.data.sizes import check_fits, eval_short_side, ids_of, short_side_range, sizes_of
+from gfl.data.canvas import Ints, Shrinkage, by_area, fit_canvas, judge_shrinkage, pick_canvases
+from gfl.data.coco_json import pieces
+from gfl.data.lazy import Lazy
+from gfl.data.pictures import Part, Picture, ids_of, parts, sizes_of
+from gfl.data.sizes import check_fits, eval_short_side, short_side_range
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
-from gfl.shapes import Canvas
+from gfl.shapes import CANVAS_MULTIPLE, Canvas
+
+Flags = NDArray[np.bool_]
 
 BLANK = -1  # PlannedPicture.picture where there is none
 SHORT, FLIP, FLIP_VERTICAL, BRIGHTNESS, CONTRAST = range(5)  # columns of the draws; a new one goes at the end
@@ -46,6 +51,65 @@ class BatchPlan(NamedTuple):
     index: int  # type: ignore[assignment]  # it hides tuple.index, which nothing needs; position among the epoch's batches
     canvas: Canvas
     pictures: tuple[PlannedPicture, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Changes(Lazy[PlannedPicture]):
+    """How each of N pictures is changed in an epoch."""
+
+    sizes_hw: Ints  # (N,2) resized, px
+    flips: Flags
+    flips_vertical: Flags
+    brightness: NDArray[np.float64]
+    contrast: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.sizes_hw)
+
+    def make(self, at: int) -> PlannedPicture:
+        height, width = self.sizes_hw[at].tolist()
+        columns = (self.flips, self.flips_vertical, self.brightness, self.contrast)
+        return PlannedPicture(at, (height, width), *(column[at].item() for column in columns))
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Lazy["tuple[Canvas, Ints]"]):
+    """The batches of an epoch, M: a canvas each, and positions of pictures or BLANK."""
+
+    canvases: Sequence[Canvas]
+    which: Ints  # (M,) positions in `canvases`
+    members: Ints  # (M, batch size)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def make(self, at: int) -> tuple[Canvas, Ints]:
+        return self.canvases[int(self.which[at])], self.members[at]
+
+    def ordered(self, order: Ints) -> Batches:
+        """The same batches in another order."""
+        return Batches(self.canvases, self.which[order], self.members[order])
+
+
+class Plan(Lazy[BatchPlan]):
+    """The batches of one rank in one epoch: of each global batch every world-th picture."""
+
+    def __init__(self, batches: Batches, changes: Changes, epoch: int, rank: int, world: int) -> None:
+        self._batches, self._changes, self._epoch, self._rank, self._world = batches, changes, epoch, rank, world
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    @property
+    def canvases(self) -> Iterator[Canvas]:
+        """Of each batch."""
+        return (self._batches.canvases[at] for at in self._batches.which.tolist())
+
+    def make(self, at: int) -> BatchPlan:
+        canvas, members = self._batches.make(at)
+        own = members[self._rank :: self._world].tolist()
+        pictures = (PlannedPicture(BLANK) if picture == BLANK else self._changes[picture] for picture in own)
+        return BatchPlan(self._epoch, at, canvas, tuple(pictures))
 
 
 def uniform_draws(seed: int, epoch: int, image_ids: Ints, columns: int) -> NDArray[np.float64]:
@@ -76,7 +140,7 @@ def train_plan(
     epoch: int,
     rank: int = 0,
     world: int = 1,
-) -> tuple[BatchPlan, ...]:
+) -> Plan:
     """The batches of one rank in one epoch; every picture comes once over all ranks.
 
     batch_size is pictures a batch and rank. All ranks see the same number of batches and the same canvases in the same
@@ -89,13 +153,12 @@ def train_plan(
             "got no pictures to train on, expected at least one with a box; check TRAIN_JSON or KEEP_EMPTY"
         )
     check_fits(pictures, cfg, canvases)
-    planned, sizes_hw = draw_changes(pictures, cfg, seed, epoch)
+    changes = draw_changes(pictures, cfg, seed, epoch)
     # uniform_draws seeds with (seed, epoch), which counts as (seed, epoch, 0): the 1 makes another stream.
     generator = np.random.default_rng((seed, epoch, 1))
-    order = generator.permutation(len(planned))
-    batches = fill_batches(order, sizes_hw, canvases, batch_size * world, move_up=True)
-    batches = [batches[i] for i in generator.permutation(len(batches))]
-    return deal(batches, planned, epoch, rank, world)
+    order = generator.permutation(len(changes))
+    batches = fill_batches(order, changes.sizes_hw, canvases, batch_size * world, move_up=True)
+    return Plan(batches.ordered(generator.permutation(len(batches))), changes, epoch, rank, world)
 
 
 def eval_plan(
@@ -106,7 +169,7 @@ def eval_plan(
     batch_size: int,
     rank: int = 0,
     world: int = 1,
-) -> tuple[BatchPlan, ...]:
+) -> Plan:
     """The batches of one rank: over all ranks every picture once, by canvas and then in the data set's order.
 
     Each picture is on the canvas that shrinks it least, whatever its neighbours: its scores do not depend on them.
@@ -116,9 +179,10 @@ def eval_plan(
     if canvases is not None and len(pictures):
         for row in np.flatnonzero(pick_canvases(sizes_hw, canvases) < 0):
             sizes_hw[row] = fit_canvas(int(sizes_hw[row, 0]), int(sizes_hw[row, 1]), canvases)[1]
-    planned = [PlannedPicture(i, (height, width)) for i, (height, width) in enumerate(sizes_hw.tolist())]
-    batches = fill_batches(np.arange(len(planned)), sizes_hw, canvases, batch_size * world, move_up=False)
-    return deal(batches, planned, 0, rank, world)
+    count = len(sizes_hw)
+    never, usual = np.zeros(count, np.bool_), np.ones(count)
+    batches = fill_batches(np.arange(count), sizes_hw, canvases, batch_size * world, move_up=False)
+    return Plan(batches, Changes(sizes_hw, never, never, usual, usual), 0, rank, world)
 
 
 def eval_shrinkage(pictures: Sequence[Picture], cfg: DataConfig, canvases: Sequence[Canvas] | None) -> Shrinkage:
@@ -129,11 +193,27 @@ def eval_shrinkage(pictures: Sequence[Picture], cfg: DataConfig, canvases: Seque
 def fingerprint(pictures: Sequence[Picture]) -> int:
     """A checksum of what plans and batches are made from; where it differs, two ranks have read other annotations."""
     checksum = 0
-    for picture in pictures:
-        checksum = crc32(np.array([picture.id, picture.height, picture.width], np.int64).tobytes(), checksum)
-        for array in (picture.boxes_xyxy, picture.labels, picture.ignored_xyxy):
-            checksum = crc32(array.tobytes(), checksum)
+    for part in parts(pictures):
+        checksum = crc32(_words(part).tobytes(), checksum)
     return checksum
+
+
+def _words(part: Part) -> NDArray[np.int32]:
+    """What is summed up of each picture: id, height, width, boxes, labels and crowd boxes, in words of 32 bits."""
+    heads = np.column_stack([part.ids, part.sizes_hw])
+    columns = [  # the words, and how many of them each picture has
+        (heads.view(np.int32), np.full(len(heads), 6)),
+        (part.boxes_xyxy.view(np.int32), 4 * part.counts),
+        (part.labels, part.counts),
+        (part.ignored_xyxy.view(np.int32), 4 * part.ignored_counts),
+    ]
+    counts = np.stack([count for _, count in columns], axis=1)  # (P, columns)
+    starts = np.cumsum(counts).reshape(counts.shape) - counts
+    words = np.empty(counts.sum(), np.int32)
+    for (values, count), start in zip(columns, starts.T, strict=True):
+        within = np.arange(values.size) - np.repeat(np.cumsum(count) - count, count)
+        words[np.repeat(start, count) + within] = values.reshape(-1)
+    return words
 
 
 def epoch_settings(
@@ -162,49 +242,67 @@ def check_split(batch_size: int, rank: int, world: int) -> None:
         )
 
 
-def draw_changes(
-    pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: int
-) -> tuple[list[PlannedPicture], Ints]:
-    """How each picture is changed in the epoch, and the (N,2) resized sizes."""
-    ids = ids_of(pictures)
-    draws = uniform_draws(seed, epoch, ids, columns=5)
+def draw_changes(pictures: Sequence[Picture], cfg: DataConfig, seed: int, epoch: int) -> Changes:
+    """How each picture is changed in the epoch."""
+    ids, original_hw = ids_of(pictures), sizes_of(pictures)
     low, high = short_side_range(cfg)
-    short_sides = low + (draws[:, SHORT] * (high - low + 1)).astype(np.int64)
-    sizes_hw = resized_sizes(sizes_of(pictures), short_sides, cfg.long_side)
-    flips = (draws[:, FLIP] < cfg.flip).tolist()
-    vertical = (draws[:, FLIP_VERTICAL] < cfg.flip_vertical).tolist()
-    brightness = (1 + cfg.brightness * (2 * draws[:, BRIGHTNESS] - 1)).tolist()
-    contrast = (1 + cfg.contrast * (2 * draws[:, CONTRAST] - 1)).tolist()
-    sizes = [(height, width) for height, width in sizes_hw.tolist()]
-    rows = zip(range(len(pictures)), sizes, flips, vertical, brightness, contrast, strict=True)
-    return [PlannedPicture(*row) for row in rows], sizes_hw
+    count = len(ids)
+    changes = Changes(
+        np.empty((count, 2), np.int64),
+        np.empty(count, np.bool_),
+        np.empty(count, np.bool_),
+        np.empty(count),
+        np.empty(count),
+    )
+    for rows in pieces(count):
+        draws = uniform_draws(seed, epoch, ids[rows], columns=5)
+        short_sides = low + (draws[:, SHORT] * (high - low + 1)).astype(np.int64)
+        changes.sizes_hw[rows] = resized_sizes(original_hw[rows], short_sides, cfg.long_side)
+        changes.flips[rows] = draws[:, FLIP] < cfg.flip
+        changes.flips_vertical[rows] = draws[:, FLIP_VERTICAL] < cfg.flip_vertical
+        changes.brightness[rows] = 1 + cfg.brightness * (2 * draws[:, BRIGHTNESS] - 1)
+        changes.contrast[rows] = 1 + cfg.contrast * (2 * draws[:, CONTRAST] - 1)
+    return changes
 
 
 def fill_batches(
     order: Ints, sizes_hw: Ints, canvases: Sequence[Canvas] | None, batch_size: int, move_up: bool
-) -> list[tuple[Canvas, list[int]]]:
+) -> Batches:
     """Pictures in the given order -> batches of one canvas each, filled with BLANK; canvases by area.
 
     With move_up, pictures left over from full batches may go to another canvas's last batch that holds them.
     """
     if canvases is None:
-        canvas_of = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
+        rounded = -(-sizes_hw // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+        codes, canvas_of = np.unique(rounded[:, 0] << 32 | rounded[:, 1], return_inverse=True)
+        own = [(code >> 32, code & (2**32 - 1)) for code in codes.tolist()]
     else:
-        canvas_of = [canvases[position] for position in pick_canvases(sizes_hw, canvases)]
-    groups: dict[Canvas, list[int]] = {}
-    for picture in order.tolist():
-        groups.setdefault(canvas_of[picture], []).append(picture)
-    batches: list[tuple[Canvas, list[int]]] = []
+        own, canvas_of = list(canvases), pick_canvases(sizes_hw, canvases)
+    members = order[np.argsort(canvas_of[order], kind="stable")]  # a canvas after the other
+    used, first, counts = np.unique(canvas_of[order], return_index=True, return_counts=True)
+    groups = np.split(members, np.cumsum(counts)[:-1])
+    full: dict[Canvas, Ints] = {}
     left: dict[Canvas, list[int]] = {}
-    for canvas, members in groups.items():
-        full = len(members) - len(members) % batch_size
-        batches += [(canvas, members[i : i + batch_size]) for i in range(0, full, batch_size)]
-        if len(members) > full:
-            left[canvas] = members[full:]
+    for at in np.argsort(first).tolist():  # in the order in which their first pictures come
+        canvas, group = own[int(used[at])], groups[at]
+        end = len(group) - len(group) % batch_size
+        full[canvas] = group[:end].reshape(-1, batch_size)
+        if len(group) > end:
+            left[canvas] = group[end:].tolist()
     if move_up and canvases is not None:
         left = join_leftovers(left, sizes_hw, batch_size)
-    batches += [(canvas, members + [BLANK] * (batch_size - len(members))) for canvas, members in left.items()]
-    return sorted(batches, key=lambda batch: by_area(batch[0]))  # stable: full batches first
+    by_canvas = sorted(full, key=by_area)
+    rows = []
+    for canvas in by_canvas:
+        rows.append(full[canvas])
+        if canvas in left:
+            rows.append(np.array([left[canvas] + [BLANK] * (batch_size - len(left[canvas]))], np.int64))
+    of_each = np.array([len(full[canvas]) + (canvas in left) for canvas in by_canvas], np.int64)
+    return Batches(
+        by_canvas,
+        np.repeat(np.arange(len(by_canvas)), of_each),
+        np.concatenate(rows) if rows else np.empty((0, batch_size), np.int64),
+    )
 
 
 def join_leftovers(left: dict[Canvas, list[int]], sizes_hw: Ints, batch_size: int) -> dict[Canvas, list[int]]:
@@ -238,14 +336,3 @@ def seat_leftovers(movers: list[int], opened: dict[Canvas, list[int]], sizes_hw:
             return False
         opened[max(free, key=lambda canvas: batch_size - len(opened[canvas]))].append(picture)
     return True
-
-
-def deal(
-    batches: list[tuple[Canvas, list[int]]], planned: list[PlannedPicture], epoch: int, rank: int, world: int
-) -> tuple[BatchPlan, ...]:
-    """Every world-th picture of each global batch, for one rank."""
-    by_position = dict(enumerate(planned)) | {BLANK: PlannedPicture(BLANK)}
-    return tuple(
-        BatchPlan(epoch, index, canvas, tuple(by_position[i] for i in members[rank::world]))
-        for index, (canvas, members) in enumerate(batches)
-    )

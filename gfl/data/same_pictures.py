@@ -38,7 +38,9 @@ def same_names_and_pictures(
     first: Sequence[PictureFile], second: Sequence[PictureFile]
 ) -> list[tuple[PictureFile, PictureFile]]:
     """As `same_pictures`, of files that have the same name too: no other file is looked at, so sets of any size do."""
-    names = {path.name for path in first} & {path.name for path in second}
+    fewer, more = sorted((first, second), key=len)
+    names = {path.name for path in fewer}
+    names &= {path.name for path in more if path.name in names}
     return same_pictures(*([path for path in paths if path.name in names] for paths in (first, second)))
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from gfl.data.canvas import Ints, by_area, check_canvases, choose_canvases, own_canvas, pick_canvases
-from gfl.data.coco import CocoData, Picture, Pictures
+from gfl.data.coco import CocoData
+from gfl.data.pictures import Picture, box_counts, crowd_counts, sizes_of
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
 from gfl.settings import DataConfig
@@ -25,11 +26,10 @@ def eval_short_side(cfg: DataConfig) -> int:
     return short_side_range(cfg)[1] if cfg.eval_short_side is None else cfg.eval_short_side
 
 
-def sizes_of(pictures: Sequence[Picture]) -> Ints:
-    """(N,2) original heights and widths."""
-    if isinstance(pictures, Pictures):
-        return pictures.sizes_hw
-    return np.array([(picture.height, picture.width) for picture in pictures], dtype=np.int64).reshape(-1, 2)
+def different_sizes(sizes_hw: Ints) -> tuple[Ints, Ints]:
+    """(P,2) sizes below 2**31 px -> (U,2) the different ones, by height and then width, and (U,) how many have each."""
+    different, counts = np.unique(sizes_hw[:, 0] << 32 | sizes_hw[:, 1], return_counts=True)  # numbers sort faster
+    return np.stack([different >> 32, different & (2**32 - 1)], axis=1), counts
 
 
 def canvases_for(
@@ -51,7 +51,7 @@ def canvases_for(
     sizes, counts = [], []
     for data, short, share in shares:
         if data is not None and data.pictures:
-            different, count = np.unique(sizes_of(data.pictures), axis=0, return_counts=True)
+            different, count = different_sizes(sizes_of(data.pictures))
             sizes.append(resized_sizes(different, short, cfg.long_side))
             counts.append(count * share)
     if not sizes:
@@ -80,7 +80,7 @@ def largest_canvas(pictures: Sequence[Picture], cfg: DataConfig, canvases: Seque
     """The canvas of training with the most pixels; canvases: the run's, None where each picture has its own."""
     if canvases is None:
         sizes_hw = resized_sizes(sizes_of(pictures), short_side_range(cfg)[1], cfg.long_side)
-        canvases = [own_canvas(height, width) for height, width in sizes_hw.tolist()]
+        canvases = [own_canvas(height, width) for height, width in different_sizes(sizes_hw)[0].tolist()]
     return max(canvases, key=by_area, default=(0, 0))
 
 
@@ -89,30 +89,16 @@ def box_slots(data: CocoData, max_boxes: Literal["auto"] | int) -> int:
 
     Raises InputError where a picture has more boxes than the number given: no box is ever cut.
     """
-    counts = _counts(data.pictures).tolist()
-    needed = max(counts, default=0)
+    counts = box_counts(data.pictures)
+    needed = int(counts.max(initial=0))
     if isinstance(max_boxes, str):
         return max(8, -(-needed // 8) * 8)
-    if counts and needed > max_boxes:
+    if needed > max_boxes:
         raise InputError(
             f"got MAX_BOXES = {max_boxes}, expected at least {needed}, the boxes of "
-            f"{data.pictures[counts.index(needed)].file_name}; raise MAX_BOXES to {needed} or set it to 'auto'"
+            f"{data.pictures[int(counts.argmax())].file_name}; raise MAX_BOXES to {needed} or set it to 'auto'"
         )
     return max(1, max_boxes)
-
-
-def ids_of(pictures: Sequence[Picture]) -> Ints:
-    """(N,) their ids."""
-    if isinstance(pictures, Pictures):
-        return pictures.ids
-    return np.array([picture.id for picture in pictures], dtype=np.int64)
-
-
-def _counts(pictures: Sequence[Picture]) -> Ints:
-    """(N,) boxes of each picture."""
-    if isinstance(pictures, Pictures):
-        return pictures.box_counts
-    return np.array([len(picture.boxes_xyxy) for picture in pictures], dtype=np.int64)
 
 
 def ignored_slots(data: CocoData) -> int:
@@ -120,8 +106,5 @@ def ignored_slots(data: CocoData) -> int:
 
     Never 0: reductions over an empty axis are an error in torch and in ONNX.
     """
-    if isinstance(data.pictures, Pictures):
-        needed = int(data.pictures.crowd_counts.max(initial=0))
-    else:
-        needed = max((len(picture.ignored_xyxy) for picture in data.pictures), default=0)
+    needed = int(crowd_counts(data.pictures).max(initial=0))
     return max(1, -(-needed // 4) * 4)

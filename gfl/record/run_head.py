@@ -10,6 +10,7 @@ import torch
 from gfl.data.check.outlook import Outlook
 from gfl.data.coco import CocoData
 from gfl.data.loader import TrainLoader
+from gfl.data.pictures import boxes_a_label
 from gfl.engine.checkpoints import Origin
 from gfl.engine.device import describe
 from gfl.engine.module import DetectorModule
@@ -37,9 +38,9 @@ def head_lines(
     yield from slow_precision_line(cfg, module.device)
     yield from (headline("note", note) for note in precision.notes)
     data = loader.data
-    boxes = Counter(dict.fromkeys(data.names, 0))
-    for picture in data.pictures:
-        boxes.update(data.names[label] for label in picture.labels.tolist())
+    boxes = dict.fromkeys(data.names, 0)
+    for name, count in zip(data.names, boxes_a_label(data.pictures, len(data.names)).tolist(), strict=True):
+        boxes[name] += count
     total = counted(sum(boxes.values()), "box", "boxes")
     yield headline(
         "data",
@@ -101,5 +102,5 @@ def shapes_text(loader: TrainLoader, canvases: Sequence[Canvas] | None) -> str:
     if canvases is None:
         return "each picture's own"
     plan = loader.plan(0)
-    shares = Counter(f"{batch.canvas[0]}x{batch.canvas[1]}" for batch in plan)
+    shares = Counter(f"{height}x{width}" for height, width in plan.canvases)
     return "  ".join(f"{name} {count / len(plan):.0%}" for name, count in shares.most_common())

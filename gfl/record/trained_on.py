@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from gfl.data.coco import CocoData
+from gfl.data.pictures import box_counts, boxes_a_label
 
 
 def trained_on(train: CocoData, val: CocoData | None) -> dict[str, object]:
     """The two sets of a run as plain values; `boxes` of the training set by label, of the other in all."""
-    labels = np.concatenate([picture.labels for picture in train.pictures])
     facts: dict[str, object] = {
         "annotations": str(train.annotations),
         "pictures": len(train.pictures),
-        "boxes": np.bincount(labels, minlength=len(train.names)).tolist(),
+        "boxes": boxes_a_label(train.pictures, len(train.names)).tolist(),
         "val": None,
     }
     if val is not None:
-        boxes = sum(len(picture.boxes_xyxy) for picture in val.pictures)
+        boxes = int(box_counts(val.pictures).sum())
         facts["val"] = {"annotations": str(val.annotations), "pictures": len(val.pictures), "boxes": boxes}
     return facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from gfl.data.coco import Picture
+from gfl.data.pictures import Picture
 from gfl.report.analysis import Analysis
 from gfl.report.coco_eval import COCO_LIMIT, SUMMARY_NAMES
 from gfl.report.coco_matching import choose_backend, interval_of_difference

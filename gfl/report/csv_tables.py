@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gfl.data.coco import Picture
+from gfl.data.pictures import Picture
 from gfl.report.analysis import Analysis
 from gfl.report.kinds import CROWD, KIND_NAMES, MISSED, RIGHT
 from gfl.report.page import CLASS_HEAD, class_cells

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gfl.data.coco import CocoData
 from gfl.data.coco_json import Floats
+from gfl.data.pictures import boxes_a_label, parts
 from gfl.report.breakdown import Breakdown
 from gfl.report.coco_eval import distinct_names
 from gfl.report.coco_matching import Curves
@@ -173,12 +174,8 @@ def _averaged(at: Floats, values: Floats) -> tuple[Floats, Floats]:
 
 def labels_figure(data: CocoData) -> Figure:
     """What a data set holds: boxes a class, their sizes, and where they lie."""
-    boxes_xyxy = np.concatenate([picture.boxes_xyxy for picture in data.pictures]).astype(np.float64)
-    sides = np.array([(picture.height, picture.width) for picture in data.pictures], np.float64)
-    sides_hw = np.repeat(sides, [len(picture.boxes_xyxy) for picture in data.pictures], axis=0)
-    labels = np.concatenate([picture.labels for picture in data.pictures])
     names = distinct_names(data.truth.class_names)
-    counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+    counts = dict(zip(names, boxes_a_label(data.pictures, len(names)).tolist(), strict=True))
     figure, (classes, sizes, places, shapes) = panels(2, 2)
     ranked = sorted(counts.items(), key=lambda entry: -entry[1])
     shown = ranked[:MOST_CLASSES]
@@ -189,26 +186,49 @@ def labels_figure(data: CocoData) -> Figure:
     classes.set_yticks(range(len(shown)), [_shortened(name) for name, _ in shown], fontsize=8 if len(shown) < 12 else 6)
     classes.invert_yaxis()
     _titled(classes, "boxes a class")
-    wide, high = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).T
-    side = np.sqrt(wide * high).clip(1)
-    smallest = np.floor(np.log2(side.min(initial=2)))
-    bins = 2.0 ** np.arange(smallest, np.ceil(np.log2(side.max(initial=2))) + 0.5, 0.5)
-    sizes.hist(side, bins=bins.tolist(), color=BLUE)
+    bins, bars, places_map, shapes_map = _boxes_drawn(data)
+    sizes.hist(bins[:-1].tolist(), bins=bins.tolist(), weights=bars.tolist(), color=BLUE)
     sizes.set_xscale("log", base=2)
     sizes.xaxis.set_major_formatter("{x:.0f}")
     _titled(sizes, "side of a box (root of its area)", "px", "boxes")
-    middle = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2 / sides_hw[:, ::-1]
-    _density(places, middle[:, 0], middle[:, 1])
+    _density(places, places_map)
     places.invert_yaxis()
     _titled(places, "centres of the boxes in their pictures", "share of the width", "share of the height")
-    _density(shapes, wide / sides_hw[:, 1], high / sides_hw[:, 0])
+    _density(shapes, shapes_map)
     _titled(shapes, "widths and heights", "share of the width", "share of the height")
     return figure
 
 
-def _density(axes: Axes, across: Floats, up: Floats) -> None:
-    """A map of where in [0,1] x [0,1] values lie; the square root makes rare ones visible."""
-    counts = np.histogram2d(across.clip(0, 1), up.clip(0, 1), bins=CELLS, range=((0, 1), (0, 1)))[0]
+def _boxes_drawn(data: CocoData) -> tuple[Floats, Floats, Floats, Floats]:
+    """Edges of the bars of sizes in px, their heights, and maps (CELLS, CELLS) of centres and of shapes.
+
+    Counted some pictures at a time: the boxes of millions of pictures take gigabytes.
+    """
+    edges = 2.0 ** np.arange(0, 31, 0.5)
+    bars, smallest, largest = np.zeros(len(edges) - 1), 2.0, 2.0
+    places, shapes = np.zeros((CELLS, CELLS)), np.zeros((CELLS, CELLS))
+    for part in parts(data.pictures):
+        boxes_xyxy = part.boxes_xyxy.astype(np.float64)
+        sides_wh = np.repeat(part.sizes_hw[:, ::-1].astype(np.float64), part.counts, axis=0)
+        wide_high = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+        side = np.sqrt(wide_high[:, 0] * wide_high[:, 1]).clip(1)
+        bars += np.histogram(side, edges)[0]
+        smallest, largest = float(side.min(initial=smallest)), float(side.max(initial=largest))
+        places += _cells((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2 / sides_wh)
+        shapes += _cells(wide_high / sides_wh)
+    first, last = int(2 * np.floor(np.log2(smallest))), int(2 * np.ceil(np.log2(largest)))
+    bars[last - 1] += bars[last]  # sides of the very last edge, which closes the last bar
+    return edges[first : last + 1], bars[first:last], places, shapes
+
+
+def _cells(points: Floats) -> Floats:
+    """(N,2) points -> how many lie in each cell of [0,1] x [0,1]."""
+    x, y = points.clip(0, 1).T
+    return np.asarray(np.histogram2d(x, y, bins=CELLS, range=((0, 1), (0, 1)))[0], np.float64)
+
+
+def _density(axes: Axes, counts: Floats) -> None:
+    """A map of how many values lie where; the square root makes rare ones visible."""
     edges = np.linspace(0, 1, CELLS + 1)
     shown = np.ma.masked_equal(np.sqrt(counts).T, 0)
     axes.pcolormesh(edges, edges, shown, cmap=_shades(), vmin=-0.3 * counts.max() ** 0.5)

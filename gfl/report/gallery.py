@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gfl.data.coco import Picture
 from gfl.data.coco_json import Ints
 from gfl.data.picture_files import read_picture
+from gfl.data.pictures import Picture
 from gfl.data.transforms import Image
 from gfl.errors import InputError
 from gfl.report.analysis import Analysis, places_of

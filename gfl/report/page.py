@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gfl.data.check.findings import Finding
-from gfl.data.coco import Picture
+from gfl.data.pictures import Picture
 from gfl.report import figures
 from gfl.report.analysis import Analysis, ClassRow
 from gfl.report.findings_part import findings_list

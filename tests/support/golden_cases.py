@@ -17,8 +17,8 @@ from torch import Tensor
 from gfl.data import transforms
 from gfl.data.boxes import flip_boxes_horizontal, scale_boxes, scale_factors
 from gfl.data.canvas import own_canvas
-from gfl.data.coco import Picture
 from gfl.data.picture_files import read_picture
+from gfl.data.pictures import Picture
 from gfl.model.anchors import Grid
 from gfl.model.backbones.resnet import ResNetConfig
 from gfl.model.detector import DetectorConfig

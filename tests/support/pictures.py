@@ -9,8 +9,9 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
-from gfl.data.coco import CocoData, Picture
+from gfl.data.coco import CocoData
 from gfl.data.coco_json import GroundTruth
+from gfl.data.pictures import Picture
 from gfl.errors import InputError
 
 Content: TypeAlias = dict[str, list[dict[str, object]]]

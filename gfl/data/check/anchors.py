@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from gfl.data.canvas import own_canvas
 from gfl.data.check.findings import Finding
-from gfl.data.coco import Picture
+from gfl.data.pictures import Picture, sizes_of
 from gfl.data.plan import draw_changes
-from gfl.data.sizes import short_side_range, sizes_of
+from gfl.data.sizes import short_side_range
 from gfl.model.anchors import make_grid, padded_sizes
 from gfl.model.assign import claims, nearest_in_window
 from gfl.settings import DataConfig
@@ -87,7 +87,7 @@ def reach(pictures: Sequence[Picture], without: NDArray[np.bool_]) -> list[Reach
 
 def check_anchors(pictures: Sequence[Picture], cfg: DataConfig, seed: int) -> tuple[list[Finding], list[Reach]]:
     """The boxes that get no positive anchor in the first epoch, by size, and the short side that would mend it."""
-    sizes_hw = draw_changes(pictures, cfg, seed, epoch=0)[1]
+    sizes_hw = draw_changes(pictures, cfg, seed, epoch=0).sizes_hw
     counts = positives(pictures, sizes_hw)
     if not len(counts):
         return [], []
@@ -119,7 +119,7 @@ def _mend(affected: Sequence[Picture], cfg: DataConfig, seed: int) -> str:
     for factor in (1.0, *LARGER):
         short = round(low * factor) if isinstance(cfg.short_side, int) else (round(low * factor), round(high * factor))
         larger = replace(cfg, short_side=short, long_side=round(cfg.long_side * factor))
-        still = int((positives(tried, draw_changes(tried, larger, seed, epoch=0)[1]) == 0).sum())
+        still = int((positives(tried, draw_changes(tried, larger, seed, epoch=0).sizes_hw) == 0).sum())
         left.append((still, f"SHORT_SIDE = {short} with LONG_SIDE = {larger.long_side}"))
         if still <= MENDED * left[0][0]:
             break

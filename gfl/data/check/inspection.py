@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gfl.data.canvas import pick_canvases
 from gfl.data.check.anchors import Reach, check_anchors
 from gfl.data.check.findings import MOST_EXAMPLES, Finding, finding
 from gfl.data.check.rows import check_rows
-from gfl.data.check.truth import check_boxes, check_truth
-from gfl.data.coco import CocoData, Picture, data_of_file
-from gfl.data.coco_json import CocoFile, GroundTruth, collector_paused, ground_truth, read_coco_file
+from gfl.data.check.truth import Known, check_boxes, check_truth
+from gfl.data.coco import CocoData, data_of_file
+from gfl.data.coco_json import CocoFile, GroundTruth, Ints, collector_paused, ground_truth, read_coco_file
+from gfl.data.lazy import Picked
 from gfl.data.picture_files import PictureFile, read_picture
+from gfl.data.pictures import Picture, box_counts, ids_of, names_of, paths_of, sizes_of
 from gfl.data.same_pictures import same_pictures
 from gfl.data.shards.member import Member
-from gfl.data.sizes import box_slots, canvases_for, check_fits, eval_short_side, short_side_range, sizes_of
+from gfl.data.sizes import box_slots, canvases_for, check_fits, eval_short_side, short_side_range
 from gfl.data.source.layouts import SplitPaths
 from gfl.data.transforms import resized_sizes
 from gfl.errors import InputError
@@ -66,7 +69,7 @@ def inspect(
     findings += check_pictures(data, read_pictures=read_pictures)
     groups: list[Reach] = []
     if split == "train":
-        with_boxes = [picture for picture in data.pictures if len(picture.boxes_xyxy)]
+        with_boxes = Picked(data.pictures, np.flatnonzero(box_counts(data.pictures)))
         if not with_boxes:
             findings.insert(0, Finding("nothing_to_learn", 1, "no picture has a box to learn from", is_fatal=True))
         else:
@@ -81,35 +84,48 @@ def check_pictures(data: CocoData, *, read_pictures: bool = False) -> list[Findi
     read_pictures: find out of each whether it can be decoded and has its size; else that is known of those alone whose
     headers were looked into.
     """
-    there = set(existing([picture.path for picture in data.pictures]))
-    missing = [picture.file_name for picture in data.pictures if picture.path not in there]
+    there = existing(paths_of(data.pictures))
+    missing = Picked(names_of(data.pictures), np.flatnonzero(~there))
     found = finding("missing_pictures", "pictures that are missing", "passed over", missing)
-    looked_into = [
-        picture
-        for picture in data.pictures
-        if picture.path in there and (read_pictures or picture.id in data.unreadable)
-    ]
+    wanted = there if read_pictures else there & known_unreadable(data)
+    looked_into = Picked(data.pictures, np.flatnonzero(wanted))
     with ThreadPoolExecutor() as pool:
         faults = list(pool.map(_fault, looked_into))
     unreadable = [fault for fault in faults if fault]
     return found + finding("unreadable_pictures", "pictures that cannot be used", "passed over", unreadable)
 
 
-def existing(paths: Sequence[PictureFile]) -> Iterator[PictureFile]:
-    """Those of the paths that exist. A folder is listed once: on a network that is faster than to ask for each file."""
-    listed: dict[Path, set[str]] = {}
-    for path in paths:
-        if isinstance(path, Member):
-            if path.is_file():
-                yield path
-            continue
-        if path.parent not in listed:
-            try:
-                listed[path.parent] = set(os.listdir(path.parent))
-            except OSError:
-                listed[path.parent] = set()
-        if path.name in listed[path.parent]:
-            yield path
+def known_unreadable(data: CocoData) -> NDArray[np.bool_]:
+    """(P,) whether each picture was looked into and is missing or damaged."""
+    return np.isin(ids_of(data.pictures), np.array(sorted(data.unreadable), np.int64))
+
+
+def existing(paths: Sequence[PictureFile]) -> NDArray[np.bool_]:
+    """(P,) whether each path exists. A folder is listed once: on a network that is faster than to ask for each file.
+
+    Names are compared by their hashes of 64 bits: those of millions as texts take hundreds of megabytes.
+    """
+    folders: dict[Path, int] = {}
+    folder_P, name_P = np.empty(len(paths), np.int64), np.empty(len(paths), np.int64)
+    for at, path in enumerate(paths):
+        if isinstance(path, Member):  # then all are: their index says it
+            return np.fromiter((isinstance(each, Member) and each.is_file() for each in paths), np.bool_, len(paths))
+        folder_P[at], name_P[at] = folders.setdefault(path.parent, len(folders)), hash(path.name)
+    exists = np.zeros(len(paths), np.bool_)
+    order = np.argsort(folder_P, kind="stable")
+    ends = np.searchsorted(folder_P, np.arange(1, len(folders)), sorter=order)
+    for folder, places in zip(folders, np.split(order, ends), strict=folders != {}):
+        exists[places] = np.isin(name_P[places], _listed(folder))
+    return exists
+
+
+def _listed(folder: Path) -> Ints:
+    """The hashes of the names in a folder; none where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return np.fromiter((hash(entry.name) for entry in entries), np.int64)
+    except OSError:
+        return np.empty(0, np.int64)
 
 
 def check_run(train: Inspection, val: Inspection | None, cfg: DataConfig) -> list[Finding]:
@@ -143,7 +159,7 @@ PairsOf = Callable[[Sequence[PictureFile], Sequence[PictureFile]], list[tuple[Pi
 
 def check_shared(train: CocoData, val: CocoData, pairs_of: PairsOf) -> list[Finding]:
     """Pictures that are trained on and evaluated on. pairs_of: how equal files are found."""
-    pairs = pairs_of([each.path for each in train.pictures], [each.path for each in val.pictures])
+    pairs = pairs_of(paths_of(train.pictures), paths_of(val.pictures))
     shared, every = len({other for _, other in pairs}), len(val.pictures)
     if not shared:
         return []
@@ -205,12 +221,12 @@ def _by_file_alone(file: CocoFile) -> list[Finding]:
     """Findings about the boxes of a file that training refuses, as far as they can be read."""
     try:
         truth: GroundTruth = ground_truth(file, strict=False)
-        sides = zip(file.images.sides("height").tolist(), file.images.sides("width").tolist(), strict=True)
-        sizes_hw = dict(zip(truth.image_ids.tolist(), sides, strict=True))
-        names = dict(zip(truth.image_ids.tolist(), file.images.texts("file_name"), strict=True))
+        by_id = np.argsort(truth.image_ids, kind="stable")
+        sizes_hw = np.stack([file.images.sides(key) for key in ("height", "width")], axis=1)
+        known = Known(truth.image_ids[by_id], sizes_hw[by_id], Picked(file.images.texts("file_name"), by_id))
     except InputError:
         return []
-    return check_truth(truth, sizes_hw, names)
+    return check_truth(truth, known)
 
 
 def _fatal(error: InputError) -> Finding:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from gfl.data.check.anchors import check_anchors
 from gfl.data.check.findings import Finding
-from gfl.data.check.inspection import check_eval_size, check_shared, existing
+from gfl.data.check.inspection import check_eval_size, check_shared, existing, known_unreadable
 from gfl.data.check.truth import check_boxes
-from gfl.data.coco import CocoData, Picture
+from gfl.data.coco import CocoData
+from gfl.data.coco_json import Ints
+from gfl.data.lazy import Picked
+from gfl.data.pictures import box_counts, paths_of
 from gfl.data.same_pictures import same_names_and_pictures
 from gfl.errors import InputError
 from gfl.settings import DataConfig
@@ -29,10 +34,9 @@ class Outlook(NamedTuple):
     findings: tuple[Finding, ...]  # what a user should know, without what the head of a run counts already
 
 
-def _lost(data: CocoData) -> list[Picture]:
-    """The pictures that are missing, and those that were found damaged."""
-    there = set(existing([picture.path for picture in data.pictures]))
-    return [each for each in data.pictures if each.path not in there or each.id in data.unreadable]
+def _lost(data: CocoData) -> Ints:
+    """The places of the pictures that are missing, and of those that were found damaged."""
+    return np.flatnonzero(~existing(paths_of(data.pictures)) | known_unreadable(data))
 
 
 def look_ahead(data: CocoData, cfg: DataConfig, seed: int, val: CocoData | None = None) -> Outlook:
@@ -40,16 +44,16 @@ def look_ahead(data: CocoData, cfg: DataConfig, seed: int, val: CocoData | None 
 
     Raises InputError where nothing can be learnt from it.
     """
-    boxes = sum(len(picture.boxes_xyxy) for picture in data.pictures)
+    counts = box_counts(data.pictures)
     lost = _lost(data)
     readable = len(data.pictures) - len(lost)
     if readable < len(lost):
         raise InputError(
             f"{data.annotations}: {readable:,} of {len(data.pictures):,} pictures can be read "
-            f"(not {lost[0].path}, e.g.), expected at least half; mend the folder: `python -m gfl.data check "
-            "--read_pictures` names all"
+            f"(not {data.pictures[lost[0]].path}, e.g.), expected at least half; mend the folder: `python -m gfl.data "
+            "check --read_pictures` names all"
         )
-    sample = [picture for picture in data.pictures if len(picture.boxes_xyxy)][:: -(-len(data.pictures) // LOOKED_AT)]
+    sample = Picked(data.pictures, np.flatnonzero(counts)[:: -(-len(counts) // LOOKED_AT)])
     if not sample:
         raise InputError(
             f"{data.annotations}: none of its {len(data.pictures)} pictures has a box to learn from; add boxes"
@@ -63,4 +67,4 @@ def look_ahead(data: CocoData, cfg: DataConfig, seed: int, val: CocoData | None 
         found += [*check_shared(data, val, same_names_and_pictures), *check_eval_size(cfg)]
     told = tuple(each for each in found if each.name not in COUNTED and (not each.is_note or each.name in TOLD))
     readable_val = 0 if val is None else len(val.pictures) - len(_lost(val))
-    return Outlook(readable, readable_val, boxes, without, len(sample) == len(data.pictures), told)
+    return Outlook(readable, readable_val, int(counts.sum()), without, len(sample) == len(data.pictures), told)

@@ -20,24 +20,36 @@ MENDS: dict[Form, tuple[str, str]] = {  # what they look like, and how to mend t
 }
 
 
-def box_form(boxes: Floats, sizes_hw: Ints) -> Form:
-    """The form of a data set's boxes (N,4), in pictures of sizes (N,2), judged by all of them together.
+class BoxForms:
+    """The form of a data set's boxes, judged by all of them together; they are looked at some at a time.
 
     Another form than 'xywh' is only named where it explains all boxes, and 'xywh' leaves many outside their pictures.
     """
-    if not len(boxes):
-        return "xywh"
-    whole = (boxes == np.round(boxes)).all(axis=1)
-    shares = ((boxes >= 0) & (boxes <= 1)).all(axis=1) & ~whole
-    if shares.mean() > 0.9:
-        return "normalised"
-    limits = sizes_hw[:, ::-1] * (1 + REACH_SHARE) + REACH_PX  # (N,2) x, y
-    beyond = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
-    if beyond.sum() < 2 or beyond.mean() < SUSPICIOUS:
-        return "xywh"
-    if ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits)).all():
-        return "xyxy"
-    turned = boxes[:, [1, 0, 3, 2]]
-    if (turned[:, :2] + turned[:, 2:] <= limits).all():
-        return "swapped"
-    return "xywh"
+
+    def __init__(self) -> None:
+        self._boxes = self._shares = self._beyond = 0
+        self._all_xyxy = self._all_swapped = True
+
+    def add(self, boxes: Floats, sizes_hw: Ints) -> None:
+        """Boxes (N,4) in pictures of sizes (N,2)."""
+        whole = (boxes == np.round(boxes)).all(axis=1)
+        shares = ((boxes >= 0) & (boxes <= 1)).all(axis=1) & ~whole
+        limits = sizes_hw[:, ::-1] * (1 + REACH_SHARE) + REACH_PX  # (N,2) x, y
+        beyond = (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
+        self._boxes += len(boxes)
+        self._shares += int(shares.sum())
+        self._beyond += int(beyond.sum())
+        if self._all_xyxy:
+            self._all_xyxy = bool(((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= limits)).all())
+        if self._all_swapped:
+            turned = boxes[:, [1, 0, 3, 2]]
+            self._all_swapped = bool((turned[:, :2] + turned[:, 2:] <= limits).all())
+
+    @property
+    def form(self) -> Form:
+        """What all of them are."""
+        if self._shares > 0.9 * self._boxes:
+            return "normalised"
+        if self._beyond < 2 or self._beyond < SUSPICIOUS * self._boxes:
+            return "xywh"
+        return "xyxy" if self._all_xyxy else "swapped" if self._all_swapped else "xywh"
