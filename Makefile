@@ -24,7 +24,7 @@ COCO_RUN ?= runs/coco/$(shell date +%Y%m%d-%H%M%S)
 help:
 	@echo "make install     .venv with the project, its test tools and $(TORCH)"
 	@echo "make demo        train, evaluate, export and detect on pictures that the project draws itself"
-	@echo "make test        the quick tests; make test-slow: the long ones"
+	@echo "make test        the quick tests; make test-slow: the long ones, in an environment of their own, for an hour or two"
 	@echo "make check       format, lint, types and the order of imports"
 	@echo "make docs        the site, into site/index.html"
 	@echo "make bench       the measurements of docs/benchmarks.md"
@@ -54,8 +54,15 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile $(PYTEST_ARGS)
 
-test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+# In an environment of its own: what these tests need brings two gigabytes, and packages that the project must do without.
+test-slow: .venv-slow/.installed
+	.venv-slow/bin/python -m pytest -m slow -rs $(PYTEST_ARGS)
+
+.venv-slow/.installed: setup.py
+	$(PYTHON) -m venv .venv-slow
+	.venv-slow/bin/python -m pip install --quiet '$(TORCH)'
+	.venv-slow/bin/python -m pip install --quiet --editable '.[test-slow]'
+	touch $@
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -72,6 +72,19 @@ EXTRAS = {
         "gflv2[serve]",
     ],
     "browser": ["playwright>=1.45,<2", "axe-playwright-python>=0.1.4,<1"],  # tests of the pages; a Chromium beside them
+    # What the slow tests need, but for onnx2tf, which brings TensorFlow. Beside it, from the system: Chromium, npm, wrk
+    # and a Java 17; a test that lacks one is skipped, and says so.
+    "test-slow": [
+        "gflv2[test,browser,large,mnn,openvino,ray,storage,tensorboard,track,trackio,wandb]",
+        "daft>=0.5,<1",
+        "locust>=2.30,<3",
+        "mlflow-skinny>=2.14,<4",
+        "moto[server]>=5,<6",
+        "pandas>=2,<4",
+        "pyspark>=3.5,<5",
+        "s3fs>=2024.6",
+        "tritonclient[http]>=2.50,<3",
+    ],
     "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
     # The other runtimes of export.to: what converts and what runs.
