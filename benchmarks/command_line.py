@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.machine_use import WAIT_S, Use, sample, wait_until_idle
 from benchmarks.measure import Gemm, machine
-from benchmarks.tables import Findings, Report, as_json, page, plain_text
+from benchmarks.tables import Findings, Report, as_json, kept_part, page, plain_text
 from gfl.data.shards.pattern import Images, images_at
 from gfl.errors import InputError
 from gfl.files import write_atomic
@@ -136,7 +136,8 @@ def write_reports(arguments: argparse.Namespace, measure: Callable[[], Sequence[
         if arguments.json is not None:
             write_atomic(arguments.json, as_json(reports, facts))
         if arguments.output is not None:
-            write_atomic(arguments.output, page(reports, facts, command_line()))
+            before = arguments.output.read_text(encoding="utf-8") if arguments.output.is_file() else ""
+            write_atomic(arguments.output, page(reports, facts, command_line()) + kept_part(before))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

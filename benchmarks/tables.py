@@ -13,6 +13,7 @@ from gfl.files import to_json
 from gfl.report.tables import aligned, text_width
 
 TERMINAL_COLUMNS = 100
+KEPT = "<!-- What follows is of programs that are run apart; `make bench` keeps it. -->"
 
 
 class Table(NamedTuple):
@@ -82,6 +83,12 @@ def page(reports: Sequence[Report], facts: Mapping[str, object], command: str) -
     for report in reports:
         parts += [f"## `{report.command}`", f"Before it: {report.use}.", *map(markdown, report.findings.tables)]
     return "\n\n".join(parts) + "\n"
+
+
+def kept_part(page_before: str) -> str:
+    """What a page keeps when it is written again: from the line KEPT on, results of programs that are run apart."""
+    start = page_before.find(KEPT)
+    return "" if start < 0 else "\n" + page_before[start:]
 
 
 def as_json(reports: Sequence[Report], facts: Mapping[str, object]) -> str:

@@ -232,6 +232,7 @@ def test_a_benchmark_runs_and_writes_its_files(
     monkeypatch.setattr(measure, "LEAST_S", 0.0)
     monkeypatch.setattr(command_line, "QUICK_GEMM_SIDE", 64)
     files = ["--json", str(tmp_path / "a.json"), "--output", str(tmp_path / "a.md")]
+    (tmp_path / "a.md").write_text(f"before\n\n{tables.KEPT}\n\nof another program\n")
     monkeypatch.setattr("sys.argv", ["the program", "--quick", "--repeats", "1", *flags, *files])
     benchmark = everything.PROGRAMS[name]
     assert command_line.run_program(benchmark.parser(), benchmark.measure) == 0
@@ -242,6 +243,8 @@ def test_a_benchmark_runs_and_writes_its_files(
     assert page.count("\n### ") == expected
     assert "--repeats 1" in page  # the command
     assert "Before it: other programs used" in page
+    assert page.endswith(f"\n\n{tables.KEPT}\n\nof another program\n")
+    assert "before\n" not in page
     assert "--repeats 1" in capsys.readouterr().out
 
 

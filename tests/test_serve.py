@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import tempfile
@@ -299,6 +300,25 @@ def test_an_ending_server_refuses_what_is_new_and_finishes_what_is_in_flight() -
 
 
 # ---- connections ----
+
+
+class ForeignTransport:
+    """A transport that has no base class of asyncio's, as uvloop's has none."""
+
+    def __init__(self, inner: asyncio.BaseTransport) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+def test_the_transports_of_another_loop_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = connections.Connection.connection_made
+    monkeypatch.setattr(
+        connections.Connection, "connection_made", lambda self, transport: made(self, ForeignTransport(transport))
+    )
+    with serving(Mirror(canvases=(WIDE,)).model) as client:
+        assert client.detect(PICTURE).status == 200
 
 
 def test_connections_that_are_too_many_are_told_when_to_come_again() -> None:

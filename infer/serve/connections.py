@@ -7,6 +7,7 @@ does not read its answer. Its own `limit_concurrency` answers requests with 503,
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -82,16 +83,16 @@ class Connection(asyncio.Protocol):
         self._seen: object = None  # what the last look saw, where the connection waited for its client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(f"got {transport}, expected the transport of a stream")
-        self._transport, self._patient = transport, PatientTransport(transport, self._loop)
+        # A stream's; uvloop's, which uvicorn takes where it is installed, has no base class in common with asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._patient = PatientTransport(self._transport, self._loop)
         self._inner.connection_made(self._patient)
         self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         most, there = self._service.limits.connections, len(self._inner.connections)
         if there > most:
             self._service.metrics.failures.labels("connections").inc()
             if there > most + REFUSED:
-                transport.abort()
+                self._transport.abort()
             else:
                 self._patient.write(refusal(most))
                 self._patient.close()
