@@ -1,150 +1,339 @@
-"""Objects followed through a video: what is written and drawn, and how a run goes on."""
+"""What trackers are told of a run, and that none of them stops or slows it."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
-import cv2
-import numpy as np
 import pytest
-from infer_program import detect, refused
-from tiny_onnx import write_onnx
+import tiny
+from tiny import STEPS_AN_EPOCH, assert_equal_bits, log_lines, run_training, train_arguments
 
-from gfl.runtime.result import Result
-from infer import tracking
-from infer.formats import read_results
-from infer.rows import detections_of, is_detection
-from infer.tracking import TrackedFrames, Tracks
+from gfl import train
+from gfl.engine.checkpoints import read_state
+from gfl.errors import InputError
+from gfl.record.trackers import opening, tracking
+from gfl.record.trackers.interface import Ended, Line, Started, flat_settings, store_id, stored_id
+from gfl.record.trackers.opening import KINDS, open_trackers
+from gfl.record.trackers.tracking import Tracking
+from gfl.settings import OptimConfig, RunConfig
 
-NAMES = ("a", "b")
+RUN = Started(Path("runs/r50/noon"), {"optim.lr": "0.01"}, 0)
+TRACKED = "TRACKERS = ('mlflow',)"
 
 
-def frame_of(number: int, boxes: list[tuple[int, float, float]], video: str = "v.avi") -> Result:
-    """A frame with boxes of 20 x 20 px: class, left, top."""
-    labels = np.array([label for label, *_ in boxes], np.int32)
-    corners = np.array([[left, top, left + 20, top + 20] for _, left, top in boxes], np.float32).reshape(-1, 4)
-    return Result(
-        boxes_xyxy=corners,
-        scores=np.full(len(boxes), 0.8, np.float32),
-        labels=labels,
-        names=tuple(NAMES[label] for label in labels),
-        category_ids=tuple(int(label) + 1 for label in labels),
-        edge_std=np.ones((len(boxes), 4), np.float32),
-        score_thresholds=np.full(len(boxes), 0.3, np.float32),
-        complete=True,
-        size_hw=(200, 300),
-        source=f"{video}#{number:06d}",
-        image=np.zeros((200, 300, 3), np.uint8),
+class Recorder:
+    """A tracker that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def start(self, run: Started) -> str:
+        self.told.append(("start", run))
+        return "here"
+
+    def steps(self, lines: Sequence[Line]) -> None:
+        self.told += [("step", line) for line in lines]
+
+    def evaluation(self, line: Line) -> None:
+        self.told.append(("evaluation", line))
+
+    def end(self, how: Ended) -> None:
+        self.told.append(("end", how))
+
+    def names(self) -> list[str]:
+        return [name for name, _ in self.told]
+
+
+class Failing(Recorder):
+    """A tracker that raises at an event."""
+
+    def __init__(self, event: str, error: BaseException) -> None:
+        super().__init__()
+        self.event, self.error = event, error
+
+    def steps(self, lines: Sequence[Line]) -> None:
+        super().steps(lines)
+        if self.event == "steps":
+            raise self.error
+
+    def start(self, run: Started) -> str:
+        if self.event == "start":
+            raise self.error
+        return super().start(run)
+
+
+class Hanging(Recorder):
+    """A tracker that does not come back from its first steps until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+
+    def steps(self, lines: Sequence[Line]) -> None:
+        self.release.wait(30)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_data(tmp_path_factory.mktemp("tracking") / "data")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, tracker: Recorder) -> None:
+    """Let a run whose TRACKERS are not empty have this one."""
+    monkeypatch.setattr(train, "open_trackers", lambda names: {"recorder": tracker} if names else {})
+
+
+# ---- a run ----
+
+
+def test_a_run_tells_its_settings_its_log_its_evaluations_and_its_end(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = Recorder()
+    use(monkeypatch, recorder)
+    run = run_training(data, tmp_path / "run", "EPOCHS = 2", "LOG_EVERY = 3", TRACKED)
+    epoch = ["step"] * STEPS_AN_EPOCH + ["evaluation"]
+    assert recorder.names() == ["start", *epoch, *epoch, "end"]
+    assert recorder.told[-1] == ("end", "finished")
+    begun = recorder.told[0][1]
+    assert isinstance(begun, Started)
+    assert (begun.folder, begun.step, begun.name.split("/")[-1]) == (run, 0, "run")
+    assert (begun.settings["epochs"], begun.settings["optim.optimizer"]) == ("2", "adamw")
+    lines = [line for _, line in recorder.told[1:-1] if isinstance(line, Line)]
+    for told, logged in zip(lines, log_lines(run), strict=True):
+        group = "train" if "loss" in logged else "val"
+        numbers = {f"{group}/{name}": value for name, value in logged.items() if name not in ("step", "canvas")}
+        measured = {name: value for name, value in numbers.items() if name == "val/epoch" or float(str(value)) >= 0}
+        measured.pop("val/epoch", None)
+        assert (told.step, told.numbers) == (logged["step"], measured)
+    assert "tracker recorder | here" in capsys.readouterr().out
+
+
+def test_a_tracked_run_is_the_run_that_is_not(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Recorder())
+    plain, tracked = (
+        run_training(data, tmp_path / name, f"TRACKERS = {value!r}") for name, value in (("a", ()), ("b", ("wandb",)))
     )
+    for name in ("last.pt", "best.pt"):
+        assert_equal_bits(read_state(plain / name), read_state(tracked / name))
+    speeds = re.compile(r'"(img_per_s|data_wait)": ?[^,}]+')
+    assert len({speeds.sub("", (run / "log.jsonl").read_text()) for run in (plain, tracked)}) == 1
+    assert (plain / "results.csv").read_text() == (tracked / "results.csv").read_text()
 
 
-class StandIn:
-    """A tracker that gives every detection its place as its track, in turned order, and none in its first frame."""
-
-    def __init__(self, **options: float) -> None:
-        self.options, self.frames = options, 0
-
-    def update(self, found: SimpleNamespace) -> SimpleNamespace:
-        self.frames += 1
-        places = found.data["place"][::-1]
-        return SimpleNamespace(
-            data={"place": places}, tracker_id=np.arange(len(places))[::-1] if self.frames > 1 else places * 0 - 1
-        )
+def test_a_run_that_goes_on_tells_its_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    run = run_training(data, tmp_path / "run", "MAX_STEPS = 2", "EVAL_EVERY = 0")
+    use(monkeypatch, recorder)
+    arguments = ["--resume", "--workdir", str(run), "--gin_bindings", "MAX_STEPS = 3", TRACKED]
+    assert train.main(arguments) == 0
+    begun, step = recorder.told[0][1], recorder.told[1][1]
+    assert isinstance(begun, Started)
+    assert isinstance(step, Line)
+    assert (begun.step, step.step) == (2, 3)
 
 
-@pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    packages = SimpleNamespace(ByteTrackTracker=StandIn), SimpleNamespace(Detections=SimpleNamespace)
-    monkeypatch.setattr(tracking, "import_trackers", lambda: packages)
+def test_a_run_that_is_told_to_end_and_one_that_fails_say_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise InputError("cannot write: the disk is full; free some space")
+
+    def told_to_end(*given: object, **more: object) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return usual(*given, **more)  # type: ignore[arg-type]  # as they came
+
+    usual = train.step
+    for name, instead, how, code in (("step", told_to_end, "stopped", 143), ("write", full, "failed", 2)):
+        recorder = Recorder()
+        with monkeypatch.context() as patch:
+            use(patch, recorder)
+            patch.setattr(train, name, instead)
+            assert train.main(train_arguments(data, tmp_path / name, TRACKED)) == code
+        assert recorder.told[-1] == ("end", how)
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_tracks_are_numbered_over_all_classes_and_anew_in_each_video() -> None:
-    tracks = Tracks({"v.avi": 25.0, "w.avi": 0.0}, (0.3, 0.4))
-    boxes = [(0, 10.0, 10.0), (1, 50.0, 10.0), (0, 100.0, 10.0)]
-    seen = [tracks.follow(frame_of(number, boxes)).track_ids for number in (1, 2, 3)]
-    assert [ids.tolist() for ids in seen if ids is not None] == [[-1, -1, -1], [2, 3, 1], [2, 3, 1]]
-    first = tracks.follow(frame_of(1, boxes, "w.avi")).track_ids
-    assert first is not None
-    assert first.tolist() == [-1, -1, -1]
+@pytest.mark.parametrize("event", ["start", "steps"])
+def test_a_tracker_that_fails_is_dropped_and_named_once(
+    event: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = Failing(event, ConnectionError("connection refused\nby the server"))
+    use(monkeypatch, failing)
+    run_training(data, tmp_path / "run", "EPOCHS = 2", TRACKED)
+    note = "note: the tracker recorder was dropped (connection refused); the run goes on without it"
+    assert capsys.readouterr().out.count(note) == 1
+    assert (tmp_path / "run" / "train.log").read_text().count(note) == 1
+    assert failing.names() == ([] if event == "start" else ["start", "step"])
 
 
-@pytest.mark.usefixtures("stand_in")
-def test_frames_are_followed_in_their_order_whatever_order_they_come_in() -> None:
-    taken: list[tuple[int, str]] = []
-    frames = TrackedFrames(
-        Tracks({"v.avi": 25.0}, (0.3, 0.4)), lambda place, result: taken.append((place, result.source))
+def test_what_is_missing_is_told_before_anything_is_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    said = tiny.refusal(train.main, train_arguments(data, tmp_path / "run", TRACKED), capsys)
+    assert said.startswith("error: TRACKERS has 'mlflow', whose package cannot be imported (")
+    assert said.endswith("call `pip install mlflow`, or leave 'mlflow' out of TRACKERS\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_files_of_trackers_do_not_hinder_a_start_after_a_run_without_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    class Writing(Recorder):
+        def start(self, run: Started) -> str:
+            store_id(run.folder, "mlflow", "7")
+            (run.folder / "tensorboard").mkdir()
+            (run.folder / "tensorboard" / "events").write_text("")
+            return super().start(run)
+
+    use(monkeypatch, Writing())
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "step", interrupted)
+        assert train.main(train_arguments(data, tmp_path / "run", TRACKED)) == 130
+    assert {"trackers.json", "tensorboard", "train.log"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    run_training(data, tmp_path / "run", "MAX_STEPS = 1", "EVAL_EVERY = 0")
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+# ---- the threads ----
+
+
+def drop_note(tracker: Recorder, act: Callable[[Tracking], None], clock: Callable[[], float] = lambda: 0.0) -> str:
+    """What a run is told while it hands out events; the note of the one tracker that it has."""
+    notes: list[str] = []
+    tracked = Tracking({"one": tracker}, notes.append, clock)
+    with tracked.of(RUN, lambda text: None):
+        act(tracked)
+    assert len(notes) <= 1
+    return next(iter(notes), "")
+
+
+def test_a_tracker_that_hangs_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "END_WAIT_S", {"finished": 0.1})
+    hanging, now = Hanging(), [0.0]
+
+    def act(tracked: Tracking) -> None:
+        tracked.steps([{"step": 1, "loss": 1.0}])
+        while tracked._senders[0]._busy_since is None:
+            time.sleep(0.001)
+        now[0] = tracking.MOST_SECONDS + 1
+        tracked.evaluation(1, {"AP": 0.5})
+
+    assert "was dropped (no answer for 61 s)" in drop_note(hanging, act, lambda: now[0])
+    hanging.release.set()
+
+
+def test_a_tracker_that_is_too_slow_is_dropped_before_events_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "MOST_WAITING", 4)
+    hanging = Hanging()
+
+    def act(tracked: Tracking) -> None:
+        for step in range(1, 10):
+            tracked.steps([{"step": step, "loss": 1.0}])
+        hanging.release.set()
+
+    assert "was dropped (4 events wait for it)" in drop_note(hanging, act)
+
+
+def test_a_tracker_that_is_slow_at_the_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "END_WAIT_S", {"finished": 0.1})
+    hanging = Hanging()
+    assert "was dropped (the last events were not sent in time)" in drop_note(
+        hanging, lambda tracked: tracked.steps([{"step": 1}])
     )
-    for position in (1, 2, 0, 3):
-        frames.take(position, frame_of(position + 1, []))
-    assert taken == [(place, f"v.avi#{place + 1:06d}") for place in range(4)]
+    hanging.release.set()
 
 
-def test_a_track_is_written_drawn_and_kept_by_a_choice() -> None:
-    result = replace(frame_of(1, [(0, 10.0, 50.0), (1, 90.0, 50.0)]), track_ids=np.array([7, -1]))
-    written = detections_of(result, [1, 2])
-    assert [entry.get("track_id") for entry in written] == [7, None]
-    assert all(map(is_detection, written))
-    assert not is_detection({**written[0], "track_id": "7"})
-    second = result[1].track_ids
-    assert second is not None
-    assert second.tolist() == [-1]
-    plain = replace(result, track_ids=None)
-    assert not np.array_equal(result.draw(), plain.draw())  # its number
-    assert (result.draw() != plain.draw()).any(axis=2)[:, 80:].any()  # the colour of what has no track
+def test_a_tracker_that_never_began_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable(Hanging):
+        def start(self, run: Started) -> str:
+            self.release.wait(30)
+            return ""
+
+    monkeypatch.setattr(tracking, "START_WAIT_S", 0.1)
+    unreachable, before = Unreachable(), time.monotonic()
+    assert "was dropped (no answer since the run began)" in drop_note(
+        unreachable, lambda tracked: tracked.steps([{"step": 1}])
+    )
+    assert time.monotonic() - before < 5
+    unreachable.release.set()
 
 
-def test_pictures_have_no_tracks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
-    flags = ("--model", tmp_path / "none.onnx", "--input", tmp_path / "a.png", "--output", tmp_path / "out")
-    assert "got --track for pictures, expected a video" in refused(capsys, *flags, "--track")
+def test_a_tracker_whose_library_exits_is_dropped_too() -> None:
+    failing = Failing("steps", SystemExit("no key"))
+    assert "was dropped (no key)" in drop_note(failing, lambda tracked: tracked.steps([{"step": 1}]))
 
 
-def write_video(path: Path, frames: int) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (96, 64))
-    for i in range(frames):
-        writer.write(np.full((64, 96, 3), 40 * (i % 5), np.uint8))
-    writer.release()
+def test_one_tracker_fails_and_another_is_told_everything() -> None:
+    notes: list[str] = []
+    good = Recorder()
+    tracked = Tracking({"bad": Failing("start", OSError("no space left")), "good": good}, notes.append)
+    with tracked.of(RUN, lambda text: None):
+        tracked.steps([{"step": 1, "loss": float("nan"), "canvas": "64x96", "seen": True}])
+        tracked.evaluation(1, {"AP": 0.5, "APs": -1.0})
+    assert notes == ["note: the tracker bad was dropped (no space left); the run goes on without it"]
+    assert good.names() == ["start", "step", "evaluation", "end"]
+    step, evaluated = good.told[1][1], good.told[2][1]
+    assert isinstance(step, Line)
+    assert list(step.numbers) == ["train/loss"]
+    assert evaluated == Line(1, {"val/AP": 0.5})
 
 
-@pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("form", ["json", "jsonl", "parquet"])
-def test_a_run_goes_on_with_whole_videos_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    if form == "parquet":
-        pytest.importorskip("pyarrow")
-    monkeypatch.setattr("infer.task.import_trackers", lambda: None)
-    model = write_onnx(tmp_path / "tiny.onnx", batch=1)
-    (tmp_path / "in").mkdir()
-    for name in ("a.avi", "b.avi"):
-        write_video(tmp_path / "in" / name, 4)
-    flags = ("--model", model, "--input", tmp_path / "in", "--track", "--resume", "--format", form)
-    assert detect(*flags, "--output", tmp_path / "whole") == 0
-    rows = list(read_results(form, tmp_path / "whole"))
-    assert [[each.get("track_id") for each in row["detections"]] for row in rows] == [[None], [1], [1], [1]] * 2
-    if form != "jsonl":
-        return
-    lines = (tmp_path / "whole" / "results.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "results.jsonl").write_bytes(b"".join(lines[:8]))  # three frames of the second video
-    assert detect(*flags, "--output", tmp_path / "cut") == 0
-    assert (tmp_path / "cut" / "results.jsonl").read_bytes() == b"".join(lines)
-    assert json.loads((tmp_path / "cut" / "summary.json").read_text())["resumed"] == 4
+# ---- opening, settings, ids ----
 
 
-@pytest.mark.slow
-def test_bytetrack_keeps_the_numbers_of_objects_that_cross_and_vanish() -> None:
-    pytest.importorskip("trackers")
-    tracks, seen = Tracks({"v.avi": 25.0}, (0.3, 0.3)), []
-    for number in range(60):
-        boxes = [(0, 10.0 + 4 * number, 20.0), (0, 250.0 - 4 * number, 60.0), (1, 10.0 + 4 * number, 22.0)]
-        if 20 <= number < 26:
-            del boxes[0]  # behind something
-        ids = tracks.follow(frame_of(number + 1, boxes)).track_ids
-        assert ids is not None
-        seen.append(ids.tolist())
-    assert sorted(seen[10]) == [1, 2, 3]
-    assert all(ids[-2:] == seen[10][-2:] for ids in seen[2:])
-    assert all(ids == seen[10] for ids in (*seen[2:20], *seen[30:]))
+def test_the_knob_names_what_can_be_opened() -> None:
+    ((names, _),) = (get_args(get_type_hints(RunConfig)[name]) for name in ("trackers",))
+    assert KINDS.keys() == set(get_args(names))
+
+
+def test_no_package_of_a_tracker_is_imported_unless_asked_for() -> None:
+    names = [kind.module for kind in KINDS.values()]
+    program = (
+        f"import sys, gfl.train, gfl.record.trackers.opening as o; o.open_trackers(()); names = {names}\n"
+        "print([name for name in [*names, 'tensorboard'] if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_package_that_is_broken_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise TypeError("Descriptors cannot be created directly.\nIf this call came from a _pb2.py file")
+
+    monkeypatch.setattr(opening, "import_package", broken)
+    with pytest.raises(InputError, match=r"'wandb', whose package does not work \(Descriptors .* directly\); call"):
+        open_trackers(["wandb"])
+
+
+def test_settings_are_flat() -> None:
+    settings = flat_settings(tiny.run_config(OptimConfig(lr=0.5)))
+    assert (settings["optim.lr"], settings["detector.backbone.depth"], settings["data.root"]) == (
+        "0.5",
+        "18",
+        "data/coco",
+    )
+    assert "optim" not in settings
+
+
+def test_ids_are_kept_and_a_broken_file_of_them_is_none(tmp_path: Path) -> None:
+    assert stored_id(tmp_path, "mlflow") is None
+    store_id(tmp_path, "mlflow", "7")
+    store_id(tmp_path, "wandb", "8")
+    assert (stored_id(tmp_path, "mlflow"), stored_id(tmp_path, "wandb")) == ("7", "8")
+    (tmp_path / "trackers.json").write_text("[")
+    assert stored_id(tmp_path, "mlflow") is None
+    store_id(tmp_path, "wandb", "9")
+    assert stored_id(tmp_path, "wandb") == "9"
