@@ -75,10 +75,9 @@ EXTRAS = {
     # What the slow tests need, but for onnx2tf, which brings TensorFlow. Beside it, from the system: Chromium, npm, wrk
     # and a Java 17; a test that lacks one is skipped, and says so.
     "test-slow": [
-        "gflv2[test,browser,large,mnn,openvino,ray,storage,tensorboard,track,trackio,wandb]",
+        "gflv2[test,browser,large,mlflow,mnn,openvino,ray,storage,tensorboard,track,trackio,wandb]",
         "daft>=0.5,<1",
         "locust>=2.30,<3",
-        "mlflow-skinny>=2.14,<4",
         "moto[server]>=5,<6",
         "pandas>=2,<4",
         "pyspark>=3.5,<5",
