@@ -21,8 +21,16 @@ from gfl.shapes import MOST_PICTURES
 
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 MOST_THREADS = 1024
+
+
+def _open_pte(path: Path, *, threads: int = 0) -> StaticFile:
+    from gfl.runtime.on_torch.pte_file import open_pte  # late: it imports PyTorch
+
+    return open_pte(path, threads=threads)
+
+
 # Files of `python -m export.to` by suffix: what opens them as (path, threads=...).
-CONVERTED: dict[str, Callable[..., StaticFile]] = {".mnn": open_mnn, ".tflite": open_litert}
+CONVERTED: dict[str, Callable[..., StaticFile]] = {".mnn": open_mnn, ".tflite": open_litert, ".pte": _open_pte}
 # Static files, one a canvas; in a folder the first kind that is there is taken.
 EXPORTS = (".onnx", ".pt2", ".om", IR, *CONVERTED)
 
