@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,9 @@ def open_pte(path: Path, *, threads: int = 0) -> PteModel:
         "pip install 'gflv2[executorch]', or give the .pt2 or the .onnx",
     )
     try:
-        method: Method = runtime.Runtime.get().load_program(path).load_method(METHOD)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its Python calls are experimental, which it says at each
+            method: Method = runtime.Runtime.get().load_program(path).load_method(METHOD)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"{path} cannot be opened by ExecuTorch ({first_line(error)}); convert or copy it again"
