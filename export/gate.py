@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 
+import numpy as np
+from numpy.typing import NDArray
+
 from export import parity
 from export.accuracy import Accuracy, Comparison
 from export.compare import Compared, compare_outputs
@@ -16,7 +19,7 @@ from export.sources import Pictures, Source, run_file
 from export.summary import agreement
 from gfl.class_names import map_classes
 from gfl.runtime.description import Arrays, Description
-from gfl.runtime.finish import finish
+from gfl.runtime.finish import finished
 from gfl.runtime.model import StaticFile
 
 NOTHING = f"{parity.UNTRIED.partition(';')[0]}; give --images with objects in them"
@@ -72,7 +75,9 @@ def judge(file: StaticFile, source: Source, pictures: Pictures, threads: int, sc
         ours, theirs = run_file(file, batch), source.run_reference(batch)
         if about.precision == "fp32":
             compare_outputs(outcome, Compared(batch, ours, theirs), about)
-        comparison.add(batch, *(detections(arrays, about) for arrays in (ours, theirs)))
+        comparison.add(
+            batch, *(detections(each, batch.image_sizes[: len(batch.names)], about) for each in (ours, theirs))
+        )
     parity.check_rivals(outcome)
     ms, rival_ms = time_both(file, source.rival, next(sample_batches(pictures, about)))
     return Verdict(outcome, comparison.outcome(), ms, rival_ms, source.rival_name, threads)
@@ -87,9 +92,9 @@ def described_for(description: Description, pictures: Pictures) -> Description:
     return replace(description, category_ids=tuple(-1 if each is None else each for each in ids))
 
 
-def detections(outputs: Arrays, description: Description) -> Arrays:
+def detections(outputs: Arrays, image_sizes: NDArray[np.int32], description: Description) -> Arrays:
     """The outputs of a detector, whichever form these are."""
-    return finish(outputs, description.thresholds) if description.outputs == "decoded" else outputs
+    return outputs if description.outputs == "detections" else finished(outputs, image_sizes, description)
 
 
 def sample_batches(pictures: Pictures, about: Description) -> Iterator[SampleBatch]:

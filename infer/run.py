@@ -37,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         nargs="+",
         metavar="FILE",
-        help=".onnx, .pt, .pth, .safetensors, .pt2, .om, .xml, .mnn or .tflite, or a folder of exports; several, of "
-        "the same classes and sizes, detect together",
+        help=".onnx, .pt, .pth, .safetensors, .pt2, .om, .xml, .mnn, .param, .tflite or .pte, or a folder of exports; "
+        "several, of the same classes and sizes, detect together",
     )
     add(
         "--tta",

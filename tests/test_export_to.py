@@ -14,9 +14,11 @@ import tiny
 import tiny_onnx
 from onnx import numpy_helper
 from standin_openvino import StandinOpenvino
-from tiny_export import H, W, export, lying_exports, write_model
+from tiny_export import H, W, lying_exports, write_model
 
+from export import onnx as export_onnx
 from export import to
+from export import torch as export_torch
 from export.formats import FORMATS
 from export.formats.interface import Conversion
 from export.sources import CPU
@@ -209,11 +211,14 @@ def test_openvinos_own_file_is_computed_in_the_precision_it_was_made_for(
     assert open_model(path, choice=asked).provider_report().provider == "OpenVINO CPU f32"
 
 
-@pytest.mark.parametrize(("suffix", "package"), [(".xml", "openvino"), (".mnn", "MNN"), (".tflite", "ai-edge-litert")])
+@pytest.mark.parametrize(
+    ("suffix", "package"),
+    [(".xml", "openvino"), (".mnn", "MNN"), (".tflite", "ai-edge-litert"), (".param", "ncnn"), (".pte", "executorch")],
+)
 def test_a_runtime_that_is_missing_is_told_in_one_sentence(
     tmp_path: Path, suffix: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("openvino", "MNN.nn", "ai_edge_litert.interpreter"):
+    for module in ("openvino", "MNN.nn", "ai_edge_litert.interpreter", "ncnn", "executorch.runtime"):
         monkeypatch.setitem(sys.modules, module, None)
     path = converted(tmp_path, suffix)
     with pytest.raises(InputError, match=f"needs the package {package}"):
@@ -226,14 +231,16 @@ def test_a_runtime_that_is_missing_is_told_in_one_sentence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].packages])
-@pytest.mark.parametrize("form", ["detections", "decoded"])
+@pytest.mark.parametrize(
+    ("name", "form"), [(each.name, form) for each in FORMATS.values() if each.packages for form in each.forms]
+)
 def test_what_an_installed_runtime_finds(name: str, form: str, tmp_path: Path) -> None:
     for package in (*FORMATS[name].packages, FORMATS[name].runtime):
         pytest.importorskip(package)
     checkpoint, source = write_model(tmp_path / "run" / "best.pt"), tmp_path / f"best{FORMATS[name].source}"
-    flags = ["--size", f"{H}x{W}", "--output", source, "--outputs", form, "--skip_parity"]
-    export("--checkpoint", checkpoint, *flags)
+    flags = ["--checkpoint", checkpoint, "--size", f"{H}x{W}", "--output", source, "--outputs", form, "--skip_parity"]
+    program = export_torch if source.suffix == ".pt2" else export_onnx
+    assert program.main([str(flag) for flag in flags]) == 0
     assert run(name, source, tmp_path / "out") == 0
     report = report_in(tmp_path / "out")
     assert report["passed"] is True

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny_onnx
 import torch
 from small_models import CANVAS_HW, lively, prepared_of, small
 
 from export.graph import graph_of
 from gfl.model.postprocess import PredictConfig
 from gfl.runtime.description import Arrays, Thresholds
-from gfl.runtime.finish import finish
+from gfl.runtime.finish import finish, finished
 from gfl.tensors.variables import flatten
 
 RULES = {
@@ -33,8 +34,8 @@ def limits_of(cfg: PredictConfig) -> Thresholds:
     return Thresholds(score=cfg.score_threshold, soft_min_score=cfg.soft_min_score, **own)
 
 
-def both(cfg: PredictConfig) -> tuple[Arrays, Arrays]:
-    """What the model itself finds on two pictures, and what `finish` makes of its decoded outputs."""
+def both(cfg: PredictConfig, form: str = "decoded") -> tuple[Arrays, Arrays]:
+    """What the model itself finds on two pictures, and what is made of its decoded or raw outputs."""
     detector = replace(small("gn", frozen_stages=-1), predict=cfg)
     variables = lively(detector)
     bias = flatten(variables)["bbox_head.gfl_cls.bias"]
@@ -43,12 +44,14 @@ def both(cfg: PredictConfig) -> tuple[Arrays, Arrays]:
     images = np.random.default_rng(0).integers(0, 256, (2, 3, *CANVAS_HW), dtype=np.uint8)
     sizes = np.array([CANVAS_HW, (50, 61)], np.int32)
     sides: list[Arrays] = []
-    for form in ("detections", "decoded"):
-        graph = graph_of(form, CANVAS_HW, detector)
+    for outputs_of in ("detections", form):
+        graph = graph_of(outputs_of, CANVAS_HW, detector)
         with torch.inference_mode():
             outputs = graph.function(tree, torch.from_numpy(images), torch.from_numpy(sizes))
         sides.append({name: array.numpy() for name, array in zip(graph.output_names, outputs, strict=True)})
-    return sides[0], finish(sides[1], limits_of(cfg))
+    names = tuple(map(str, range(detector.num_classes)))
+    about = replace(tiny_onnx.DESCRIPTION, outputs=form, size=CANVAS_HW, names=names, thresholds=limits_of(cfg))
+    return sides[0], finished(sides[1], sizes, about)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -59,6 +62,13 @@ def test_it_chooses_what_the_model_chooses(name: str) -> None:
         np.testing.assert_allclose(found[output], expected[output], rtol=0, atol=1e-6, err_msg=output)
     assert not found["edge_std"].any()
     assert bool(expected["count"].any()) == (name != "nothing passes")
+
+
+def test_raw_outputs_give_what_the_model_gives_with_the_spread_of_the_edges() -> None:
+    expected, found = both(RULES["hard"], "raw")
+    assert expected["count"].all()
+    for output in ("count", "labels", "complete", "scores", "boxes", "edge_std"):
+        np.testing.assert_allclose(found[output], expected[output], rtol=0, atol=2e-5, err_msg=output)
 
 
 def test_pairs_that_were_left_out_are_told() -> None:

@@ -43,6 +43,8 @@ PACKAGES = (
     Package("hotcoco", ("hotcoco",), "optional: a quicker evaluation"),
     Package("fsspec", ("fsspec",), "optional: pictures in shards, files in object storage"),
     Package("openvino", ("openvino",), "optional: another runtime for an .onnx"),
+    Package("executorch", ("executorch",), "optional: runs .pte files"),
+    Package("ncnn", ("ncnn",), "optional: runs .param files"),
     Package("MNN", ("MNN",), "optional: runs .mnn files"),
     Package("ai_edge_litert", ("ai-edge-litert",), "optional: runs .tflite files"),
     Package("pyarrow", ("pyarrow",), "optional: results and pictures in Parquet"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.runtime.decode import decode_raw
 from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.merging import Floats, Found, Merge, merge_runs
 from gfl.runtime.model import StaticFile
@@ -56,9 +57,16 @@ def _best_pairs(boxes: Floats, scores: Floats, spreads: Floats, limits: Threshol
     return Found(boxes[anchors], flat[best], labels, spreads[anchors])
 
 
+def finished(outputs: Arrays, image_sizes: NDArray[np.int32], about: Description) -> Arrays:
+    """Decoded or raw outputs -> the outputs of a detector; about: the file's description, which says which they are."""
+    if about.outputs == "raw":
+        outputs = decode_raw(outputs, image_sizes, about.size, len(about.names))
+    return finish(outputs, about.thresholds)
+
+
 @dataclass(frozen=True)
 class FinishedFile:
-    """An open file of decoded outputs as one of detections."""
+    """An open file of decoded or raw outputs as one of detections."""
 
     file: StaticFile
 
@@ -74,9 +82,10 @@ class FinishedFile:
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
-        return finish(self.file.run(images, image_sizes), self.description.thresholds)
+        return finished(self.file.run(images, image_sizes), image_sizes, self.file.description)
 
     def provider_report(self) -> ProviderReport:
         """What ran the file; NumPy does the rest."""
         report = self.file.provider_report()
-        return report._replace(notes=(*report.notes, NO_SPREAD))
+        notes = (NO_SPREAD,) if self.file.description.outputs == "decoded" else ()
+        return report._replace(notes=(*report.notes, *notes))

@@ -13,6 +13,7 @@ from gfl.runtime.finish import FinishedFile
 from gfl.runtime.litert_file import open_litert
 from gfl.runtime.mnn_file import open_mnn
 from gfl.runtime.model import Model, StaticFile, static_model
+from gfl.runtime.ncnn_file import open_ncnn
 from gfl.runtime.om_file import open_om
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.openvino_file import IR, open_openvino
@@ -21,8 +22,21 @@ from gfl.shapes import MOST_PICTURES
 
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
 MOST_THREADS = 1024
+
+
+def _open_pte(path: Path, *, threads: int = 0) -> StaticFile:
+    from gfl.runtime.on_torch.pte_file import open_pte  # late: it imports PyTorch
+
+    return open_pte(path, threads=threads)
+
+
 # Files of `python -m export.to` by suffix: what opens them as (path, threads=...).
-CONVERTED: dict[str, Callable[..., StaticFile]] = {".mnn": open_mnn, ".tflite": open_litert}
+CONVERTED: dict[str, Callable[..., StaticFile]] = {
+    ".mnn": open_mnn,
+    ".param": open_ncnn,
+    ".tflite": open_litert,
+    ".pte": _open_pte,
+}
 # Static files, one a canvas; in a folder the first kind that is there is taken.
 EXPORTS = (".onnx", ".pt2", ".om", IR, *CONVERTED)
 
@@ -128,8 +142,8 @@ def _open_converted(files: Sequence[Path], kind: str, threads: int, choice: Prov
 
 
 def finished(files: Sequence[StaticFile]) -> list[StaticFile]:
-    """The files, those of decoded outputs with the choice of detections behind them."""
-    return [FinishedFile(file) if file.description.outputs == "decoded" else file for file in files]
+    """The files, those of decoded or raw outputs with the choice of detections behind them."""
+    return [file if file.description.outputs == "detections" else FinishedFile(file) for file in files]
 
 
 def _check_whole(what: str, value: object, least: int, most: int, mend: str) -> None:
