@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny
+from infer_program import peak_kb
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from tiny_export import CATEGORY_IDS, NAMES, paired_exports, tiny_graph, write_model
@@ -325,18 +326,6 @@ def test_odd_pictures_work_and_damaged_ones_are_passed_over(
 
 
 # A program, and the peak of its own memory in KB: what the system counts of a child starts at its parent's peak.
-AND_ITS_MEMORY = """
-import runpy, sys
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as end:
-    assert not end.code
-with open("/proc/self/status") as status:
-    print(next(line.split()[1] for line in status if line.startswith("VmHWM")))
-"""
-
-
 @pytest.mark.slow
 def test_huge_pictures_are_in_memory_one_at_a_time(exports: Path, tmp_path: Path) -> None:
     (tmp_path / "huge").mkdir()
@@ -346,12 +335,10 @@ def test_huge_pictures_are_in_memory_one_at_a_time(exports: Path, tmp_path: Path
     for i in range(1, 4):
         shutil.copy(tmp_path / "huge" / "0.jpg", tmp_path / "huge" / f"{i}.jpg")
     del scene
-    command = [sys.executable, "-c", AND_ITS_MEMORY, str(ROOT / "infer" / "run.py"), "--model", str(exports)]
-    command += ["--input", str(tmp_path / "huge"), "--output", str(tmp_path / "output")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kilobytes = peak_kb("--model", exports, "--input", tmp_path / "huge", "--output", tmp_path / "output")
     assert summary_of(tmp_path / "output")["images"] == 4
     # 324 MB as BGR and as RGB, and what the program takes anyway; two at a time would take 1300.
-    assert int(done.stdout.split()[-1]) < 1_150_000  # KB
+    assert kilobytes < 1_150_000
 
 
 # ---- shards ----
