@@ -150,6 +150,7 @@ def rows_of(folder: Path) -> list[dict[str, object]]:
         for found in row["detections"]:
             found["bbox"] = [round(value, 2) for value in found["bbox"]]
             found["score"] = round(found["score"], 5)
+            assert found.pop("track_id") is None
     return rows
 
 
