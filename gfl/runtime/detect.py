@@ -96,7 +96,7 @@ def load(
         >>> load("best.onx")
         Traceback (most recent call last):
         gfl.errors.InputError: got the model best.onx, expected one of .pt, .pth, .safetensors, .onnx, .pt2, .om, \
-.xml, .mnn, .tflite or a folder of exports; check the name
+.xml, .mnn, .param, .tflite, .pte or a folder of exports; check the name
     """
     _check_switch("class_agnostic", class_agnostic)
     check_depth(depth)
