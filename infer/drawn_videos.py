@@ -18,6 +18,7 @@ from gfl.files import write_errors
 from gfl.runtime.result import Result
 from gfl.words import counted, printable
 from infer.drawn_pictures import distinct_stems
+from infer.videos import video_of
 
 CODEC = "mp4v"  # MPEG-4, which every build of OpenCV with FFmpeg writes
 USUAL_FPS = 25.0  # of a video that does not say
@@ -130,11 +131,6 @@ class DrawnVideos:
 def video_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """Where each video goes, by its name in the results."""
     return {name: folder / f"{stem}.mp4" for name, stem in zip(names, distinct_stems(names), strict=True)}
-
-
-def video_of(source: str) -> str:
-    """The video of a frame: 'clip.mp4#000001' -> 'clip.mp4'."""
-    return source.rpartition("#")[0]
 
 
 @contextlib.contextmanager

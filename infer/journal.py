@@ -19,6 +19,7 @@ from gfl.files import write_errors
 from infer.head import RESUMED, Head, differences
 from infer.output_folder import SUMMARY, busy, is_locked, lock
 from infer.rows import Row, encode, is_row
+from infer.videos import video_of
 
 HEAD_START = b'{"results_version"'
 
@@ -175,7 +176,7 @@ def last_video(path: Path) -> str | None:
     with contextlib.suppress(OSError), open(path, "rb", opener=_open_no_link) as file:
         for line in file:
             entry = parse(line)
-            last = str(entry["file"]).rpartition("#")[0] if entry is not None and "file" in entry else last
+            last = video_of(str(entry["file"])) if entry is not None and "file" in entry else last
     return last
 
 

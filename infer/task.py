@@ -29,7 +29,7 @@ from gfl.shapes import Canvas
 from gfl.version import VERSION as GFL_VERSION
 from infer.annotated_ids import Annotated, CategoryIds, annotated_category_ids, read_annotated
 from infer.drawn_pictures import DrawnPictures, drawn_names
-from infer.drawn_videos import DrawnVideos, video_of, video_paths
+from infer.drawn_videos import DrawnVideos, video_paths
 from infer.formats import check_format, write_results
 from infer.head import VERSION, Head, model_digest, text_digest, unique_categories
 from infer.input_digest import input_digest
@@ -46,7 +46,7 @@ from infer.sources import Files, Inputs, find_inputs, parse_shard
 from infer.summary import failure_lines, head_lines, result_lines, summarise
 from infer.timings import Timings
 from infer.tracking import TrackedFrames, Tracks, import_trackers
-from infer.videos import Video, Videos
+from infer.videos import Video, Videos, video_of
 
 KEPT_PIXELS = 4_000_000  # of a picture that is kept in memory until it is drawn on (12 MB); larger ones are read again
 TOO_LARGE = "the memory does not suffice to run the model"
@@ -194,8 +194,7 @@ def fill(
             take = recorder.take
             if arguments.track and not isinstance(task.inputs, Files):
                 rates = {video.name: video.fps for video in videos_of(task.inputs)}
-                thresholds = [arguments.score or score for score in rule.score_thresholds]
-                take = TrackedFrames(Tracks(rates, thresholds), take).take
+                take = TrackedFrames(Tracks(rates, shown_from(arguments, model)), take).take
             timings = detect(model, task, take, times, journal.resumed, draw=arguments.draw)
     check_any(tally, task)
     timings.count(sizes, model.canvases)
@@ -225,12 +224,15 @@ def category_ids_of(model: Model, annotated: Annotated | None, class_map: Sequen
     return annotated_category_ids(annotated, about.names, about.category_ids, class_map)
 
 
+def shown_from(arguments: argparse.Namespace, model: Model) -> tuple[float, ...]:
+    """The score of each class from which on detections are shown and counted, and begin tracks."""
+    own = model.description.score_thresholds
+    return own if arguments.score is None else (arguments.score,) * len(own)
+
+
 def head_of(arguments: argparse.Namespace, task: Task, model: Model, classes: CategoryIds, digest: str) -> Head:
     """What the results are of."""
-    thresholds = model.description.score_thresholds
-    if arguments.score is not None:
-        thresholds = (arguments.score,) * len(thresholds)
-    categories = unique_categories(classes.ids, classes.names, thresholds)
+    categories = unique_categories(classes.ids, classes.names, shown_from(arguments, model))
     return {
         "results_version": VERSION,
         "gfl_version": GFL_VERSION,

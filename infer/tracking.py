@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from gfl.packages import import_package
 from gfl.runtime.result import Result
-from infer.drawn_videos import USUAL_FPS, video_of
+from infer.drawn_videos import USUAL_FPS
 from infer.pipeline import Failed, InOrder, OnResult
+from infer.videos import video_of
 
 
 class Detections(Protocol):

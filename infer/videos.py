@@ -135,6 +135,11 @@ def read_frame(stream: cv2.VideoCapture) -> Image | None:
     return None
 
 
+def video_of(source: str) -> str:
+    """The video of a frame: 'clip.mp4#000001' -> 'clip.mp4'."""
+    return source.rpartition("#")[0]
+
+
 @contextlib.contextmanager
 def capture(path: Path) -> Iterator[cv2.VideoCapture]:
     """An open video. Raises InputError where OpenCV does not read it."""
