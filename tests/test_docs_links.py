@@ -51,9 +51,9 @@ def test_links_in_code_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ("path", "text", "said"),
     [
         ("README.md", "[a](docs/own-data.md#b)", "[a](own-data.md#b)"),
-        ("docs/deploy.md", "[a](../README.md) [b](knobs.md#c)", "[a](index.md) [b](knobs.md#c)"),
+        ("docs/deployment.md", "[a](../README.md) [b](knobs.md#c)", "[a](index.md) [b](knobs.md#c)"),
         ("README.md", "[gin/base.gin](gin/base.gin)", "[gin/base.gin](knobs.md)"),
-        ("docs/deploy.md", "[a `b`](../gfl/train.py), [c](#d)", "a `b`, [c](#d)"),
+        ("docs/deployment.md", "[a `b`](../gfl/train.py), [c](#d)", "a `b`, [c](#d)"),
         ("README.md", "[a](https://arxiv.org/abs/1)", "[a](https://arxiv.org/abs/1)"),
         ("README.md", "![a](docs/pictures/b.png)", "![a](pictures/b.png)"),
     ],

@@ -1,4 +1,4 @@
-"""The programs in README.md and docs/deploy.md, run as they stand there, find what this project finds.
+"""The programs in README.md and docs/deployment.md, run as they stand there, find what this project finds.
 
 OpenVINO and Node.js may be elsewhere: GFL_OPENVINO names a Python with openvino and opencv, GFL_NODE_MODULES a folder
 with onnxruntime-node and sharp.
@@ -26,7 +26,7 @@ from gfl.runtime.detect import load
 from gfl.runtime.result import Result
 
 ROOT = Path(__file__).parent.parent
-TEXT = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/deploy.md"))
+TEXT = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/deployment.md"))
 BLOCKS = dict(re.findall(r"<!-- runs: (\w+) -->\n```\w+\n(.*?)```", TEXT, re.DOTALL))
 SIZES = {
     "exact": (64, 96),
