@@ -35,10 +35,12 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
     add("--precision", default="fp32", choices=precisions, help=scope)
     pictures = (
         "pictures to compare with PyTorch on (default: of the run's validation set, or generated ones where it is not "
-        "here); int8 also takes its ranges from them"
+        "here)"
     )
     add("--images", type=Path, metavar="DIR", help=pictures)
-    add("--samples", type=int, metavar="N", help="how many of these (default 4; 64 of --images for fp16 and int8)")
+    ranges = "pictures that int8 takes its ranges from, best of the training (default: those of --images)"
+    add("--calibration", type=Path, metavar="DIR", help=ranges)
+    add("--samples", type=int, metavar="N", help="how many of these and those (default 4; 64 for fp16 and int8)")
     drop = "the most AP that fp16 or int8 may lose, from 0 to 1; more than half of the model's it never may"
     add("--max_ap_drop", type=float, metavar="X", help=drop)
     add("--skip_parity", action="store_true", help="write the file without comparing it with PyTorch")
@@ -67,6 +69,25 @@ def read_arguments(flags: argparse.ArgumentParser, argv: Sequence[str] | None) -
     if argv is None:
         interrupt_on_sigterm()
     return arguments
+
+
+def check_precision(arguments: argparse.Namespace) -> None:
+    """InputError for a flag that another precision takes, for one out of its range, and for int8 without pictures."""
+    drop = arguments.max_ap_drop
+    if drop is not None and not 0.0 <= drop <= 1.0:
+        raise InputError(f"got --max_ap_drop {drop:g}, expected a share from 0 to 1; omit it for the precision's own")
+    if drop is not None and arguments.precision == "fp32":
+        raise InputError(
+            f"got --max_ap_drop {drop:g} with --precision fp32, which is compared number by number; "
+            "omit it, or give a smaller --precision"
+        )
+    if arguments.precision != "int8" and arguments.calibration is not None:
+        raise InputError(f"got --calibration {arguments.calibration} without --precision int8; omit it, or give both")
+    if arguments.precision == "int8" and arguments.calibration is None and arguments.images is None:
+        raise InputError(
+            "got --precision int8 without pictures to take the ranges of the activations from; give --calibration DIR "
+            "with pictures like those that the model is for, or --images DIR"
+        )
 
 
 def report_failure(failure: BaseException) -> int:

@@ -134,6 +134,8 @@ def report_of(
         accuracies = [asdict(accuracy) for accuracy in outcome.accuracies]
         half = outcome.largest_half and outcome.largest_half._asdict()
         own = {"accuracy": accuracies[0], "half_in_pytorch": accuracies[1:], "largest_half": half}
+        if request.calibration:
+            content["calibration"] = [picture.name for picture in request.calibration]
         return {**content, **own, "remarks": REMARKS[description.precision]}
     tolerances = {**parity.TOLERANCES, "margin": parity.MARGIN}
     counts = {name: getattr(outcome, name) for name in ("largest", "matched", "excused", "intermediates")}

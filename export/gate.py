@@ -66,8 +66,18 @@ class Verdict:
         }
 
 
-def judge(file: StaticFile, source: Source, pictures: Pictures, threads: int, scale: float = 1.0) -> Verdict:
-    """Run the pictures through both sides and compare; scale: of the tolerances in float32."""
+def judge(
+    file: StaticFile,
+    source: Source,
+    pictures: Pictures,
+    threads: int,
+    scale: float = 1.0,
+    max_ap_drop: float | None = None,
+) -> Verdict:
+    """Run the pictures through both sides and compare; scale: of the tolerances in float32.
+
+    max_ap_drop: the most AP that a smaller type may lose, instead of its own limits.
+    """
     about = described_for(file.description, pictures)
     outcome = Parity(reference=source.reference, scale=scale)
     comparison = Comparison(replace(about, outputs="detections"), pictures.truth, "the file", source.reference)
@@ -80,7 +90,7 @@ def judge(file: StaticFile, source: Source, pictures: Pictures, threads: int, sc
         )
     parity.check_rivals(outcome)
     ms, rival_ms = time_both(file, source.rival, next(sample_batches(pictures, about)))
-    return Verdict(outcome, comparison.outcome(), ms, rival_ms, source.rival_name, threads)
+    return Verdict(outcome, comparison.outcome(max_ap_drop), ms, rival_ms, source.rival_name, threads)
 
 
 def described_for(description: Description, pictures: Pictures) -> Description:

@@ -10,15 +10,13 @@ scores are read from.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-Feed = Mapping[str, NDArray[np.generic]]  # inputs of one run, by name
+from export.samples import Feed
 
 FLOAT_CONVOLUTIONS = ("bbox_head.gfl_cls.", "bbox_head.gfl_reg.")  # paths of their weights begin so
 BETWEEN = ("Relu", "MaxPool", "Add")  # quantised where all their inputs are, so that these can stay uint8

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.command import check_precision
 from export.folder import refuse_others
 from export.precision import COUNTED_SAMPLES, SAMPLES
 from export.samples import Truth, annotated_pictures, can_be_read, picture_files
@@ -40,7 +41,8 @@ class Request:
     batch: int
     outputs: str
     precision: str
-    pictures: tuple[PictureFile, ...]  # to compare on, and to take int8's ranges from; empty: generated ones
+    pictures: tuple[PictureFile, ...]  # to compare on; empty: generated ones
+    calibration: tuple[PictureFile, ...]  # to take int8's ranges from
     truth: Truth | None  # the true boxes of `pictures`
     samples: int  # how many pictures
     parity: bool  # whether to compare with PyTorch
@@ -53,12 +55,16 @@ class Request:
 def read_request(arguments: argparse.Namespace) -> Request:
     """Check the flags and load the model; InputError for what cannot be exported."""
     check_flags(arguments)
-    samples = arguments.samples or (COUNTED_SAMPLES if arguments.images and arguments.precision != "fp32" else SAMPLES)
+    counted = arguments.precision != "fp32" and (arguments.images or arguments.calibration)
+    samples = arguments.samples or (COUNTED_SAMPLES if counted else SAMPLES)
     notes: list[str] = []
     annotated = read_coco_file(arguments.annotations, needed=("categories",)) if arguments.annotations else None
     pictures, truth = read_pictures(arguments, annotated, samples)
+    calibration: tuple[PictureFile, ...] = ()
     if arguments.precision == "int8":
-        notes.append(f"taking the ranges of the activations from {len(pictures)} pictures of {arguments.images}")
+        folder = arguments.calibration or arguments.images
+        calibration = picture_files(folder, samples) if arguments.calibration else pictures
+        notes.append(f"taking the ranges of the activations from {len(calibration)} pictures of {folder}")
     sizes = parse_canvases(arguments.size)
     checkpoint = arguments.checkpoint or newest_checkpoint()
     if arguments.checkpoint is None:
@@ -90,6 +96,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         outputs=arguments.outputs,
         precision=arguments.precision,
         pictures=pictures,
+        calibration=calibration,
         truth=truth,
         samples=samples,
         parity=not arguments.skip_parity,
@@ -127,19 +134,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
             raise InputError(f"got --{name} {number}, expected 1 or more; omit it for the default")
     if arguments.batch > MOST_PICTURES:
         raise InputError(f"got --batch {arguments.batch}, expected at most {MOST_PICTURES} pictures; lower it")
-    drop = arguments.max_ap_drop
-    if drop is not None and not 0.0 <= drop <= 1.0:
-        raise InputError(f"got --max_ap_drop {drop:g}, expected a share from 0 to 1; omit it for the precision's own")
-    if drop is not None and arguments.precision == "fp32":
-        raise InputError(
-            f"got --max_ap_drop {drop:g} with --precision fp32, which is compared number by number; "
-            "omit it, or give --precision fp16 or int8"
-        )
-    if arguments.precision == "int8" and arguments.images is None:
-        raise InputError(
-            "got --precision int8 without --images, expected pictures to take the ranges of the activations from; "
-            "give --images DIR with pictures like those that the model is for"
-        )
+    check_precision(arguments)
 
 
 def read_pictures(

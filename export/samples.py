@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +18,15 @@ from gfl.data.shards.pattern import Images
 from gfl.data.synthetic import draw_scene
 from gfl.data.transforms import Image, resize, resized_size
 from gfl.errors import InputError
-from gfl.runtime.description import INPUT_NAMES
+from gfl.runtime.description import INPUT_NAMES, Description
 from gfl.runtime.inputs import stack
 from gfl.shapes import Canvas
 
 GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas: some leave room for padding
 SMALLEST_DRAWN = 64  # px, the least that the generator draws
+
+
+Feed = Mapping[str, NDArray[np.generic]]  # inputs of one run, by name
 
 
 class Sample(NamedTuple):
@@ -43,7 +46,7 @@ class SampleBatch(NamedTuple):
     originals_hw: tuple[tuple[int, int], ...]  # px, of the slots with a picture
 
     @property
-    def inputs(self) -> dict[str, NDArray[np.generic]]:
+    def inputs(self) -> Feed:
         """The batch under the names of the graph's inputs."""
         return dict(zip(INPUT_NAMES, (self.images, self.image_sizes), strict=True))
 
@@ -94,6 +97,12 @@ def read_samples(files: Sequence[PictureFile], canvas: Canvas, short_side: int, 
         height, width = image.shape[:2]
         wanted = resized_size(height, width, short_side, long_side)
         yield Sample(path.name, resize(image, fit_canvas(*wanted, [canvas])[1]), (height, width))
+
+
+def read_feeds(files: Sequence[PictureFile], about: Description) -> Iterator[Feed]:
+    """Pictures as the inputs of runs of a file of this description, for int8 to take its ranges from."""
+    samples = read_samples(files, about.size, about.short_side, about.long_side)
+    return (batch.inputs for batch in batches(samples, about.size, about.batch))
 
 
 def draw_samples(canvas: Canvas, count: int) -> Iterator[Sample]:

@@ -57,6 +57,7 @@ class Pictures(NamedTuple):
     files: tuple[PictureFile, ...]  # empty: generated ones
     truth: Truth | None  # their true boxes
     samples: int  # how many
+    calibration: tuple[PictureFile, ...] = ()  # what int8 takes its ranges from
 
 
 def read_sources(arguments: argparse.Namespace, wanted: Format, folder: Path) -> tuple[list[Source], Pictures]:
@@ -138,6 +139,16 @@ def export_flags(arguments: argparse.Namespace, wanted: Format, folder: Path) ->
 
 
 def read_pictures(arguments: argparse.Namespace, model: TrainedModel | None) -> Pictures:
+    """The pictures to compare on, and for int8 those of --calibration, else the same."""
+    pictures = compared_pictures(arguments, model)
+    if arguments.precision != "int8":
+        return pictures
+    if arguments.calibration is None:
+        return pictures._replace(calibration=pictures.files)
+    return pictures._replace(calibration=picture_files(arguments.calibration, pictures.samples))
+
+
+def compared_pictures(arguments: argparse.Namespace, model: TrainedModel | None) -> Pictures:
     """Pictures of --images, with boxes of --annotations; else those that a checkpoint was validated on; else generated.
 
     Raises InputError for no pictures.

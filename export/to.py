@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python ex
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that the sentence about it can be said
 
 from export import command
+from export.command import check_precision
 from export.errors import CheckError
 from export.formats import FORMATS
 from export.formats.interface import Conversion, Format
@@ -46,12 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--format", required=True, choices=tuple(FORMATS), help="of the runtime that will run it")
     add("--model", type=Path, required=True, metavar="FILE", help="an .onnx, a .pt2, a folder of them, or a checkpoint")
     add("--output", type=Path, required=True, metavar="FOLDER", help="new or empty; gfl.load opens it")
-    add("--precision", choices=("fp32", "bf16"), help="what the runtime computes in (default fp32); bf16: openvino")
+    scope = (
+        "what the runtime computes in (default fp32); bf16: openvino; int8: openvino and litert, of the convolutions"
+    )
+    add("--precision", choices=("fp32", "bf16", "int8"), default="fp32", help=scope)
     add("--images", type=Path, metavar="DIR", help="pictures to compare on (default: a checkpoint's own, or generated)")
     add(
         "--annotations", type=Path, metavar="FILE", help="COCO JSON of these pictures, on whose boxes the AP is counted"
     )
+    ranges = "pictures that int8 takes its ranges from, best of the training (default: those of --images)"
+    add("--calibration", type=Path, metavar="DIR", help=ranges)
     add("--samples", type=int, metavar="N", help="how many pictures (default 64; 4 generated ones)")
+    drop = "the most AP that bf16 or int8 may lose, from 0 to 1 (default 0.005)"
+    add("--max_ap_drop", type=float, metavar="X", help=drop)
     add("--threads", type=int, metavar="N", help="of the CPU, for both sides (default: a thread a core)")
     checkpoint = "of a checkpoint, as of export.onnx"
     add("--size", action="extend", nargs="+", default=[], metavar="HxW", help=checkpoint)
@@ -70,12 +79,12 @@ def run(arguments: argparse.Namespace) -> None:
         number = getattr(arguments, name)
         if number is not None and number < 1:
             raise InputError(f"got --{name} {number}, expected 1 or more; omit it for the default")
+    wanted = FORMATS[arguments.format]
+    check_format(wanted, arguments)
     import torch  # late, as what follows: seconds, which --help and the sentences above do not need
 
     from export.sources import read_sources
 
-    wanted = FORMATS[arguments.format]
-    check_format(wanted, arguments)
     require_new(arguments.output)
     threads = arguments.threads or usable_cores()
     torch.set_num_threads(threads)
@@ -83,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         sources, pictures = read_sources(arguments, wanted, Path(exported))
         with new_folder(arguments.output) as folder:
             for source in sources:
-                for line in convert(source, wanted, arguments.precision or "fp32", folder, pictures, threads):
+                for line in convert(source, wanted, arguments, folder, pictures, threads):
                     say(line)
     for remark in wanted.remarks:
         say(f"note: {remark}")
@@ -93,20 +102,25 @@ def run(arguments: argparse.Namespace) -> None:
 
 def check_format(wanted: Format, arguments: argparse.Namespace) -> None:
     """Raise InputError for a precision that the format has not, and for a converter that is not installed."""
-    if arguments.precision is not None and arguments.precision not in wanted.precisions:
+    if arguments.precision not in wanted.precisions:
         raise InputError(
             f"got --precision {arguments.precision} for --format {wanted.name}, expected one of "
             f"{', '.join(wanted.precisions)}; omit it for {wanted.precisions[0]}"
         )
-    if missing := [package for package in wanted.packages if find_spec(package) is None]:
-        raise InputError(
-            f"--format {wanted.name} needs {', '.join(missing)}, which is not installed; "
-            f"pip install 'gflv2[{wanted.extra}]'"
-        )
+    check_precision(arguments)
+    needed = {wanted.extra: wanted.packages}
+    if arguments.precision == "int8":
+        needed[f"{wanted.extra}-int8"] = wanted.int8_packages
+    for extra, packages in needed.items():
+        if missing := [package for package in packages if find_spec(package) is None]:
+            raise InputError(
+                f"--format {wanted.name} needs {', '.join(missing)}, which is not installed; "
+                f"pip install 'gflv2[{extra}]'"
+            )
 
 
 def convert(
-    source: Source, wanted: Format, precision: str, folder: Path, pictures: Pictures, threads: int
+    source: Source, wanted: Format, arguments: argparse.Namespace, folder: Path, pictures: Pictures, threads: int
 ) -> Iterator[str]:
     """Write one file with its description and report, and compare it; what is printed of it.
 
@@ -114,26 +128,33 @@ def convert(
     """
     from export.compare import report_path
     from export.gate import judge
+    from export.precision import WAYS_OUT
 
-    description = replace(source.rival.description, precision=precision)
+    description = source.rival.description
+    if arguments.precision != description.precision:
+        digest = sha256(f"{description.digest} {arguments.precision}".encode()).hexdigest()
+        description = replace(description, precision=arguments.precision, digest=digest)
     target = folder / f"{source.path.stem}{wanted.suffix}"
-    wanted.convert(Conversion(source.path, description, source.output_names, target))
+    wanted.convert(Conversion(source.path, description, source.output_names, pictures.calibration, target))
     mb = sum(path.stat().st_size for path in folder.iterdir() if path.stem == target.stem) / 1e6
     write_atomic(description_path(target), description_text(description, source.output_names))
     about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
-    about |= {"mb": mb, "remarks": wanted.remarks}
-    yield f"{target.name}: {mb:.1f} MB, {wanted.name}, {description.outputs}, {precision}"
+    about |= {"mb": mb, "remarks": wanted.remarks, "calibration": [file.name for file in pictures.calibration]}
+    yield f"{target.name}: {mb:.1f} MB, {wanted.name}, {description.outputs}, {description.precision}"
     if wanted.open is None or find_spec(wanted.runtime) is None:
         why = f"converted, not run: {wanted.runtime or wanted.name} is not here"
         write_atomic(report_path(target), to_json({**about, "passed": None, "not_run": why}, indent=2) + "\n")
         yield f"  {why}"
         return
-    verdict = judge(wanted.open(target, threads), source, pictures, threads, wanted.scale)
+    verdict = judge(wanted.open(target, threads), source, pictures, threads, wanted.scale, arguments.max_ap_drop)
     content = {**about, "passed": not verdict.failures, "failures": verdict.failures, **verdict.content()}
     write_atomic(report_path(target), to_json(content, indent=2) + "\n")
     if verdict.failures:
-        raise CheckError(f"{target.name} would not agree with {source.path.name}", verdict.failures)
+        refusal = CheckError(f"{target.name} would not agree with {source.path.name}", verdict.failures)
+        if ways_out := WAYS_OUT[description.precision]:
+            refusal.add(ways_out)
+        raise refusal
     yield from (f"  {line}" for line in verdict.lines())
 
 

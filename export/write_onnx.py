@@ -8,12 +8,13 @@ from pathlib import Path
 import onnx
 
 from export.check import DTYPES, violations
-from export.compare import conclude, older_set_aside, read_batches, report_path
+from export.compare import conclude, older_set_aside, report_path
 from export.compare_onnx import Sides, compare
 from export.errors import CheckError
 from export.graph import graph_of
 from export.precision import POLICIES, REMARKS
 from export.request import Request, describe_export, export_memory
+from export.samples import read_feeds
 from export.summary import Written
 from export.translate import Translation, translate
 from gfl.files import atomic_file, make_folder
@@ -36,7 +37,7 @@ def write_onnx(request: Request, size: Canvas) -> Written:
         if request.precision == "int8":
             from export.quantise import quantise  # late: it takes a second to import, and int8 alone needs it
 
-            model = quantise(model, (batch.inputs for batch in read_batches(request, description)))
+            model = quantise(model, read_feeds(request.calibration, description))
         attach(model, description)
         stream.write(model.SerializeToString())
         stream.flush()

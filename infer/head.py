@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from gfl.runtime.open import files_of, kind_of
+from gfl.runtime.open import bytes_of, kind_of
 from infer.rows import Category
 
 VERSION = 1  # of the lines of results.jsonl
@@ -116,7 +116,7 @@ def text_digest(text: str) -> str:
 def model_digest(*paths: Path) -> str:
     """sha256 of a model's file, or of its files in a folder by name; of several models, one after the other."""
     total = hashlib.sha256()
-    for file in (file for path in paths for file in files_of(path, kind_of(path))):
+    for file in (file for path in paths for file in bytes_of(path, kind_of(path))):
         with open(file, "rb") as handle:
             while block := handle.read(1 << 20):
                 total.update(block)

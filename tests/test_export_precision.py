@@ -35,7 +35,7 @@ from export.compare import run_pytorch
 from export.divergence import SideBySide
 from export.graph import graph_of
 from export.half import HalfRun
-from export.precision import HALF, LARGEST_LOSS, WAYS_OUT, LossLimits
+from export.precision import HALF, LARGEST_LOSS, LEFT_OVER, WAYS_OUT, LossLimits
 from export.quantise import FLOAT_CONVOLUTIONS
 from export.samples import SampleBatch, Truth, batches, draw_samples
 from gfl import evaluate
@@ -397,12 +397,12 @@ def test_boxes_of_decoded_outputs_are_compared_and_not_scores_alone() -> None:
 def test_a_weak_model_that_finds_nothing_any_more_fails(tmp_path: Path) -> None:
     columns = [(float(x), 0.0, x + 8.0, 8.0) for x in range(0, 1000, 10)]  # a hundred true boxes, of which it knows one
     truth = write_truth(tmp_path, *columns)
-    for about, max_ap_drop in ((replace(ABOUT, precision="int8"), None), (replace(ABOUT, precision="int8"), 0.5)):
-        comparison = Comparison(about, truth)
+    for max_ap_drop, share in ((None, LARGEST_LOSS["int8"].share), (0.5, LEFT_OVER)):
+        comparison = Comparison(replace(ABOUT, precision="int8"), truth)
         comparison.add(BATCH, detection_arrays(), detection_arrays((0.9, 0, columns[0])))
         accuracy = comparison.outcome(max_ap_drop)
         assert accuracy.pytorch_ap == pytest.approx(2 / 101)
-        assert accuracy.loss < LARGEST_LOSS["int8"].ap
+        assert accuracy.limit == pytest.approx(share * accuracy.pytorch_ap)
         assert not accuracy.passed
 
 

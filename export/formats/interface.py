@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from gfl.data.picture_files import PictureFile
 from gfl.runtime.description import Description
 from gfl.runtime.model import StaticFile
 
@@ -16,6 +17,7 @@ class Conversion(NamedTuple):
     source: Path  # an .onnx or a .pt2 of this project: not to be changed
     description: Description  # of the new file: the source's, in the precision asked for
     output_names: tuple[str, ...]  # in the source's order
+    calibration: tuple[PictureFile, ...]  # pictures to take int8's ranges from
     target: Path  # what to write, in an empty folder; what lies beside it there goes with it
 
 
@@ -34,5 +36,6 @@ class Format(NamedTuple):
     extra: str  # of setup.py, which installs both; empty: nothing is missing in the project's own installation
     convert: Callable[[Conversion], None]
     open: Callable[[Path, int], StaticFile] | None  # (the file, threads of the CPU); None where nothing here runs it
+    int8_packages: tuple[str, ...] = ()  # that int8 needs besides; the extra of this name with '-int8' has them
     scale: float = 1.0  # of the tolerances in float32, where the runtime rounds more than others
     remarks: tuple[str, ...] = ()  # what whoever opens the file with other programs must know

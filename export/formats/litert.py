@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 from export.errors import CheckError
 from export.formats.interface import Conversion, Format
+from export.formats.litert_int8 import pooled_over_zeros, quantised
 from export.formats.quiet import quiet
 from gfl.errors import first_line
 from gfl.files import to_json
@@ -21,7 +22,7 @@ INSIDE = "gfl.json"  # the description's name in the zip that may follow a .tfli
 
 
 def convert(job: Conversion) -> None:
-    """Write the graph in float32, its inputs and outputs as they are, by name in the signature.
+    """Write the graph, its inputs and outputs as they are, by name in the signature.
 
     onnx2tf overwrites its input with a simpler one, and turns pictures to channels last unless told otherwise.
     """
@@ -31,13 +32,15 @@ def convert(job: Conversion) -> None:
     with TemporaryDirectory(prefix="gfl_litert_") as name, quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, of NumPy and TensorFlow
         folder = Path(name)
-        shutil.copyfile(job.source, folder / "model.onnx")
+        if job.description.precision == "int8":
+            pooled_over_zeros(job.source, folder / "model.onnx")
+        else:
+            shutil.copyfile(job.source, folder / "model.onnx")
         try:
-            onnx2tf.convert(
+            model = onnx2tf.convert(
                 input_onnx_file_path=str(folder / "model.onnx"),
                 output_folder_path=str(folder / "out"),
                 output_signaturedefs=True,
-                copy_onnx_input_output_names_to_tflite=True,
                 keep_ncw_or_nchw_or_ncdhw_input_names=["images"],
                 not_use_onnxsim=True,  # it adds nothing to a graph of fixed shapes
                 disable_strict_mode=True,  # which runs each operator both ways: the comparison here is of the whole
@@ -45,7 +48,11 @@ def convert(job: Conversion) -> None:
             )
         except (Exception, SystemExit) as error:  # it ends the program where an operator fails
             raise CheckError(f"onnx2tf did not convert {job.source}", [first_line(error)]) from error
-        shutil.copyfile(folder / "out" / "model_float32.tflite", job.target)
+        written = folder / "out" / "model_float32.tflite"
+        if job.description.precision == "int8":
+            job.target.write_bytes(quantised(model, written, job))
+        else:
+            shutil.copyfile(written, job.target)
     with zipfile.ZipFile(job.target, "a") as archive:
         archive.writestr(INSIDE, to_json(job.description.to_metadata(), indent=1))
 
@@ -60,7 +67,7 @@ FORMAT = Format(
     suffix=".tflite",
     source=".onnx",
     forms=("detections", "decoded"),
-    precisions=("fp32",),
+    precisions=("fp32", "int8"),
     packages=("onnx2tf",),
     runtime=PACKAGE,
     extra="litert",

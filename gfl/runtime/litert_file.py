@@ -48,7 +48,8 @@ class LitertModel:
 
     def provider_report(self) -> ProviderReport:
         """LiteRT does not count the nodes of its delegates."""
-        return ProviderReport("LiteRT CPU (XNNPACK) f32", {}, ())
+        computed = "int8, f32" if self.description.precision == "int8" else "f32"
+        return ProviderReport(f"LiteRT CPU (XNNPACK) {computed}", {}, ())
 
 
 def open_litert(path: Path, *, threads: int = 0) -> LitertModel:

@@ -13,7 +13,8 @@ from gfl.runtime.finish import FinishedFile
 from gfl.runtime.litert_file import open_litert
 from gfl.runtime.mnn_file import open_mnn
 from gfl.runtime.model import Model, StaticFile, static_model
-from gfl.runtime.ncnn_file import open_ncnn
+from gfl.runtime.ncnn_file import SUFFIX as NCNN
+from gfl.runtime.ncnn_file import WEIGHTS, open_ncnn
 from gfl.runtime.om_file import open_om
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.openvino_file import IR, open_openvino
@@ -33,7 +34,7 @@ def _open_pte(path: Path, *, threads: int = 0) -> StaticFile:
 # Files of `python -m export.to` by suffix: what opens them as (path, threads=...).
 CONVERTED: dict[str, Callable[..., StaticFile]] = {
     ".mnn": open_mnn,
-    ".param": open_ncnn,
+    NCNN: open_ncnn,
     ".tflite": open_litert,
     ".pte": _open_pte,
 }
@@ -179,6 +180,12 @@ def kind_of(path: Path) -> str:
     if not is_file:
         raise InputError(f"{path}: no such file, expected a model; check the name")
     return path.suffix
+
+
+def bytes_of(path: Path, kind: str) -> list[Path]:
+    """`files_of`, and the weights that some formats keep in a file beside."""
+    files = files_of(path, kind)
+    return files + [file.with_suffix(WEIGHTS) for file in files if kind in (IR, NCNN)]
 
 
 def files_of(path: Path, kind: str) -> list[Path]:

@@ -101,9 +101,8 @@ def open_openvino(path: Path, *, threads: int = 0, choice: ProviderChoice) -> Op
     runtime = import_openvino()
     with _ONE_AT_A_TIME:
         found, request = _compile(runtime, path, threads, precision)
-    return OpenvinoModel(
-        path, description, names or found, request, ProviderReport(f"OpenVINO CPU {precision}", {}, ())
-    )
+    computed = f"int8, {precision}" if description.precision == "int8" else precision
+    return OpenvinoModel(path, description, names or found, request, ProviderReport(f"OpenVINO CPU {computed}", {}, ()))
 
 
 def _compile(runtime: ModuleType, path: Path, threads: int, precision: str) -> tuple[tuple[str, ...], InferRequest]:

@@ -66,17 +66,15 @@ def open_pte(path: Path, *, threads: int = 0) -> PteModel:
     Raises InputError where ExecuTorch is missing, and for a file that is missing, damaged or without its description.
     """
     description, names = read_description(path, "export.to --format executorch")
-    runtime = import_package(
-        f"{PACKAGE}.runtime",
-        f"{path.name} needs the package {PACKAGE}, which",
-        "pip install 'gflv2[executorch]', or give the .pt2 or the .onnx",
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its Python calls are experimental, which it says at each
+    needed = f"{path.name} needs the package {PACKAGE}, which"
+    mend = "pip install 'gflv2[executorch]', or give the .pt2 or the .onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its Python calls are experimental, which it says at each
+        runtime = import_package(f"{PACKAGE}.runtime", needed, mend)
+        try:
             method: Method = runtime.Runtime.get().load_program(path).load_method(METHOD)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be opened by ExecuTorch ({first_line(error)}); convert or copy it again"
-        ) from error
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{path} cannot be opened by ExecuTorch ({first_line(error)}); convert or copy it again"
+            ) from error
     return PteModel(path, description, names, method)
