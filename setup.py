@@ -75,7 +75,7 @@ EXTRAS = {
     # What the slow tests need, but for onnx2tf, which brings TensorFlow. Beside it, from the system: Chromium, npm, wrk
     # and a Java 17; a test that lacks one is skipped, and says so.
     "test-slow": [
-        "gflv2[test,browser,large,mlflow,mnn,openvino,ray,storage,tensorboard,track,trackio,wandb]",
+        "gflv2[test,browser,large,mlflow,mnn,openvino-int8,ray,storage,tensorboard,track,trackio,wandb]",
         "daft>=0.5,<1",
         "locust>=2.30,<3",
         "moto[server]>=5,<6",
@@ -86,6 +86,7 @@ EXTRAS = {
     ],
     "docs": ["zensical>=0.1,<0.2"],
     "openvino": ["openvino>=2024.4"],
+    "openvino-int8": ["gflv2[openvino]", "nncf>=3,<4"],
     # The other runtimes of export.to: what converts and what runs.
     "mnn": ["MNN>=3.2,<4"],
     "executorch": ["executorch>=1.5,<2"],
