@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ from export.command import check_precision
 from export.errors import CheckError
 from export.formats import FORMATS
 from export.formats.interface import Conversion, Format
-from gfl.errors import InputError
+from gfl.errors import InputError, NotHereError
 from gfl.files import new_folder, require_new, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.runtime.description_file import description_path, description_text
@@ -34,6 +35,7 @@ from gfl.say import say
 
 if TYPE_CHECKING:
     from export.sources import Pictures, Source
+    from gfl.runtime.model import StaticFile
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -141,13 +143,16 @@ def convert(
     about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
     about |= {"mb": mb, "remarks": wanted.remarks, "calibration": [file.name for file in pictures.calibration]}
+    about["versions"] = versions_of(wanted)
     yield f"{target.name}: {mb:.1f} MB, {wanted.name}, {description.outputs}, {description.precision}"
-    if wanted.open is None or find_spec(wanted.runtime) is None:
-        why = f"converted, not run: {wanted.runtime or wanted.name} is not here"
+    try:
+        file = open_target(wanted, target, threads)
+    except NotHereError as error:
+        why = f"converted, not run: {error}"
         write_atomic(report_path(target), to_json({**about, "passed": None, "not_run": why}, indent=2) + "\n")
         yield f"  {why}"
         return
-    verdict = judge(wanted.open(target, threads), source, pictures, threads, wanted.scale, arguments.max_ap_drop)
+    verdict = judge(file, source, pictures, threads, wanted.scale, arguments.max_ap_drop)
     content = {**about, "passed": not verdict.failures, "failures": verdict.failures, **verdict.content()}
     write_atomic(report_path(target), to_json(content, indent=2) + "\n")
     if verdict.failures:
@@ -156,6 +161,21 @@ def convert(
             refusal.add(ways_out)
         raise refusal
     yield from (f"  {line}" for line in verdict.lines())
+
+
+def open_target(wanted: Format, target: Path, threads: int) -> StaticFile:
+    """Open a converted file; NotHereError where its runtime, or what it takes, is not here."""
+    if wanted.open is None or find_spec(wanted.runtime) is None:
+        raise NotHereError(f"{wanted.runtime or wanted.name} is not here")
+    return wanted.open(target, threads)
+
+
+def versions_of(wanted: Format) -> dict[str, str]:
+    """The versions of what converts and runs a format, by the name of the package."""
+    found = metadata.packages_distributions()
+    modules = filter(None, (*wanted.packages, *wanted.int8_packages, wanted.runtime))
+    names = sorted({name for module in modules for name in found.get(module, ())})
+    return {name: metadata.version(name) for name in names}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ class InputError(Exception):
         super().__init__(printable(message))
 
 
+class NotHereError(InputError):
+    """What was asked for would be right elsewhere: this machine, or this installation, lacks something for it."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without the full stop; the error's type where there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

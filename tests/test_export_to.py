@@ -111,6 +111,17 @@ def test_a_runtime_that_is_not_here_gives_a_file_that_was_not_run(
     assert (tmp_path / "out" / model.name).read_bytes() == model.read_bytes()
 
 
+def test_a_cpu_without_the_precision_gives_a_file_that_was_not_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", StandinOpenvino("FP32"))
+    made = FORMATS["openvino"]._replace(packages=(), runtime="cv2", convert=FORMATS["opencv"].convert)
+    monkeypatch.setitem(FORMATS, "openvino", made)
+    assert run("openvino", model, tmp_path / "out", "--precision", "bf16") == 0
+    assert "converted, not run: got precision=bf16 for OpenVINO" in capsys.readouterr().out
+    assert report_in(tmp_path / "out")["passed"] is None
+
+
 def test_each_canvas_of_a_folder_gives_a_file(tmp_path: Path) -> None:
     for name, size in (("small", (64, 96)), ("wide", (64, 128))):
         (tmp_path / "in").mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gfl.errors import InputError, first_line
+from gfl.errors import InputError, NotHereError, first_line
 from gfl.packages import import_package
 from gfl.runtime.description import DETECTION_NAMES, INPUT_NAMES, Arrays, Description
 from gfl.runtime.description_file import read_description
@@ -109,7 +109,7 @@ def _compile(runtime: ModuleType, path: Path, threads: int, precision: str) -> t
     """The names of the outputs, and what runs the file in this precision."""
     core = runtime.Core()
     if CAPABILITIES[precision] not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise InputError(
+        raise NotHereError(
             f"got precision={precision} for OpenVINO, but this CPU does not compute in it; omit it for the default "
             "(f32; of an .xml for bfloat16, give it), or take a CPU with AVX-512 BF16 or AMX"
         )
