@@ -43,6 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     128 and its number when a signal stops it.
     """
+    try:
+        run(command.read_arguments(parser(), argv))
+    except command.FAILURES as failure:
+        return command.report_failure(failure)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
     flags = argparse.ArgumentParser(
         prog="python -m export.to", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -68,11 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--size", action="extend", nargs="+", default=[], metavar="HxW", help=checkpoint)
     add("--gin_file", action="append", default=[], help=checkpoint)
     add("--gin_bindings", action="extend", nargs="+", default=[], help=checkpoint)
-    try:
-        run(command.read_arguments(flags, argv))
-    except command.FAILURES as failure:
-        return command.report_failure(failure)
-    return 0
+    return flags
 
 
 def run(arguments: argparse.Namespace) -> None:
