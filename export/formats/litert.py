@@ -26,11 +26,10 @@ def convert(job: Conversion) -> None:
 
     onnx2tf overwrites its input with a simpler one, and turns pictures to channels last unless told otherwise.
     """
-    onnx2tf = import_package(
-        "onnx2tf", "the format litert needs the package onnx2tf, which", "pip install 'gflv2[litert]'"
-    )
+    needed = "the format litert needs the package onnx2tf, which"
     with TemporaryDirectory(prefix="gfl_litert_") as name, quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, of NumPy and TensorFlow
+        onnx2tf = import_package("onnx2tf", needed, "pip install 'gflv2[litert]'")
         folder = Path(name)
         if job.description.precision == "int8":
             pooled_over_zeros(job.source, folder / "model.onnx")

@@ -1,4 +1,4 @@
-"""Converters that write a line a step to the standard output, kept from doing so."""
+"""Converters that write a line a step, kept from doing so."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Throw away what the block writes to the standard output, native code included."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    """Throw away what the block writes to the standard output and error, native code included; exceptions pass."""
+    streams = ((1, sys.stdout), (2, sys.stderr))
+    for _, stream in streams:
+        stream.flush()
+    kept, nowhere = [os.dup(number) for number, _ in streams], os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        for number, _ in streams:
+            os.dup2(nowhere, number)
         yield
-        sys.stdout.flush()
+        for _, stream in streams:
+            stream.flush()
     finally:
-        os.dup2(kept, 1)
+        for (number, _), copy in zip(streams, kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
         os.close(nowhere)
-        os.close(kept)
