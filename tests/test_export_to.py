@@ -30,6 +30,7 @@ from gfl.runtime.on_torch.pt2_file import open_program
 from gfl.runtime.onnx_file import open_onnx
 from gfl.runtime.open import open_model
 from gfl.runtime.providers import ProviderChoice
+from infer.head import model_digest
 
 
 @pytest.fixture(scope="module")
@@ -239,6 +240,16 @@ def test_a_runtime_that_is_missing_is_told_in_one_sentence(
     description_path(path).unlink()
     with pytest.raises(InputError, match=f"best{suffix}.json beside it"):
         open_model(path)
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".param"])
+def test_weights_beside_a_file_are_of_another_model(tmp_path: Path, suffix: str) -> None:
+    path = converted(tmp_path, suffix)
+    digests = set()
+    for weights in (b"first", b"other"):
+        path.with_suffix(".bin").write_bytes(weights)
+        digests |= {model_digest(path), model_digest(tmp_path)}
+    assert len(digests) == 2
 
 
 @pytest.mark.slow
