@@ -89,6 +89,7 @@ EXTRAS = {
     # The other runtimes of export.to: what converts and what runs.
     "mnn": ["MNN>=3.2,<4"],
     "executorch": ["executorch>=1.5,<2"],
+    "coreml": ["coremltools>=9,<10"],
     "ncnn": ["ncnn>=1.0.20260000", "pnnx>=20260000"],
     "litert": ["onnx2tf>=1.29,<2", "ai-edge-litert>=2.1,<3"],
     "parquet": ["pyarrow>=16,<30"],

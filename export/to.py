@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
                     say(line)
     for remark in wanted.remarks:
         say(f"note: {remark}")
-    if wanted.suffix != ".onnx":  # which infer would run by ONNX Runtime
+    if wanted.open is not None and wanted.suffix != ".onnx":  # which infer would run by ONNX Runtime
         say(f"next: python infer/run.py --model {arguments.output} --input PICTURES --output found")
 
 
@@ -118,7 +118,8 @@ def convert(
     description = replace(source.rival.description, precision=precision)
     target = folder / f"{source.path.stem}{wanted.suffix}"
     wanted.convert(Conversion(source.path, description, source.output_names, target))
-    mb = sum(path.stat().st_size for path in folder.iterdir() if path.stem == target.stem) / 1e6
+    mine = [path for path in folder.iterdir() if path.stem == target.stem]  # files, or a folder of them
+    mb = sum(file.stat().st_size for path in mine for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
     write_atomic(description_path(target), description_text(description, source.output_names))
     about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}

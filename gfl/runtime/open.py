@@ -37,6 +37,8 @@ CONVERTED: dict[str, Callable[..., StaticFile]] = {
     ".tflite": open_litert,
     ".pte": _open_pte,
 }
+# Files of `python -m export.to` that nothing here opens, and what does.
+ELSEWHERE = {".mlpackage": "Core ML on a Mac (coremltools.models.MLModel)"}
 # Static files, one a canvas; in a folder the first kind that is there is taken.
 EXPORTS = (".onnx", ".pt2", ".om", IR, *CONVERTED)
 
@@ -166,6 +168,7 @@ def kind_of(path: Path) -> str:
     if is_folder:
         kind = next((kind for kind in EXPORTS if any(path.glob(f"*{kind}"))), None)
         if kind is None:
+            _refuse_elsewhere(path)
             hint = (
                 f"give {path / 'best.pt'}"
                 if (path / "best.pt").is_file()
@@ -179,6 +182,13 @@ def kind_of(path: Path) -> str:
     if not is_file:
         raise InputError(f"{path}: no such file, expected a model; check the name")
     return path.suffix
+
+
+def _refuse_elsewhere(path: Path) -> None:
+    """Raise InputError for a file or folder of ELSEWHERE, or a folder that holds some."""
+    for suffix, runtime in ELSEWHERE.items():
+        if path.suffix == suffix or any(path.glob(f"*{suffix}")):
+            raise InputError(f"{path} is for {runtime}, and does not run here; give what it was made of")
 
 
 def files_of(path: Path, kind: str) -> list[Path]:
