@@ -232,7 +232,8 @@ def test_a_runtime_that_is_missing_is_told_in_one_sentence(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "form"), [(each.name, form) for each in FORMATS.values() if each.packages for form in each.forms]
+    ("name", "form"),
+    [(each.name, form) for each in FORMATS.values() if each.packages and each.open for form in each.forms],
 )
 def test_what_an_installed_runtime_finds(name: str, form: str, tmp_path: Path) -> None:
     for package in (*FORMATS[name].packages, FORMATS[name].runtime):
