@@ -46,7 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--format", required=True, choices=tuple(FORMATS), help="of the runtime that will run it")
     add("--model", type=Path, required=True, metavar="FILE", help="an .onnx, a .pt2, a folder of them, or a checkpoint")
     add("--output", type=Path, required=True, metavar="FOLDER", help="new or empty; gfl.load opens it")
-    add("--precision", choices=("fp32", "bf16"), help="what the runtime computes in (default fp32); bf16: openvino")
+    add(
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        help="what the runtime computes in (default fp32; rknn: fp16); bf16: openvino",
+    )
     add("--images", type=Path, metavar="DIR", help="pictures to compare on (default: a checkpoint's own, or generated)")
     add(
         "--annotations", type=Path, metavar="FILE", help="COCO JSON of these pictures, on whose boxes the AP is counted"
@@ -77,13 +81,13 @@ def run(arguments: argparse.Namespace) -> None:
     wanted = FORMATS[arguments.format]
     check_format(wanted, arguments)
     require_new(arguments.output)
-    threads = arguments.threads or usable_cores()
+    precision, threads = arguments.precision or wanted.precisions[0], arguments.threads or usable_cores()
     torch.set_num_threads(threads)
     with TemporaryDirectory(prefix="gfl_export_") as exported:
         sources, pictures = read_sources(arguments, wanted, Path(exported))
         with new_folder(arguments.output) as folder:
             for source in sources:
-                for line in convert(source, wanted, arguments.precision or "fp32", folder, pictures, threads):
+                for line in convert(source, wanted, precision, folder, pictures, threads):
                     say(line)
     for remark in wanted.remarks:
         say(f"note: {remark}")
@@ -101,7 +105,7 @@ def check_format(wanted: Format, arguments: argparse.Namespace) -> None:
     if missing := [package for package in wanted.packages if find_spec(package) is None]:
         raise InputError(
             f"--format {wanted.name} needs {', '.join(missing)}, which is not installed; "
-            f"pip install 'gflv2[{wanted.extra}]'"
+            f"pip install 'gflv2[{wanted.extra}]'{wanted.besides}"
         )
 
 
@@ -117,7 +121,7 @@ def convert(
 
     description = replace(source.rival.description, precision=precision)
     target = folder / f"{source.path.stem}{wanted.suffix}"
-    wanted.convert(Conversion(source.path, description, source.output_names, target))
+    opened = wanted.convert(Conversion(source.path, description, source.output_names, target))
     mine = [path for path in folder.iterdir() if path.stem == target.stem]  # files, or a folder of them
     mb = sum(file.stat().st_size for path in mine for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
     write_atomic(description_path(target), description_text(description, source.output_names))
@@ -125,12 +129,14 @@ def convert(
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
     about |= {"mb": mb, "remarks": wanted.remarks}
     yield f"{target.name}: {mb:.1f} MB, {wanted.name}, {description.outputs}, {precision}"
-    if wanted.open is None or find_spec(wanted.runtime) is None:
+    if wanted.open is not None and find_spec(wanted.runtime) is not None:
+        opened = wanted.open(target, threads)
+    if opened is None:
         why = f"converted, not run: {wanted.runtime or wanted.name} is not here"
         write_atomic(report_path(target), to_json({**about, "passed": None, "not_run": why}, indent=2) + "\n")
         yield f"  {why}"
         return
-    verdict = judge(wanted.open(target, threads), source, pictures, threads, wanted.scale)
+    verdict = judge(opened, source, pictures, threads, wanted.scale)
     content = {**about, "passed": not verdict.failures, "failures": verdict.failures, **verdict.content()}
     write_atomic(report_path(target), to_json(content, indent=2) + "\n")
     if verdict.failures:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import warnings
 
@@ -12,6 +10,7 @@ from torch.export import ExportedProgram
 
 from export.errors import CheckError
 from export.formats.interface import Conversion, Format
+from export.formats.quiet import quiet
 from gfl.errors import first_line
 from gfl.packages import import_package
 from gfl.runtime.description import INPUT_NAMES
@@ -21,7 +20,7 @@ from gfl.runtime.on_torch.pt2_file import load_program
 def convert(job: Conversion) -> None:
     """Write the program in float32, for macOS 14 and iOS 17 or newer, with its description as the model's metadata."""
     logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns of every torch newer than its release
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+    with warnings.catch_warnings(), quiet(2):  # its progress bars
         warnings.simplefilter("ignore")
         tools = import_package(
             "coremltools", "the format coreml needs the package coremltools, which", "pip install 'gflv2[coreml]'"

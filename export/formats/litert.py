@@ -28,7 +28,7 @@ def convert(job: Conversion) -> None:
     onnx2tf = import_package(
         "onnx2tf", "the format litert needs the package onnx2tf, which", "pip install 'gflv2[litert]'"
     )
-    with TemporaryDirectory(prefix="gfl_litert_") as name, quiet(), warnings.catch_warnings():
+    with TemporaryDirectory(prefix="gfl_litert_") as name, quiet(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, of NumPy and TensorFlow
         folder = Path(name)
         shutil.copyfile(job.source, folder / "model.onnx")

@@ -20,7 +20,7 @@ def convert(job: Conversion) -> None:
     """
     tools = import_package("_tools", "the format mnn needs the package MNN, which", "pip install 'gflv2[mnn]'")
     words = ["mnnconvert", "-f", "ONNX", "--modelFile", str(job.source), "--MNNModel", str(job.target)]
-    with quiet():
+    with quiet(1):
         done = tools.mnnconvert([*words, "--bizCode", to_json(job.description.to_metadata())])
     if not done or not job.target.is_file():
         raise CheckError(f"MNN did not convert {job.source}", ["its converter ended without a file"])

@@ -1,4 +1,4 @@
-"""Converters that write a line a step to the standard output, kept from doing so."""
+"""Converters that write a line a step to the standard output or the standard error, kept from doing so."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Throw away what the block writes to the standard output, native code included."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+def quiet(*streams: int) -> Iterator[None]:
+    """Throw away what the block writes to these streams, native code too; 1: the standard output, 2: errors."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept, nowhere = {each: os.dup(each) for each in streams}, os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 1)
+        for each in streams:
+            os.dup2(nowhere, each)
         yield
-        sys.stdout.flush()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
     finally:
-        os.dup2(kept, 1)
+        for each, copy in kept.items():
+            os.dup2(copy, each)
+            os.close(copy)
         os.close(nowhere)
-        os.close(kept)

@@ -38,7 +38,10 @@ CONVERTED: dict[str, Callable[..., StaticFile]] = {
     ".pte": _open_pte,
 }
 # Files of `python -m export.to` that nothing here opens, and what does.
-ELSEWHERE = {".mlpackage": "Core ML on a Mac (coremltools.models.MLModel)"}
+ELSEWHERE = {
+    ".mlpackage": "Core ML on a Mac (coremltools.models.MLModel)",
+    ".rknn": "Rockchip's NPU (rknn-toolkit-lite2, or librknnrt)",
+}
 # Static files, one a canvas; in a folder the first kind that is there is taken.
 EXPORTS = (".onnx", ".pt2", ".om", IR, *CONVERTED)
 
@@ -177,6 +180,7 @@ def kind_of(path: Path) -> str:
             raise InputError(f"{path} holds no exports ({', '.join(EXPORTS)}); {hint}")
         return kind
     if path.suffix not in (*CHECKPOINTS, *EXPORTS):
+        _refuse_elsewhere(path)
         known = ", ".join((*CHECKPOINTS, *EXPORTS))
         raise InputError(f"got the model {path}, expected one of {known} or a folder of exports; check the name")
     if not is_file:
