@@ -155,7 +155,7 @@ def test_a_converter_that_is_missing_is_told_in_one_sentence(
     for package in FORMATS[name].packages:
         monkeypatch.setitem(sys.modules, package, None)
     words = ["--format", name, "--model", str(model), "--output", str(tmp_path / "out")]
-    assert f"pip install 'gflv2[{FORMATS[name].extra}]'" in tiny.refusal(to.main, words, capsys)
+    assert f"pip install 'gflv2[{FORMATS[name].extra}]'{FORMATS[name].besides}" in tiny.refusal(to.main, words, capsys)
 
 
 Make = Callable[[Path], Path]
