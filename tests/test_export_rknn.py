@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,9 +32,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "raw_export", make) / "best.onnx"
 
 
-def run(model: Path, output: Path) -> int:
-    words = ["--format", "rknn", "--model", model, "--output", output, "--samples", "2", "--threads", "1"]
-    return to.main([str(word) for word in words])
+def words(model: Path, output: Path) -> list[str]:
+    return ["--format", "rknn", "--model", str(model), "--output", str(output), "--samples", "2", "--threads", "1"]
 
 
 class StandinToolkit:
@@ -103,7 +103,7 @@ def test_a_graph_of_float_inputs_gives_the_same_bits(raw: Path) -> None:
 
 
 def test_what_the_simulator_finds_is_compared(raw: Path, tmp_path: Path, toolkit: type[StandinToolkit]) -> None:
-    assert run(raw, tmp_path / "out") == 0
+    assert to.main(words(raw, tmp_path / "out")) == 0
     report = json.loads((tmp_path / "out" / "best.rknn.parity.json").read_text())
     assert (report["passed"], report["precision"]) == (True, "fp16")
     assert report["accuracy"]["file_ap"] == pytest.approx(1.0)
@@ -114,7 +114,7 @@ def test_what_the_simulator_finds_is_compared(raw: Path, tmp_path: Path, toolkit
 
 
 FAILURES = {
-    "raise": "rknn-toolkit2 did not convert",
+    "raise": "AttributeError: no mapping",
     "build": "its steps ended with (0, 0, -1, 0, 0)",
     "inference": "fails in Rockchip's simulator",
     "factor": "would not agree with best.onnx",
@@ -126,7 +126,7 @@ def test_a_failing_toolkit_leaves_no_file(
     raw: Path, tmp_path: Path, name: str, toolkit: type[StandinToolkit], capsys: pytest.CaptureFixture[str]
 ) -> None:
     toolkit.failing, toolkit.factor = name, -1.0 if name == "factor" else 1.0
-    assert run(raw, tmp_path / "out") == 1
+    assert to.main(words(raw, tmp_path / "out")) == 1
     assert FAILURES[name] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -134,10 +134,13 @@ def test_a_failing_toolkit_leaves_no_file(
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["raw", "decoded"])
 def test_the_toolkits_simulator_finds_the_same(tmp_path: Path, form: str) -> None:
-    pytest.importorskip("rknn.api")
+    pytest.importorskip("rknn")
     flags = ["--size", f"{H}x{W}", "--outputs", form, "--output", tmp_path / "best.onnx", "--skip_parity"]
     export("--checkpoint", write_model(tmp_path / "run" / "best.pt"), *flags)
-    assert run(tmp_path / "best.onnx", tmp_path / "out") == 0
+    # A process of its own, for the toolkit warns when it is imported and leaves folders behind when it ends.
+    program = [sys.executable, "-m", "export.to", *words(tmp_path / "best.onnx", tmp_path / "out")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "best.rknn.parity.json").read_text())
     assert report["passed"] is True
     assert report["accuracy"]["file_ap"] == pytest.approx(1.0, abs=0.02)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +18,6 @@ from export.errors import CheckError
 from export.formats.float_graph import check_raw, float_inputs
 from export.formats.interface import Conversion, Format
 from export.formats.quiet import quiet
-from gfl.errors import first_line
 from gfl.packages import import_package
 from gfl.runtime.description import Arrays, Description
 from gfl.runtime.model import StaticFile
@@ -49,17 +51,29 @@ class Simulated:
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
         """As `gfl.runtime.model.RunBatch`."""
-        with quiet(1, 2):
+        refusal = f"{self.path.name} fails in Rockchip's simulator"
+        with toolkit_errors(refusal):
             outputs = self.toolkit.inference(
                 inputs=[images.astype(np.float32), image_sizes.astype(np.float32)], data_format=["nchw", "nchw"]
             )
         if outputs is None:
-            raise CheckError(f"{self.path.name} fails in Rockchip's simulator", [])
+            raise CheckError(refusal, [])
         return dict(zip(self.output_names, outputs, strict=True))
 
     def provider_report(self) -> ProviderReport:
         """The simulator runs the whole file."""
         return ProviderReport(f"RKNN simulator {CHIP} f16", {}, ())
+
+
+@contextlib.contextmanager
+def toolkit_errors(refusal: str) -> Iterator[None]:
+    """Keep the toolkit quiet; CheckError of this title where it raises."""
+    with quiet(1, 2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except ValueError as error:  # its one type; the text is a traceback, which ends with the reason
+            raise CheckError(refusal, str(error).strip().splitlines()[-1:]) from error
 
 
 def convert(job: Conversion) -> StaticFile:
@@ -74,23 +88,21 @@ def convert(job: Conversion) -> StaticFile:
         check_raw(job)
     model = onnx.load(job.source)
     float_inputs(model)  # 'Not Support Dtype: 2' of uint8
-    with TemporaryDirectory(prefix="gfl_rknn_") as name, quiet(1, 2):
+    refusal = f"rknn-toolkit2 did not convert {job.source}"
+    with TemporaryDirectory(prefix="gfl_rknn_") as name, toolkit_errors(refusal):
         path = Path(name, "model.onnx")
         onnx.save(model, path)
-        try:
-            toolkit: Toolkit = api.RKNN(verbose=False)
-            # At most 1,023 letters go in: the digest, and not the whole description.
-            steps = (
-                toolkit.config(target_platform=CHIP, custom_string=job.description.digest),
-                toolkit.load_onnx(model=str(path)),
-                toolkit.build(do_quantization=False),
-                toolkit.export_rknn(str(job.target)),
-                toolkit.init_runtime(),
-            )
-        except ValueError as error:  # with the traceback of its own as the text
-            raise CheckError(f"rknn-toolkit2 did not convert {job.source}", [first_line(error)]) from error
+        toolkit: Toolkit = api.RKNN(verbose=False)
+        # At most 1,023 letters go in: the digest, and not the whole description.
+        steps = (
+            toolkit.config(target_platform=CHIP, custom_string=job.description.digest),
+            toolkit.load_onnx(model=str(path)),
+            toolkit.build(do_quantization=False),
+            toolkit.export_rknn(str(job.target)),
+            toolkit.init_runtime(),
+        )
     if any(steps) or not job.target.is_file():
-        raise CheckError(f"rknn-toolkit2 did not convert {job.source}", [f"its steps ended with {steps}"])
+        raise CheckError(refusal, [f"its steps ended with {steps}"])
     return Simulated(job.target, job.description, job.output_names, toolkit)
 
 
