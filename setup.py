@@ -90,6 +90,19 @@ EXTRAS = {
     # The other runtimes of export.to: what converts and what runs.
     "mnn": ["MNN>=3.2,<4"],
     "executorch": ["executorch>=1.5,<2"],
+    "coreml": ["coremltools>=9,<10"],
+    # What rknn-toolkit2 runs with. It is not among them, for it asks for a torch older than this project's: it is
+    # installed after them, with --no-deps (docs/export.md).
+    "rknn": [
+        "onnx>=1.17,<1.19",
+        "protobuf<5",
+        "fast-histogram>=0.11",
+        "psutil>=5.9",
+        "ruamel.yaml>=0.17.21",
+        "scipy>=1.9.3",
+        "setuptools<81",
+        "tqdm>=4.64.1",
+    ],
     "ncnn": ["ncnn>=1.0.20260000", "pnnx>=20260000"],
     "litert": ["onnx2tf>=1.29,<2", "ai-edge-litert>=2.1,<3"],
     "parquet": ["pyarrow>=16,<30"],

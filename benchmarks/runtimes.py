@@ -42,6 +42,7 @@ RUNTIMES = {
     "executorch": ("ExecuTorch", "BSD-3-Clause"),
     "opencv": ("OpenCV", "Apache-2.0"),
     "coreml": ("Core ML", "Apple's; coremltools BSD-3-Clause"),
+    "rknn": ("Rockchip's simulator", "not stated"),
     "tensorrt": ("TensorRT", "NVIDIA's"),
 }
 ONNX_PRECISIONS = ("fp32", "fp16", "int8")

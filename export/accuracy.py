@@ -129,7 +129,9 @@ class Comparison:
                 rows += result_of(outputs, index, picture, self.description).to_coco(image_id)
             ours, theirs = detections_of(of_file, index), detections_of(of_pytorch, index)
             for i, j in match(ours, theirs, NEAR):
-                self.errors.setdefault("edge_std", SquareError()).add(ours.edge_std[i], theirs.edge_std[j])
+                for name in ("edge_std", "scores"):
+                    values, expected = getattr(ours, name)[i], getattr(theirs, name)[j]
+                    self.errors.setdefault(name, SquareError()).add(values, expected)
             self.other_complete += int(of_file["complete"][index] != of_pytorch["complete"][index])
 
     def outcome(self, max_ap_drop: float | None = None) -> Accuracy:

@@ -60,9 +60,10 @@ def parser() -> argparse.ArgumentParser:
     add("--model", type=Path, required=True, metavar="FILE", help="an .onnx, a .pt2, a folder of them, or a checkpoint")
     add("--output", type=Path, required=True, metavar="FOLDER", help="new or empty; gfl.load opens it")
     scope = (
-        "what the runtime computes in (default fp32); bf16: openvino; int8: openvino and litert, of the convolutions"
+        "what the runtime computes in (default fp32; rknn: fp16); bf16: openvino; int8, of the convolutions: openvino "
+        "and litert"
     )
-    add("--precision", choices=("fp32", "bf16", "int8"), default="fp32", help=scope)
+    add("--precision", choices=("fp32", "fp16", "bf16", "int8"), help=scope)
     add("--images", type=Path, metavar="DIR", help="pictures to compare on (default: a checkpoint's own, or generated)")
     add(
         "--annotations", type=Path, metavar="FILE", help="COCO JSON of these pictures, on whose boxes the AP is counted"
@@ -87,6 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
         if number is not None and number < 1:
             raise InputError(f"got --{name} {number}, expected 1 or more; omit it for the default")
     wanted = FORMATS[arguments.format]
+    arguments.precision = arguments.precision or wanted.precisions[0]
     check_format(wanted, arguments)
     import torch  # late, as what follows: seconds, which --help and the sentences above do not need
 
@@ -103,7 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
                     say(line)
     for remark in wanted.remarks:
         say(f"note: {remark}")
-    if wanted.suffix != ".onnx":  # which infer would run by ONNX Runtime
+    if wanted.open is not None and wanted.suffix != ".onnx":  # which infer would run by ONNX Runtime
         say(f"next: python infer/run.py --model {arguments.output} --input PICTURES --output found")
 
 
@@ -122,7 +124,7 @@ def check_format(wanted: Format, arguments: argparse.Namespace) -> None:
         if missing := [package for package in packages if find_spec(package) is None]:
             raise InputError(
                 f"--format {wanted.name} needs {', '.join(missing)}, which is not installed; "
-                f"pip install 'gflv2[{extra}]'"
+                f"pip install 'gflv2[{extra}]'{wanted.besides}"
             )
 
 
@@ -142,8 +144,9 @@ def convert(
         digest = sha256(f"{description.digest} {arguments.precision}".encode()).hexdigest()
         description = replace(description, precision=arguments.precision, digest=digest)
     target = folder / f"{source.path.stem}{wanted.suffix}"
-    wanted.convert(Conversion(source.path, description, source.output_names, pictures.calibration, target))
-    mb = sum(path.stat().st_size for path in folder.iterdir() if path.stem == target.stem) / 1e6
+    opened = wanted.convert(Conversion(source.path, description, source.output_names, pictures.calibration, target))
+    mine = [path for path in folder.iterdir() if path.stem == target.stem]  # files, or a folder of them
+    mb = sum(file.stat().st_size for path in mine for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
     write_atomic(description_path(target), description_text(description, source.output_names))
     about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
@@ -151,7 +154,7 @@ def convert(
     about["versions"] = versions_of(wanted)
     yield f"{target.name}: {mb:.1f} MB, {wanted.name}, {description.outputs}, {description.precision}"
     try:
-        file = open_target(wanted, target, threads)
+        file = opened or open_target(wanted, target, threads)
     except NotHereError as error:
         why = f"converted, not run: {error}"
         write_atomic(report_path(target), to_json({**about, "passed": None, "not_run": why}, indent=2) + "\n")

@@ -167,7 +167,7 @@ def test_a_converter_that_is_missing_is_told_in_one_sentence(
     for package in FORMATS[name].packages:
         monkeypatch.setitem(sys.modules, package, None)
     words = ["--format", name, "--model", str(model), "--output", str(tmp_path / "out")]
-    assert f"pip install 'gflv2[{FORMATS[name].extra}]'" in tiny.refusal(to.main, words, capsys)
+    assert f"pip install 'gflv2[{FORMATS[name].extra}]'{FORMATS[name].besides}" in tiny.refusal(to.main, words, capsys)
 
 
 Make = Callable[[Path], Path]
@@ -254,7 +254,8 @@ def test_weights_beside_a_file_are_of_another_model(tmp_path: Path, suffix: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "form"), [(each.name, form) for each in FORMATS.values() if each.packages for form in each.forms]
+    ("name", "form"),
+    [(each.name, form) for each in FORMATS.values() if each.packages and each.open for form in each.forms],
 )
 def test_what_an_installed_runtime_finds(name: str, form: str, tmp_path: Path) -> None:
     for package in (*FORMATS[name].packages, FORMATS[name].runtime):

@@ -6,7 +6,6 @@ a graph that is changed for it alone; `gfl.runtime` goes on from there in NumPy.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -15,16 +14,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from export.errors import CheckError
+from export.formats.float_graph import check_raw, float_inputs
 from export.formats.interface import Conversion, Format
 from gfl.packages import import_package
 from gfl.runtime.model import StaticFile
 from gfl.runtime.ncnn_file import SUFFIX, WEIGHTS, open_ncnn
 
-# What the NumPy part knows nothing of.
-UNKNOWN = re.compile(r"(keep_background|keep_padding_cells|nms_pre) = (?!False\b|None\b|0\b)(\S+)")
 STEEP = 1e30  # turns what a value is below the largest into 0 or 1
 
 
@@ -32,8 +30,7 @@ def convert(job: Conversion) -> None:
     """Write the graph in float32, its inputs too. Raises CheckError where pnnx fails or a setting is not known."""
     if job.description.batch != 1:
         raise CheckError(f"ncnn takes one picture at a time, {job.source} {job.description.batch}", ["use --batch 1"])
-    if unknown := UNKNOWN.search(job.description.config):
-        raise CheckError(f"{job.source} cannot be finished in NumPy", [f"it has {unknown[0]}, expected the default"])
+    check_raw(job)
     pnnx = import_package("pnnx", "the format ncnn needs the package pnnx, which", "pip install 'gflv2[ncnn]'")
     height, width = job.description.size
     with TemporaryDirectory(prefix="gfl_ncnn_") as name:
@@ -49,18 +46,11 @@ def convert(job: Conversion) -> None:
 
 def changed(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with inputs in float32, and the largest of the bins found one after the other."""
+    float_inputs(model)
     graph = model.graph
     constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-    names = {value.name for value in graph.input}
-    casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in names}
-    for value in graph.input:
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
     nodes: list[NodeProto] = []
     for node in graph.node:
-        if node.output[0] in casts:
-            continue
-        for place, name in enumerate(node.input):
-            node.input[place] = casts.get(name, name)
         nodes += largest(node, int(constants[node.input[1]][0])) if node.op_type == "TopK" else [node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -38,6 +38,11 @@ CONVERTED: dict[str, Callable[..., StaticFile]] = {
     ".tflite": open_litert,
     ".pte": _open_pte,
 }
+# Files of `python -m export.to` that nothing here opens, and what does.
+ELSEWHERE = {
+    ".mlpackage": "Core ML on a Mac (coremltools.models.MLModel)",
+    ".rknn": "Rockchip's NPU (rknn-toolkit-lite2, or librknnrt)",
+}
 # Static files, one a canvas; in a folder the first kind that is there is taken.
 EXPORTS = (".onnx", ".pt2", ".om", IR, *CONVERTED)
 
@@ -167,6 +172,7 @@ def kind_of(path: Path) -> str:
     if is_folder:
         kind = next((kind for kind in EXPORTS if any(path.glob(f"*{kind}"))), None)
         if kind is None:
+            _refuse_elsewhere(path)
             hint = (
                 f"give {path / 'best.pt'}"
                 if (path / "best.pt").is_file()
@@ -175,6 +181,7 @@ def kind_of(path: Path) -> str:
             raise InputError(f"{path} holds no exports ({', '.join(EXPORTS)}); {hint}")
         return kind
     if path.suffix not in (*CHECKPOINTS, *EXPORTS):
+        _refuse_elsewhere(path)
         known = ", ".join((*CHECKPOINTS, *EXPORTS))
         raise InputError(f"got the model {path}, expected one of {known} or a folder of exports; check the name")
     if not is_file:
@@ -186,6 +193,13 @@ def bytes_of(path: Path, kind: str) -> list[Path]:
     """`files_of`, and the weights that some formats keep in a file beside."""
     files = files_of(path, kind)
     return files + [file.with_suffix(WEIGHTS) for file in files if kind in (IR, NCNN)]
+
+
+def _refuse_elsewhere(path: Path) -> None:
+    """Raise InputError for a file or folder of ELSEWHERE, or a folder that holds some."""
+    for suffix, runtime in ELSEWHERE.items():
+        if path.suffix == suffix or any(path.glob(f"*{suffix}")):
+            raise InputError(f"{path} is for {runtime}, and does not run here; give what it was made of")
 
 
 def files_of(path: Path, kind: str) -> list[Path]:
