@@ -58,6 +58,7 @@ def write_model(
     canvases: Sequence[tuple[int, int]] = ((H, W), (W, H)),
     *,
     surer: float = 0.0,
+    score_thresholds: Sequence[float] | None = None,
 ) -> Path:
     """A checkpoint of the tiny model with the goldens' weights, whose scores spread widely.
 
@@ -73,6 +74,7 @@ def write_model(
         "names": list(NAMES),
         "category_ids": list(CATEGORY_IDS),
         "canvases": [list(canvas) for canvas in canvases],
+        "score_thresholds": score_thresholds,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(path, tree)
