@@ -72,8 +72,8 @@ EXTRAS = {
         "gflv2[serve]",
     ],
     "browser": ["playwright>=1.45,<2", "axe-playwright-python>=0.1.4,<1"],  # tests of the pages; a Chromium beside them
-    # What the slow tests need, but for onnx2tf, which brings TensorFlow. Beside it, from the system: Chromium, npm, wrk
-    # and a Java 17; a test that lacks one is skipped, and says so.
+    # What the slow tests need, but for onnx2tf, which brings TensorFlow. Beside it, from the system: Chromium, npm,
+    # wrk, a Java 17, and a C++ compiler with OpenCV; a test that lacks one is skipped, and says so.
     "test-slow": [
         "gflv2[test,browser,large,mlflow,mnn,openvino-int8,ray,storage,tensorboard,track,trackio,wandb]",
         "daft>=0.5,<1",

@@ -77,6 +77,6 @@ FORMAT = Format(
     open=open_file,
     remarks=(
         "cv2.dnn.readNetFromONNX of OpenCV 4.14 or newer; give both inputs by name, images as uint8 (1,3,H,W) in RGB",
-        "name all outputs, in the order of the .json's output_names: net.forward(names); OpenCV 5 gives no part of them",
+        "name all outputs in the order of the .json's output_names, net.forward(names): OpenCV 5 refuses fewer",
     ),
 )
