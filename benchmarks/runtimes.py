@@ -45,6 +45,7 @@ RUNTIMES = {
     "rknn": ("Rockchip's simulator", "not stated"),
     "tensorrt": ("TensorRT", "NVIDIA's"),
 }
+SIMULATED = ("rknn",)  # on this machine's CPU: its time says nothing of the chip's
 ONNX_PRECISIONS = ("fp32", "fp16", "int8")
 QUICK_SAMPLES = 4
 HEADER = ("runtime", "form", "precision", "scores / boxes px", "AP", "ms", "beside", "MB", "licence", "run here")
@@ -73,6 +74,8 @@ class Row(NamedTuple):
         difference = " / ".join("-" if value is None else f"{value:.1g}" for value in (scores, boxes))
         ap = "" if accuracy["file_ap"] is None else f"{number(accuracy, 'file_ap'):.4f}"
         apart = difference if largest else "by AP"
+        if self.format in SIMULATED:
+            return (*head, apart, ap, "", "", mb, licence, "simulated")
         return (*head, apart, ap, f"{ms:.1f}", f"{ms / rival:.2f}", mb, licence, "yes")
 
     def versions(self) -> dict[str, str]:
