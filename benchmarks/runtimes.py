@@ -11,22 +11,21 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.command_line import command_line, positive, report_flags, use_before
-from benchmarks.measure import machine
-from benchmarks.tables import Table, markdown, plain_text
+from benchmarks.command_line import positive
+from benchmarks.sections import pythons_of, run_section, section_flags
+from benchmarks.tables import Findings, Table
 from export import onnx as export_onnx
 from export import to
 from export.formats import FORMATS
 from export.gate import Verdict, judge
 from export.sources import CPU, read_sources
 from gfl.errors import InputError
-from gfl.files import to_json, write_atomic
+from gfl.files import to_json
 from gfl.runtime.model import StaticFile
 from gfl.runtime.on_torch.pt2_file import open_program
 from gfl.runtime.onnx_file import open_onnx
@@ -94,19 +93,15 @@ def number(report: dict[str, object], name: str) -> float:
     return float(str(report[name]))
 
 
-def measure(arguments: argparse.Namespace) -> list[Row]:
+def measure(arguments: argparse.Namespace) -> Findings:
     """All rows, ONNX Runtime's first."""
-    pythons = dict(each.split("=", 1) for each in arguments.python)
-    if unknown := pythons.keys() - FORMATS.keys():
-        raise InputError(
-            f"got --python {', '.join(sorted(unknown))}, expected NAME=PATH with one of {', '.join(FORMATS)}"
-        )
+    pythons = pythons_of(arguments.python, FORMATS)
     rows = []
     with tempfile.TemporaryDirectory(prefix="gfl_runtimes_") as folder:
         for row in (*own_files(arguments, Path(folder, "own")), *converted(arguments, pythons, Path(folder))):
             print(" | ".join(row.cells()), flush=True)
             rows.append(row)
-    return rows
+    return Findings((table_of(rows, arguments),), {"rows": [row._asdict() for row in rows]})
 
 
 def flags_of(arguments: argparse.Namespace, name: str, precision: str, output: Path) -> list[str]:
@@ -180,49 +175,19 @@ def table_of(rows: Sequence[Row], arguments: argparse.Namespace) -> Table:
         "its time. "
         f"Threads: {arguments.threads}."
     )
-    return Table(arguments.section, HEADER, tuple(row.cells() for row in rows), note)
-
-
-def place(path: Path, section: str, text: str) -> None:
-    """Put the text between the two lines of a page that name the section."""
-    page = path.read_text(encoding="utf-8")
-    start, end = (f"<!-- {mark} {section} -->" for mark in ("begin", "end"))
-    if page.count(start) != 1 or page.count(end) != 1:
-        raise InputError(f"{path} needs one line {start!r} and one {end!r}, between which the table is written")
-    before, after = page.partition(start)[0], page.partition(end)[2]
-    write_atomic(path, f"{before}{start}\n\n{text}\n\n{end}{after}")
-
-
-def main() -> int:
-    """Measure, print, and write what was asked for; 0, or 2 on a user's mistake."""
-    arguments = parser().parse_args()
-    try:
-        use, facts = use_before(arguments), machine()
-        rows = measure(arguments)
-        table = table_of(rows, arguments)
-        print(plain_text(table))
-        told = f"Written by `{command_line()}` on {time.strftime('%Y-%m-%d')}, {facts['cpu']}; before it {use}."
-        if arguments.json is not None:
-            write_atomic(arguments.json, to_json([row._asdict() for row in rows], indent=2) + "\n")
-        if arguments.output is not None:
-            place(arguments.output, arguments.section, f"{markdown(table)}\n\n{told}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return Table(arguments.title, HEADER, tuple(row.cells() for row in rows), note)
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = report_flags("benchmarks.runtimes", __doc__)
+    flags = section_flags("benchmarks.runtimes", __doc__, "runtimes")
     flags.add_argument("--model", type=Path, required=True, help="a checkpoint")
     flags.add_argument("--images", type=Path, required=True, help="pictures to compare on")
     flags.add_argument("--annotations", type=Path, required=True, help="COCO JSON with their boxes")
     flags.add_argument("--calibration", type=Path, help="pictures that int8 takes its ranges from (default: --images)")
     flags.add_argument("--samples", type=positive, default=1000, help="pictures to compare on, at most (default 1000)")
     flags.add_argument("--threads", type=positive, default=1, help="of both sides (default 1)")
+    flags.add_argument("--title", default="One model in every runtime", help="of the table")
     flags.add_argument("--formats", nargs="+", choices=tuple(FORMATS), default=list(FORMATS), help="default: all")
-    flags.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="what runs this format")
-    flags.add_argument("--section", default="runtimes", help="of the page --output, between lines that name it")
     flags.add_argument(
         "--flags", nargs=argparse.REMAINDER, default=[], help="the rest goes to export.to and export.onnx"
     )
@@ -230,4 +195,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_section(parser(), measure))

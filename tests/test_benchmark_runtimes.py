@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_export import SMALL_BINDINGS
 
-from benchmarks.runtimes import HEADER, RUNTIMES, Row, place, reason
+from benchmarks.runtimes import HEADER, RUNTIMES, Row, reason
+from benchmarks.sections import place, pythons_of
 from export.formats import FORMATS
 from gfl.errors import InputError
 
@@ -65,6 +66,12 @@ def test_a_table_replaces_the_one_before_between_the_lines_of_its_section(tmp_pa
     assert page.read_text() == "top\n<!-- begin a -->\n\nnew\n\n<!-- end a -->\nrest\n"
     with pytest.raises(InputError, match="<!-- begin b -->"):
         place(page, "b", "text")
+
+
+def test_a_name_can_have_a_python_of_its_own() -> None:
+    assert pythons_of(["mnn=/a=b/python"], ["mnn"]) == {"mnn": "/a=b/python"}
+    with pytest.raises(InputError, match="--python ncnn, expected NAME=PATH with one of mnn"):
+        pythons_of(["ncnn=python"], ["mnn"])
 
 
 @pytest.mark.slow
