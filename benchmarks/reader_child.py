@@ -15,11 +15,11 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from benchmarks.readers import READERS, Array, Job, Reader, Run, onnxruntime
-from gfl.errors import first_line
+from benchmarks.readers import READERS, Array, Job, Reader, Run, onnxruntime, reason
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
@@ -67,7 +67,7 @@ def read(reader: Reader, job: Job, images: Array, sizes: Array) -> dict[str, obj
         stacked = {f"output_{place}": np.stack(each) for place, each in enumerate(zip(*outputs[1:], strict=True))}
         return {**answer, **stacked, **{name: np.median(times[1:]) for name, times in seconds.items()}}
     except (Exception, SystemExit) as error:  # some programs end the process where an operator is missing
-        return {**answer, "error": f"{type(error).__name__}: {first_line(error)}"}
+        return {**answer, "error": f"{type(error).__name__}: {reason(str(error))}"}
 
 
 def main() -> int:
@@ -82,9 +82,10 @@ def main() -> int:
     inputs = np.load(arguments.inputs)
     images, sizes, names = (inputs[name] for name in ("images", "image_sizes", "names"))
     with TemporaryDirectory(prefix="gfl_reader_") as folder:
-        job = Job(arguments.file, [*map(str, names)], images.shape[-2:], arguments.threads, Path(folder))
+        job = Job(arguments.file.resolve(), [*map(str, names)], images.shape[-2:], arguments.threads, Path(folder))
         answer = read(READERS[arguments.reader], job, images, sizes)
-    np.savez(arguments.outputs, **{name: np.asarray(value) for name, value in answer.items()})
+    written: dict[str, Any] = {name: np.asarray(value) for name, value in answer.items()}
+    np.savez(arguments.outputs, **written)
     return 0
 
 

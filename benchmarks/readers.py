@@ -5,6 +5,7 @@ NumPy alone is needed here, so that each program may have a Python of its own. S
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
 Run = Callable[[Array, Array], Sequence[Array]]  # images (1,3,H,W) uint8, sizes (1,2) int32 -> outputs, as in the file
+FAILURE = re.compile(r"error|failed|please|\bnot\b|fault", re.IGNORECASE)
 
 
 class Job(NamedTuple):
@@ -42,12 +44,18 @@ class Reader(NamedTuple):
 
 
 def tool(*words: str | Path, folder: Path) -> None:
-    """Run a converter that is a program of its own; RuntimeError with the last line that it wrote where it fails."""
+    """Run a converter that is a program of its own; RuntimeError with the last line that says why where it fails."""
     done = subprocess.run(
         [*map(str, words)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(next(iter(done.stdout.strip().splitlines()[-1:]), f"exit status {done.returncode}"))
+        raise RuntimeError(reason(done.stdout) or f"exit status {done.returncode}")
+
+
+def reason(said: str) -> str:
+    """The last line that names a failure; where none does, the last one."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if FAILURE.search(line)), lines[-1] if lines else "")
 
 
 # ---- readers of the .onnx --------------------------------------------------------------------------------------------
@@ -63,7 +71,7 @@ def onnxruntime(job: Job) -> Run:
 
 def ort_format(job: Job) -> Run:
     shutil.copyfile(job.file, job.folder / "model.onnx")
-    words = ("-m", "onnxruntime.tools.convert_onnx_models_to_ort", "--optimization_style", "Fixed", job.folder)
+    words = ("-m", "onnxruntime.tools.convert_onnx_models_to_ort", job.folder, "--optimization_style", "Fixed")
     tool(sys.executable, *words, folder=job.folder)
     return onnxruntime(job._replace(file=job.folder / "model.ort"))
 
@@ -128,7 +136,9 @@ def iree(job: Job) -> Run:
         str(source), input_type="onnx", target_backends=["llvm-cpu"], extra_args=["--iree-llvmcpu-target-cpu=host"]
     )
     module = import_module("iree.runtime").load_vm_flatbuffer(compiled, driver="local-sync")
-    call = module[next(name for name in module.vm_module.function_names if not name.startswith("__"))]
+    call = module[
+        next(name for name in module.vm_module.function_names if not name.startswith("__") and "$" not in name)
+    ]
     return lambda images, sizes: [each.to_host() for each in call(images, sizes)]
 
 
@@ -166,25 +176,11 @@ def litert(file: Path, threads: int) -> Callable[..., Mapping[str, Array]]:
     return call
 
 
-def ncnn(job: Job) -> Run:
-    height, width = job.size
-    copy = shutil.copyfile(job.file, job.folder / "model.onnx")
-    shapes = f"inputshape=[1,3,{height},{width}]u8,[1,2]i32"
-    tool(import_module("pnnx").EXEC_PATH, copy, shapes, "fp16=0", folder=job.folder)
-    runtime = import_module("ncnn")
-    layers = (job.folder / "model.ncnn.param").read_text(encoding="utf-8").splitlines()[2:]
-    if unknown := sorted({kind for kind in (line.split()[0] for line in layers) if runtime.layer_to_index(kind) < 0}):
-        raise RuntimeError(f"pnnx converts, ncnn has no {', '.join(unknown)}")
-    raise RuntimeError("runs only with other inputs")
-
-
-def rknn(job: Job) -> Run:
+def rknn(job: Job) -> None:
     build = import_module("rknn.api").RKNN()
     build.config(target_platform="rk3588")
-    for done in (build.load_onnx(str(job.file)), build.build(do_quantization=False), build.init_runtime()):
-        if done != 0:
-            raise RuntimeError("refused")
-    return lambda images, sizes: build.inference([images, sizes], data_format=["nchw", "nchw"])
+    if build.load_onnx(str(job.file)) != 0 or build.build(do_quantization=False) != 0:
+        raise RuntimeError("refused without a word")
 
 
 def onnx2torch(job: Job) -> Run:
@@ -194,9 +190,19 @@ def onnx2torch(job: Job) -> Run:
 
     def run(images: Array, sizes: Array) -> list[Array]:
         with torch.inference_mode():
-            return [each.numpy() for each in module(torch.from_numpy(images), torch.from_numpy(sizes))]
+            outputs = module(torch.from_numpy(images), torch.from_numpy(sizes))
+        # The values of a TopK that are an output of the graph come with the indices.
+        return [(each[0] if isinstance(each, tuple) else each).numpy() for each in outputs]
 
     return run
+
+
+# ---- of both ---------------------------------------------------------------------------------------------------------
+
+
+def pnnx(job: Job) -> None:
+    copy = shutil.copyfile(job.file, job.folder / f"model{job.file.suffix}")
+    tool(import_module("pnnx").EXEC_PATH, copy, "fp16=0", folder=job.folder)
 
 
 # ---- readers of the .pt2 ---------------------------------------------------------------------------------------------
@@ -242,10 +248,6 @@ def coreml(job: Job) -> None:
     tools.convert(program, minimum_deployment_target=tools.target.iOS17).save(str(job.folder / "model.mlpackage"))
 
 
-def pnnx(job: Job) -> None:
-    tool(import_module("pnnx").EXEC_PATH, shutil.copyfile(job.file, job.folder / "model.pt2"), folder=job.folder)
-
-
 READERS: Mapping[str, Reader] = {
     "onnxruntime": Reader("ONNX Runtime", ".onnx", ("onnxruntime",), "MIT", onnxruntime),
     "onnxruntime-1.16": Reader("ONNX Runtime", ".onnx", ("onnxruntime==1.16.",), "MIT", onnxruntime),
@@ -271,15 +273,15 @@ READERS: Mapping[str, Reader] = {
     "iree": Reader("IREE", ".onnx", ("iree-base-compiler",), "Apache-2.0", iree),
     "tvm": Reader("TVM, untuned", ".onnx", ("apache-tvm",), "Apache-2.0", tvm),
     "onnx2tf": Reader("LiteRT by onnx2tf", ".onnx", ("onnx2tf", "ai-edge-litert"), "MIT; Apache-2.0", onnx2tf),
-    "ncnn": Reader("ncnn by pnnx", ".onnx", ("ncnn", "pnnx"), "BSD-3-Clause", ncnn),
-    "rknn": Reader("RKNN for rk3588, simulated", ".onnx", ("rknn-toolkit2",), "not said", rknn),
+    "ncnn": Reader("ncnn by pnnx", ".onnx", ("pnnx", "ncnn"), "BSD-3", pnnx),
+    "rknn": Reader("RKNN for rk3588, conversion alone", ".onnx", ("rknn-toolkit2",), "none named", rknn),
     "onnx2torch": Reader("onnx2torch", ".onnx", ("onnx2torch", "torch"), "Apache-2.0", onnx2torch),
-    "onnxsim": Reader("onnxsim", ".onnx", ("onnxsim",), "Apache-2.0", onnxsim),
+    "onnxsim": Reader("onnxsim", ".onnx", ("onnxsim",), "MIT and (Apache-2.0 or BSD-2-Clause)", onnxsim),
     "onnxslim": Reader("onnxslim", ".onnx", ("onnxslim",), "MIT", onnxslim),
     "litert-torch": Reader(
         "LiteRT by litert-torch", ".pt2", ("litert-torch", "ai-edge-litert"), "Apache-2.0", litert_torch
     ),
     "executorch": Reader("ExecuTorch, XNNPACK", ".pt2", ("executorch",), "BSD-3-Clause", executorch),
     "coreml": Reader("Core ML, conversion alone", ".pt2", ("coremltools",), "BSD", coreml),
-    "pnnx-pt2": Reader("pnnx", ".pt2", ("pnnx",), "BSD-3-Clause", pnnx),
+    "pnnx-pt2": Reader("pnnx", ".pt2", ("pnnx",), "BSD-3", pnnx),
 }
