@@ -45,14 +45,11 @@ def beside(reader: Reader, job: Job) -> Run | None:
 
 
 def read(reader: Reader, job: Job, images: Array, sizes: Array) -> dict[str, object]:
-    """What came of a file: versions, outputs (N,...) and the seconds of a run, both sides in turns, or an error."""
-    answer: dict[str, object] = {"versions": json.dumps(installed(reader.packages))}
-    if answer["versions"] == "{}":
-        return answer
+    """What came of a file: outputs (N,...) and the seconds of a run, both sides in turns; an error; or nothing."""
     try:
         run = reader.open(job)
         if run is None:
-            return answer
+            return {}
         sides = {"": run, "beside_": beside(reader, job)}
         outputs: list[list[Array]] = []
         seconds: dict[str, list[float]] = {}
@@ -65,27 +62,30 @@ def read(reader: Reader, job: Job, images: Array, sizes: Array) -> dict[str, obj
                     if side == "":
                         outputs.append(found)
         stacked = {f"output_{place}": np.stack(each) for place, each in enumerate(zip(*outputs[1:], strict=True))}
-        return {**answer, **stacked, **{name: np.median(times[1:]) for name, times in seconds.items()}}
+        return {**stacked, **{name: np.median(times[1:]) for name, times in seconds.items()}}
     except (Exception, SystemExit) as error:  # some programs end the process where an operator is missing
-        return {**answer, "error": f"{type(error).__name__}: {reason(str(error))}"}
+        return {"error": f"{type(error).__name__}: {reason(str(error))}"}
 
 
 def main() -> int:
     """Read one file; 0 whatever comes of it."""
-    flags = argparse.ArgumentParser(prog="python -m benchmarks.readers", description=__doc__)
+    flags = argparse.ArgumentParser(prog="python -m benchmarks.reader_child", description=__doc__)
     flags.add_argument("--reader", required=True, choices=tuple(READERS))
     flags.add_argument("--file", type=Path, required=True)
     flags.add_argument("--inputs", type=Path, required=True, help=".npz: images, image_sizes, names")
     flags.add_argument("--outputs", type=Path, required=True, help=".npz to write")
     flags.add_argument("--threads", type=int, default=1)
     arguments = flags.parse_args()
-    inputs = np.load(arguments.inputs)
+    inputs, reader = np.load(arguments.inputs), READERS[arguments.reader]
     images, sizes, names = (inputs[name] for name in ("images", "image_sizes", "names"))
-    with TemporaryDirectory(prefix="gfl_reader_") as folder:
-        job = Job(arguments.file.resolve(), [*map(str, names)], images.shape[-2:], arguments.threads, Path(folder))
-        answer = read(READERS[arguments.reader], job, images, sizes)
-    written: dict[str, Any] = {name: np.asarray(value) for name, value in answer.items()}
-    np.savez(arguments.outputs, **written)
+    versions = installed(reader.packages)
+    answer: dict[str, Any] = {"versions": json.dumps(versions)}
+    np.savez(arguments.outputs, **answer)  # which stays if this process dies
+    if versions:
+        with TemporaryDirectory(prefix="gfl_reader_") as folder:
+            job = Job(arguments.file, [*map(str, names)], images.shape[-2:], arguments.threads, Path(folder))
+            answer |= read(reader, job, images, sizes)
+        np.savez(arguments.outputs, **answer)
     return 0
 
 

@@ -86,7 +86,12 @@ def read_all(
             python = (pythons or {}).get(reader, sys.executable)
             for (form, is_now), (path, reference) in zip(kinds, files, strict=True):
                 words = [python, "-m", "benchmarks.reader_child", "--reader", reader, "--threads", str(threads)]
-                words += ["--file", str(path.with_suffix(READERS[reader].suffix)), "--inputs", str(reference.inputs)]
+                words += [
+                    "--file",
+                    str(path.resolve().with_suffix(READERS[reader].suffix)),
+                    "--inputs",
+                    str(reference.inputs),
+                ]
                 versions, text = read_one(words, reference, threads, limit_s)
                 yield Reading(reader, form, is_now, versions, text)
 
@@ -115,29 +120,32 @@ def read_one(words: Sequence[str], reference: Reference, threads: int, limit_s: 
     """The versions and the cell of a child process with this command; --outputs is added to it."""
     with TemporaryDirectory(prefix="gfl_reader_") as name:
         written, log = Path(name, "outputs.npz"), Path(name, "log")
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "TVM_NUM_THREADS"), str(threads))
+        # What a child that dies has begun to write goes with this folder.
+        variables = {"TMPDIR": name, **dict.fromkeys(("OMP_NUM_THREADS", "TVM_NUM_THREADS"), str(threads))}
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [*words, "--outputs", str(written)],
                 stdout=stream,
                 stderr=stream,
                 cwd=ROOT,
-                env={**os.environ, **limits},
+                env={**os.environ, **variables},
                 start_new_session=True,  # so that converters that it has started end with it
             )
             try:
                 status = process.wait(limit_s)
             except subprocess.TimeoutExpired:
-                return {}, f"no: nothing after {limit_s:g} s"
+                status = None
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        if not written.is_file():
-            ended = signal.Signals(-status).name if status < 0 else f"status {status}"
-            return {}, told(f"{ended}: {reason(log.read_text(encoding='utf-8', errors='replace'))}")
-        answer = dict(np.load(written))
-    versions: dict[str, str] = json.loads(str(answer["versions"]))
+        answer = dict(np.load(written)) if written.is_file() else {}
+        versions: dict[str, str] = json.loads(str(answer.get("versions", "{}")))
+        if status is None:
+            return versions, f"no: nothing after {limit_s:g} s"
+        if status != 0:
+            ended = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            return versions, told(f"{ended}: {reason(log.read_text(encoding='utf-8', errors='replace'))}")
     return versions, cell_of(answer, reference) if versions else NOT_INSTALLED
 
 
@@ -222,15 +230,8 @@ def measure(arguments: argparse.Namespace) -> Findings:
     now, before = ({describe_onnx(path).outputs: path for path in files} for files in (arguments.now, arguments.before))
     images = picture_files(arguments.images, arguments.samples)
     readings = []
-    for reading in read_all(
-        now,
-        before,
-        images,
-        pythons=pythons,
-        readers=arguments.readers,
-        threads=arguments.threads,
-        limit_s=arguments.limit,
-    ):
+    wanted = {"readers": arguments.readers, "threads": arguments.threads, "limit_s": arguments.limit_s}
+    for reading in read_all(now, before, images, pythons=pythons, **wanted):
         print(" | ".join((reading.reader, "now" if reading.now else "before", reading.form, reading.text)), flush=True)
         readings.append(reading)
     return Findings((table(readings),), {"readings": [each._asdict() for each in readings]})
