@@ -45,7 +45,7 @@ def beside(reader: Reader, job: Job) -> Run | None:
 
 
 def read(reader: Reader, job: Job, images: Array, sizes: Array) -> dict[str, object]:
-    """What came of a file: outputs (N,...) and the seconds of a run, both sides in turns; an error; or nothing."""
+    """What came of a file: outputs (N,...) and the seconds of each run, both sides in turns; an error; or nothing."""
     try:
         run = reader.open(job)
         if run is None:
@@ -62,7 +62,7 @@ def read(reader: Reader, job: Job, images: Array, sizes: Array) -> dict[str, obj
                     if side == "":
                         outputs.append(found)
         stacked = {f"output_{place}": np.stack(each) for place, each in enumerate(zip(*outputs[1:], strict=True))}
-        return {**stacked, **{name: np.median(times[1:]) for name, times in seconds.items()}}
+        return {**stacked, **{name: np.array(times[1:]) for name, times in seconds.items()}}
     except (Exception, SystemExit) as error:  # some programs end the process where an operator is missing
         return {"error": f"{type(error).__name__}: {reason(str(error))}"}
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
@@ -36,12 +35,13 @@ from gfl.runtime.onnx_file import describe_onnx, open_onnx
 FORMS = ("detections", "decoded", "raw")
 LIMIT_S = 300.0
 LENGTH = 120  # characters of a reason
+NATIVE = re.compile(r"\S+\.(cpp|cc|h):\d+:? ?| in function '.*$")  # where in a program's own source it failed
 NOT_INSTALLED = "not installed here"
 NOT_RUN = "converted, not run"
 NOTE = (
     "Scores / boxes px: the largest difference from ONNX Runtime's detections, matched by class and box, or number by "
-    "number; of raw outputs edge logits in the place of boxes. x: the time of a run as a share of ONNX Runtime's, "
-    "where the reader's own installation has one in turns with it."
+    "number; of raw outputs edge logits in the place of boxes. x: the time of a run as a share of that of ONNX "
+    "Runtime in turns with it, the median, where the reader's own installation has one."
 )
 
 
@@ -60,7 +60,6 @@ class Reference(NamedTuple):
 
     inputs: Path  # .npz for the children
     outputs: Sequence[Arrays]  # a picture
-    seconds: float  # a run, median
 
 
 def read_all(
@@ -104,16 +103,10 @@ def reference_of(path: Path, images: Sequence[Path], threads: int, folder: Path)
         raise InputError(f"got {path}, of {about.batch} pictures a run, expected one; export it with --batch 1")
     samples = read_samples(images, about.size, about.short_side, about.long_side)
     feeds = [(batch.images, batch.image_sizes) for batch in batches(samples, about.size, 1)]
-    model.run(*feeds[0])  # allocators start in it
-    outputs, seconds = [], []
-    for feed in feeds:
-        started = time.perf_counter()
-        outputs.append(model.run(*feed))
-        seconds.append(time.perf_counter() - started)
     inputs = Path(tempfile.mkdtemp(dir=folder)) / "inputs.npz"
     pictures, sizes = map(np.stack, zip(*feeds, strict=True))
     np.savez(inputs, images=pictures, image_sizes=sizes, names=np.array(model.output_names))
-    return Reference(inputs, outputs, median(seconds))
+    return Reference(inputs, [model.run(*feed) for feed in feeds])
 
 
 def read_one(words: Sequence[str], reference: Reference, threads: int, limit_s: float) -> tuple[dict[str, str], str]:
@@ -151,7 +144,7 @@ def read_one(words: Sequence[str], reference: Reference, threads: int, limit_s: 
 
 def told(failure: str) -> str:
     """A reason for a cell: both ends of it, without what would be markup."""
-    line = " ".join(failure.split()).translate(str.maketrans("|`", "/'"))
+    line = NATIVE.sub("", " ".join(failure.split())).translate(str.maketrans("|`", "/'"))
     half = LENGTH // 2 - 2
     return f"no: `{line if len(line) <= LENGTH else f'{line[:half]} .. {line[-half:]}'}`"
 
@@ -173,8 +166,11 @@ def cell_of(answer: Arrays, reference: Reference) -> str:
         {name: each[place].reshape(expected[name].shape) for name, each in zip(names, outputs, strict=True)}
         for place, expected in enumerate(reference.outputs)
     ]
-    beside = float(answer.get("beside_seconds", np.float64(reference.seconds)))
-    return f"{difference(shaped, reference.outputs)}, x {float(answer['seconds']) / beside:.1f}"
+    text = difference(shaped, reference.outputs)
+    if "beside_seconds" not in answer:
+        return text
+    ratios = answer["seconds"].astype(np.float64) / answer["beside_seconds"].astype(np.float64)
+    return f"{text}, x {np.median(ratios):.1f}"
 
 
 def difference(of_reader: Sequence[Arrays], of_reference: Sequence[Arrays]) -> str:

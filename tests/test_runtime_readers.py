@@ -47,7 +47,7 @@ def test_the_table_tells_what_works_dies_hangs_and_is_not_installed(tmp_path: Pa
     works, missing, dies, hangs = (row for row in table(readings).rows)
     assert table(readings).header == ("runtime", "now: detections", "licence")
     assert works[0].startswith("ONNX Runtime (onnxruntime ")
-    assert works[1].startswith("equal, x ")
+    assert works[1] == "equal"
     assert missing[1] == "not installed here"
     assert dies[1] == "no: `SIGSEGV: E: no such operator`"
     assert hangs[1] == "no: nothing after 0.2 s"
@@ -64,7 +64,16 @@ def test_a_reader_that_raises_tells_why(tmp_path: Path) -> None:
 def test_a_reader_that_only_converts_has_not_run(tmp_path: Path) -> None:
     converts = Reader("A", ".onnx", ("numpy",), "", lambda job: None)
     assert read(converts, job_of(tmp_path / "a.onnx"), IMAGES, SIZES) == {}
-    assert cell_of({}, Reference(tmp_path, [], 1.0)) == "converted, not run"
+    assert cell_of({}, Reference(tmp_path, [])) == "converted, not run"
+
+
+def test_a_time_is_the_median_share_of_that_beside() -> None:
+    outputs = {"scores": np.array([0.5])}
+    times = {"seconds": np.array([2.0, 6.0, 9.0]), "beside_seconds": np.array([1.0, 2.0, 3.0])}
+    answer = {"output_0": np.stack([outputs["scores"]] * 3), **times}
+    assert cell_of(answer, Reference(Path(), [outputs] * 3)) == "equal, x 3.0"
+    answer["output_0"] = np.zeros((3, 2))
+    assert cell_of(answer, Reference(Path(), [outputs] * 3)) == "no: `gives outputs of shapes [(2,)]`"
 
 
 def test_a_version_that_does_not_count_is_not_installed() -> None:
@@ -95,6 +104,11 @@ def test_a_long_reason_keeps_both_ends_and_no_markup() -> None:
     assert len(cell) <= LENGTH + len("no: ``")
     assert cell.startswith("no: `begin 'a/b' ")
     assert cell.endswith(" end`")
+
+
+def test_a_reason_does_not_say_where_in_its_source_a_program_failed() -> None:
+    said = "error: OpenCV(5.0.0) /io/src/net.cpp:12: error: (-215) no And in function 'virtual int f(Net&, int)'"
+    assert told(said) == "no: `error: OpenCV(5.0.0) error: (-215) no And`"
 
 
 def test_every_reader_has_a_title_of_its_own_with_its_packages() -> None:
