@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.readers import READERS, Array, Job, Reader, Run, onnxruntime, reason
+from benchmarks.readers import READERS, Array, Job, Reader, Run, onnxruntime
 
 
 def installed(packages: Sequence[str]) -> dict[str, str]:
@@ -63,8 +63,8 @@ def read(reader: Reader, job: Job, images: Array, sizes: Array) -> dict[str, obj
                         outputs.append(found)
         stacked = {f"output_{place}": np.stack(each) for place, each in enumerate(zip(*outputs[1:], strict=True))}
         return {**stacked, **{name: np.array(times[1:]) for name, times in seconds.items()}}
-    except (Exception, SystemExit) as error:  # some programs end the process where an operator is missing
-        return {"error": f"{type(error).__name__}: {reason(str(error))}"}
+    except Exception as error:  # of any type
+        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def main() -> int:
