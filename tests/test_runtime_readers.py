@@ -108,12 +108,12 @@ def test_a_long_reason_keeps_both_ends_and_no_markup() -> None:
 
 def test_a_reason_of_opencv_is_told_without_what_stands_around_it() -> None:
     said = (
-        "OpenCV(5.0.0) /io/src/onnx_importer.cpp:1114: error: (-2:Unspecified error) in function 'handleNode'\n"
+        "error: OpenCV(5.0.0) /io/src/onnx_importer.cpp:1114: error: (-2:Unspecified error) in function 'handleNode'\n"
         "> Node [GatherND@ai.onnx]:(onnx_node!GatherND_1) parse error: OpenCV(5.0.0) /io/src/gatherND.cpp:52: error: "
         "(-2:Unspecified error) in function 'virtual bool f(const std::vector<cv::MatShape>&, int) const'\n"
         "> > GatherND: requires two inputs\n> "
     )
-    assert told(said) == "no: `error: error: GatherND: requires two inputs`"
+    assert told(said) == "no: `error: GatherND: requires two inputs`"
 
 
 def test_every_reader_has_a_title_of_its_own_with_its_packages() -> None:
