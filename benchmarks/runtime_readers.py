@@ -37,8 +37,9 @@ LIMIT_S = 300.0
 LENGTH = 120  # characters of a reason
 # What OpenCV and Keras say around a reason: places in sources, versions, marks of lines, arguments.
 AROUND = re.compile(
-    r"OpenCV\(\S+ \S+: |error: \(-2:Unspecified error\) |in function '[^']*'|Node \S+ parse error: |(?<= )>(?= |$)"
-    r"|Exception encountered when calling layer .*?\}\} | Call arguments received by .*"
+    r"^[> ]+|OpenCV\(\S+ \S+: |error: \(-2:Unspecified error\) |in function '[^']*'|Node \S+ parse error: "
+    r"|Exception encountered when calling layer .*?\}\} |Call arguments received by .*",
+    re.MULTILINE | re.DOTALL,
 )
 NOT_INSTALLED = "not installed here"
 NOT_RUN = "converted, not run"
@@ -148,7 +149,7 @@ def read_one(words: Sequence[str], reference: Reference, threads: int, limit_s: 
 
 def told(failure: str) -> str:
     """A reason for a cell: both ends of it, without what would be markup."""
-    line = " ".join(AROUND.sub("", " ".join(failure.split())).split()).translate(str.maketrans("|`", "/'"))
+    line = " ".join(AROUND.sub("", failure).split()).translate(str.maketrans("|`", "/'"))
     half = LENGTH // 2 - 2
     return f"no: `{line if len(line) <= LENGTH else f'{line[:half]} .. {line[-half:]}'}`"
 
