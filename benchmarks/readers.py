@@ -251,6 +251,7 @@ def coreml(job: Job) -> None:
     tools.convert(program, minimum_deployment_target=tools.target.iOS17).save(str(job.folder / "model.mlpackage"))
 
 
+# nncase is not among them: its package cannot be imported without the .NET runtime.
 READERS: Mapping[str, Reader] = {
     "onnxruntime": Reader("ONNX Runtime", ".onnx", ("onnxruntime",), "MIT", onnxruntime),
     "onnxruntime-1.16": Reader("ONNX Runtime", ".onnx", ("onnxruntime==1.16.",), "MIT", onnxruntime),

@@ -38,7 +38,7 @@ LENGTH = 120  # characters of a reason
 # What OpenCV and Keras say around a reason: places in sources, versions, marks of lines, arguments.
 AROUND = re.compile(
     r"^[> ]+|OpenCV\(\S+ \S+: |error: \(-2:Unspecified error\) |in function '[^']*'|Node \S+ parse error: "
-    r"|Exception encountered when calling layer .*?\}\} |Call arguments received by .*",
+    r"|Exception encountered when calling layer [^\n]+|Call arguments received by .*",
     re.MULTILINE | re.DOTALL,
 )
 NOT_INSTALLED = "not installed here"

@@ -106,14 +106,25 @@ def test_a_long_reason_keeps_both_ends_and_no_markup() -> None:
     assert cell.endswith(" end`")
 
 
-def test_a_reason_of_opencv_is_told_without_what_stands_around_it() -> None:
-    said = (
-        "error: OpenCV(5.0.0) /io/src/onnx_importer.cpp:1114: error: (-2:Unspecified error) in function 'handleNode'\n"
-        "> Node [GatherND@ai.onnx]:(onnx_node!GatherND_1) parse error: OpenCV(5.0.0) /io/src/gatherND.cpp:52: error: "
-        "(-2:Unspecified error) in function 'virtual bool f(const std::vector<cv::MatShape>&, int) const'\n"
-        "> > GatherND: requires two inputs\n> "
-    )
-    assert told(said) == "no: `error: GatherND: requires two inputs`"
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "error: OpenCV(5.0.0) /io/src/onnx_importer.cpp:1114: error: (-2:Unspecified error) in function 'parse'\n"
+            "> Node [GatherND@ai.onnx]:(onnx_node!GatherND_1) parse error: OpenCV(5.0.0) /io/src/gatherND.cpp:52: "
+            "error: (-2:Unspecified error) in function 'virtual bool f(const std::vector<cv::MatShape>&, int) const'\n"
+            "> > GatherND: requires two inputs\n> ",
+            "error: GatherND: requires two inputs",
+        ),
+        (
+            'ValueError: Exception encountered when calling layer "tf.where" (type TFOpLambda).\n\nDimensions must be '
+            'equal\n\nCall arguments received by layer "tf.where" (type TFOpLambda):\n  * condition=tf.Tensor()',
+            "ValueError: Dimensions must be equal",
+        ),
+    ],
+)
+def test_a_reason_is_told_without_what_stands_around_it(said: str, expected: str) -> None:
+    assert told(said) == f"no: `{expected}`"
 
 
 def test_every_reader_has_a_title_of_its_own_with_its_packages() -> None:
