@@ -24,16 +24,17 @@ import numpy as np
 
 from benchmarks.child import ROOT
 from benchmarks.command_line import positive, report_flags, run_program
-from benchmarks.readers import READERS, Array, reason
+from benchmarks.readers import READERS, reason
 from benchmarks.tables import Findings, Table
-from export.matching import detections_of, match
+from export.parity import Parity, compare_detections, compare_tensors
 from export.samples import batches, picture_files, read_samples
 from gfl.errors import InputError
-from gfl.runtime.description import Arrays
+from gfl.runtime.description import Arrays, Thresholds
 from gfl.runtime.onnx_file import describe_onnx, open_onnx
 
 FORMS = ("detections", "decoded", "raw")
 LIMIT_S = 300.0
+SCALE = 10.0  # of the tolerances between two runtimes, as of the formats of export.to that round the most
 LENGTH = 120  # characters of a reason
 # What OpenCV and Keras say around a reason: places in sources, versions, marks of lines, arguments.
 AROUND = re.compile(
@@ -45,7 +46,8 @@ NOT_INSTALLED = "not installed here"
 NOT_RUN = "converted, not run"
 NOTE = (
     "Scores / boxes px: the largest difference from ONNX Runtime's detections, matched by class and box, or number by "
-    "number; of raw outputs edge logits in the place of boxes. x: the time of a run as a share of that of ONNX "
+    "number; of raw outputs edge logits in the place of boxes. Detections that do not match lie within rounding of a "
+    "threshold or of the limit of NMS, unless said. x: the time of a run as a share of that of ONNX "
     "Runtime in turns with it, the median, where the reader's own installation has one."
 )
 
@@ -65,6 +67,7 @@ class Reference(NamedTuple):
 
     inputs: Path  # .npz for the children
     outputs: Sequence[Arrays]  # a picture
+    thresholds: Thresholds  # by which the file chooses its detections
 
 
 def read_all(
@@ -111,7 +114,7 @@ def reference_of(path: Path, images: Sequence[Path], threads: int, folder: Path)
     inputs = Path(tempfile.mkdtemp(dir=folder)) / "inputs.npz"
     pictures, sizes = map(np.stack, zip(*feeds, strict=True))
     np.savez(inputs, images=pictures, image_sizes=sizes, names=np.array(model.output_names))
-    return Reference(inputs, [model.run(*feed) for feed in feeds])
+    return Reference(inputs, [model.run(*feed) for feed in feeds], about.thresholds)
 
 
 def read_one(words: Sequence[str], reference: Reference, threads: int, limit_s: float) -> tuple[dict[str, str], str]:
@@ -171,37 +174,33 @@ def cell_of(answer: Arrays, reference: Reference) -> str:
         {name: each[place].reshape(expected[name].shape) for name, each in zip(names, outputs, strict=True)}
         for place, expected in enumerate(reference.outputs)
     ]
-    text = difference(shaped, reference.outputs)
+    text = difference(shaped, reference)
     if "beside_seconds" not in answer:
         return text
     ratios = answer["seconds"].astype(np.float64) / answer["beside_seconds"].astype(np.float64)
     return f"{text}, x {np.median(ratios):.1f}"
 
 
-def difference(of_reader: Sequence[Arrays], of_reference: Sequence[Arrays]) -> str:
-    """'scores / boxes px', with the detections that have no counterpart where there are some; or 'equal'."""
-    largest = {"scores": 0.0, "boxes": 0.0}
-    matched = total = 0
-
-    def note(name: str, found: Array, expected: Array) -> None:
-        apart = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
-        kind = "scores" if name.startswith("scores") else "boxes"
-        largest[kind] = float(np.fmax(largest[kind], np.nan_to_num(apart, nan=np.inf)))
-
-    for found, expected in zip(of_reader, of_reference, strict=True):
+def difference(of_reader: Sequence[Arrays], reference: Reference) -> str:
+    """'scores / boxes px', with the number of detections that match where some do not; or 'equal'."""
+    parity, counts = Parity(scale=SCALE, reference="ONNX Runtime"), np.zeros(2, np.int64)
+    for place, (found, expected) in enumerate(zip(of_reader, reference.outputs, strict=True)):
         if "count" in expected:
-            ours, theirs = detections_of(found, 0), detections_of(expected, 0)
-            pairs = match(ours, theirs)
-            matched, total = matched + len(pairs), total + max(len(ours.scores), len(theirs.scores))
-            for i, j in pairs:
-                note("scores", ours.scores[i], theirs.scores[j])
-                note("boxes", ours.boxes[i], theirs.boxes[j])
+            compare_detections(parity, [f"picture {place}"], found, expected, reference.thresholds)
+            counts += [int(found["count"][0]), int(expected["count"][0])]
         else:
-            for name, array in expected.items():
-                note(name, found[name], array)
-    if matched < total:
-        return f"{matched} of {total} detections matched, {largest['scores']:.1g} / {largest['boxes']:.1g}"
-    return f"{largest['scores']:.1g} / {largest['boxes']:.1g}" if any(largest.values()) else "equal"
+            compare_tensors(parity, [f"picture {place}"], found, expected)
+    scores, boxes = (
+        max((value for name, value in parity.largest.items() if name.startswith(kind)), default=0.0)
+        for kind in ("scores", ("boxes", "edge_logits"))
+    )
+    text = f"{scores:.1g} / {boxes:.1g}" if scores or boxes else "equal"
+    alone = int(counts.sum()) - 2 * parity.matched
+    if alone == 0:
+        return text
+    unexplained = alone - len(parity.excused)
+    told = f", {unexplained} alone and not by rounding" if unexplained else ""
+    return f"{parity.matched} of {counts[1]} detections matched{told}, {text}"
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from tiny_export import detection_arrays
-from tiny_onnx import H, W, write_onnx
+from tiny_onnx import DESCRIPTION, H, W, write_onnx
 
 from benchmarks.reader_child import installed, read
 from benchmarks.readers import READERS, Job, Reader, Run, reason
 from benchmarks.runtime_readers import LENGTH, Reference, cell_of, difference, read_all, table, told
+from gfl.runtime.description import Arrays
 
 IMAGES, SIZES = np.zeros((1, 1, 3, H, W), np.uint8), np.array([[[H, W]]], np.int32)
 
 
 def job_of(file: Path) -> Job:
     return Job(file, ("boxes",), (H, W), 1, file.parent)
+
+
+def reference_to(outputs: Sequence[Arrays]) -> Reference:
+    return Reference(Path(), outputs, DESCRIPTION.thresholds)
 
 
 def interpreter(path: Path, line: str) -> str:
@@ -64,16 +70,16 @@ def test_a_reader_that_raises_tells_why(tmp_path: Path) -> None:
 def test_a_reader_that_only_converts_has_not_run(tmp_path: Path) -> None:
     converts = Reader("A", ".onnx", ("numpy",), "", lambda job: None)
     assert read(converts, job_of(tmp_path / "a.onnx"), IMAGES, SIZES) == {}
-    assert cell_of({}, Reference(tmp_path, [])) == "converted, not run"
+    assert cell_of({}, reference_to([])) == "converted, not run"
 
 
 def test_a_time_is_the_median_share_of_that_beside() -> None:
-    outputs = {"scores": np.array([0.5])}
+    outputs: Arrays = {"scores": np.array([[0.5]])}
     times = {"seconds": np.array([2.0, 6.0, 9.0]), "beside_seconds": np.array([1.0, 2.0, 3.0])}
-    answer = {"output_0": np.stack([outputs["scores"]] * 3), **times}
-    assert cell_of(answer, Reference(Path(), [outputs] * 3)) == "equal, x 3.0"
-    answer["output_0"] = np.zeros((3, 2))
-    assert cell_of(answer, Reference(Path(), [outputs] * 3)) == "no: `gives outputs of shapes [(2,)]`"
+    answer: Arrays = {"output_0": np.stack([outputs["scores"]] * 3), **times}
+    assert cell_of(answer, reference_to([outputs] * 3)) == "equal, x 3.0"
+    answer["output_0"] = np.zeros((3, 1, 2))
+    assert cell_of(answer, reference_to([outputs] * 3)) == "no: `gives outputs of shapes [(1, 2)]`"
 
 
 def test_a_version_that_does_not_count_is_not_installed() -> None:
@@ -82,13 +88,18 @@ def test_a_version_that_does_not_count_is_not_installed() -> None:
 
 
 def test_differences_are_those_of_detections_that_match() -> None:
-    box = (10.0, 10.0, 50.0, 50.0)
-    reference = detection_arrays((0.9, 0, box), (0.5, 1, box))
-    near = detection_arrays((0.9, 0, box), (0.5 + 2e-6, 1, (10.0, 10.0, 50.0, 50.003)))
-    assert difference([reference], [reference]) == "equal"
-    assert difference([near], [reference]) == "2e-06 / 0.003"
-    assert difference([detection_arrays((0.9, 0, box))], [reference]) == "1 of 2 detections matched, 0 / 0"
-    assert difference([{"scores": np.array([np.nan])}], [{"scores": np.array([0.5])}]) == "inf / 0"
+    box, other = (10.0, 10.0, 50.0, 50.0), (200.0, 10.0, 250.0, 50.0)
+    expected = detection_arrays((0.9, 0, box), (0.5, 1, other))
+    near = detection_arrays((0.9, 0, box), (0.5 + 2e-6, 1, (200.0, 10.0, 250.0, 50.003)))
+    reference = reference_to([expected])
+    assert difference([expected], reference) == "equal"
+    assert difference([near], reference) == "2e-06 / 0.003"
+    alone = "1 of 2 detections matched, 1 alone and not by rounding, equal"
+    assert difference([detection_arrays((0.9, 0, box))], reference) == alone
+    low = detection_arrays((0.9, 0, box), (DESCRIPTION.thresholds.score + 1e-5, 1, other))
+    assert difference([detection_arrays((0.9, 0, box))], reference_to([low])) == "1 of 2 detections matched, equal"
+    tensors = reference_to([{"scores": np.array([[0.5]])}])
+    assert difference([{"scores": np.array([[np.nan]])}], tensors) == "inf / 0"
 
 
 @pytest.mark.parametrize(
