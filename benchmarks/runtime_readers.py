@@ -199,8 +199,8 @@ def difference(of_reader: Sequence[Arrays], reference: Reference) -> str:
     if alone == 0:
         return text
     unexplained = alone - len(parity.excused)
-    told = f", {unexplained} alone and not by rounding" if unexplained else ""
-    return f"{parity.matched} of {counts[1]} detections matched{told}, {text}"
+    rest = f", {unexplained} alone and not by rounding" if unexplained else ""
+    return f"{parity.matched} of {counts[1]} detections matched{rest}, {text}"
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
