@@ -23,8 +23,9 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.child import ROOT
-from benchmarks.command_line import positive, report_flags, run_program
+from benchmarks.command_line import positive
 from benchmarks.readers import READERS, reason
+from benchmarks.sections import pythons_of, run_section, section_flags
 from benchmarks.tables import Findings, Table
 from export.parity import Parity, compare_detections, compare_tensors
 from export.samples import batches, picture_files, read_samples
@@ -42,6 +43,7 @@ AROUND = re.compile(
     r"|Exception encountered when calling layer [^\n]+|Call arguments received by .*",
     re.MULTILINE | re.DOTALL,
 )
+NO = "no: "
 NOT_INSTALLED = "not installed here"
 NOT_RUN = "converted, not run"
 NOTE = (
@@ -143,7 +145,7 @@ def read_one(words: Sequence[str], reference: Reference, threads: int, limit_s: 
         answer = dict(np.load(written)) if written.is_file() else {}
         versions: dict[str, str] = json.loads(str(answer.get("versions", "{}")))
         if status is None:
-            return versions, f"no: nothing after {limit_s:g} s"
+            return versions, f"{NO}nothing after {limit_s:g} s"
         if status != 0:
             ended = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             return versions, told(f"{ended}: {reason(log.read_text(encoding='utf-8', errors='replace'))}")
@@ -154,7 +156,7 @@ def told(failure: str) -> str:
     """A reason for a cell: both ends of it, without what would be markup."""
     line = " ".join(AROUND.sub("", failure).split()).translate(str.maketrans("|`", "/'"))
     half = LENGTH // 2 - 2
-    return f"no: `{line if len(line) <= LENGTH else f'{line[:half]} .. {line[-half:]}'}`"
+    return f"{NO}`{line if len(line) <= LENGTH else f'{line[:half]} .. {line[-half:]}'}`"
 
 
 # ---- comparison ------------------------------------------------------------------------------------------------------
@@ -211,22 +213,22 @@ def table(readings: Sequence[Reading]) -> Table:
     cells = {(each.reader, each.now, each.form): each.text for each in readings}
     versions = {each.reader: each.versions for each in readings if each.versions}
     columns = [(now, form) for now in (False, True) for form in FORMS if any(key[1:] == (now, form) for key in cells)]
-    rows = []
+    rows, reasons = [], []
     for name in dict.fromkeys(each.reader for each in readings):
         packages = ", ".join(f"{package} {version}" for package, version in versions.get(name, {}).items())
         title = f"{READERS[name].title} ({packages})" if packages else READERS[name].title
-        rows.append((title, *(cells.get((name, *column), "") for column in columns), READERS[name].licence))
+        own = [cells.get((name, *column), "") for column in columns]
+        rows.append((title, *("no" if text.startswith(NO) else text for text in own), READERS[name].licence))
+        if why := list(dict.fromkeys(text.removeprefix(NO) for text in own if text.startswith(NO))):
+            reasons.append(f"- {READERS[name].title}: {'; '.join(why)}")
     header = ("runtime", *(f"{'now' if now else 'before'}: {form}" for now, form in columns), "licence")
-    return Table("Exported files in other programs, as they stand", header, tuple(rows), NOTE)
+    note = "\n".join([NOTE, *(["", "Why not:", ""] if reasons else []), *reasons])
+    return Table("Exported files in other programs, as they stand", header, tuple(rows), note)
 
 
 def measure(arguments: argparse.Namespace) -> Findings:
     """The findings that the command line asks for; InputError for a reader that is not known."""
-    pythons = dict(each.partition("=")[::2] for each in arguments.python)
-    if unknown := pythons.keys() - READERS.keys():
-        raise InputError(
-            f"got --python {', '.join(sorted(unknown))}, expected NAME=PATH with one of {', '.join(READERS)}"
-        )
+    pythons = pythons_of(arguments.python, READERS)
     now, before = ({describe_onnx(path).outputs: path for path in files} for files in (arguments.now, arguments.before))
     images = picture_files(arguments.images, arguments.samples)
     readings = []
@@ -239,18 +241,17 @@ def measure(arguments: argparse.Namespace) -> Findings:
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = report_flags("benchmarks.runtime_readers", __doc__)
+    flags = section_flags("benchmarks.runtime_readers", __doc__, "readers")
     add = flags.add_argument
     add("--now", type=Path, nargs="+", required=True, metavar="FILE", help=".onnx of each form; the .pt2 beside it")
     add("--before", type=Path, nargs="+", default=[], metavar="FILE", help="the same of an older version")
     add("--images", type=Path, required=True, metavar="DIR", help="pictures to run")
     add("--samples", type=positive, default=4, help="how many pictures, at most (default 4)")
     add("--readers", nargs="+", choices=tuple(READERS), default=list(READERS), help="default: all")
-    add("--python", action="append", default=[], metavar="NAME=PATH", help="the Python that runs this reader")
     add("--threads", type=positive, default=1, help="of each side (default 1)")
     add("--limit_s", type=float, default=LIMIT_S, metavar="SECONDS", help=f"a child may take (default {LIMIT_S:g})")
     return flags
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(parser(), measure))
+    sys.exit(run_section(parser(), measure))

@@ -55,8 +55,9 @@ def test_the_table_tells_what_works_dies_hangs_and_is_not_installed(tmp_path: Pa
     assert works[0].startswith("ONNX Runtime (onnxruntime ")
     assert works[1] == "equal"
     assert missing[1] == "not installed here"
-    assert dies[1] == "no: `SIGSEGV: E: no such operator`"
-    assert hangs[1] == "no: nothing after 0.2 s"
+    assert dies[1] == hangs[1] == "no"
+    reasons = table(readings).note.splitlines()[-2:]
+    assert reasons == ["- tract: `SIGSEGV: E: no such operator`", "- MNN: nothing after 0.2 s"]
 
 
 def test_a_reader_that_raises_tells_why(tmp_path: Path) -> None:
