@@ -37,10 +37,10 @@ FORMS = ("detections", "decoded", "raw")
 LIMIT_S = 300.0
 SCALE = 10.0  # of the tolerances between two runtimes, as of the formats of export.to that round the most
 LENGTH = 120  # characters of a reason
-# What OpenCV and Keras say around a reason: places in sources, versions, marks of lines, arguments.
+# What programs say around a reason: places in sources, versions, times, marks of lines, arguments.
 AROUND = re.compile(
     r"^[> ]+|OpenCV\(\S+ \S+: |error: \(-2:Unspecified error\) |in function '[^']*'|Node \S+ parse error: "
-    r"|Exception encountered when calling layer [^\n]+|Call arguments received by .*",
+    r"|\[[\d:.]+\] |Exception encountered when calling layer [^\n]+|Call arguments received by .*",
     re.MULTILINE | re.DOTALL,
 )
 NO = "no: "
@@ -219,8 +219,10 @@ def table(readings: Sequence[Reading]) -> Table:
         title = f"{READERS[name].title} ({packages})" if packages else READERS[name].title
         own = [cells.get((name, *column), "") for column in columns]
         rows.append((title, *("no" if text.startswith(NO) else text for text in own), READERS[name].licence))
-        if why := list(dict.fromkeys(text.removeprefix(NO) for text in own if text.startswith(NO))):
-            reasons.append(f"- {READERS[name].title}: {'; '.join(why)}")
+        why = {text.removeprefix(NO): now for (now, _), text in zip(columns, own, strict=True) if text.startswith(NO)}
+        if why:
+            told_now = [text if now else f"before, {text}" for text, now in why.items()]
+            reasons.append(f"- {READERS[name].title}: {'; '.join(told_now)}")
     header = ("runtime", *(f"{'now' if now else 'before'}: {form}" for now, form in columns), "licence")
     note = "\n".join([NOTE, *(["", "Why not:", ""] if reasons else []), *reasons])
     return Table("Exported files in other programs, as they stand", header, tuple(rows), note)
