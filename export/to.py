@@ -31,6 +31,7 @@ from gfl.errors import InputError, NotHereError
 from gfl.files import new_folder, require_new, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.runtime.description_file import description_path, description_text
+from gfl.runtime.finish import require_followed
 from gfl.say import say
 
 if TYPE_CHECKING:
@@ -143,11 +144,15 @@ def convert(
     if arguments.precision != description.precision:
         digest = sha256(f"{description.digest} {arguments.precision}".encode()).hexdigest()
         description = replace(description, precision=arguments.precision, digest=digest)
+    if description.outputs != "detections":
+        require_followed(description, source.path)
     target = folder / f"{source.path.stem}{wanted.suffix}"
     opened = wanted.convert(Conversion(source.path, description, source.output_names, pictures.calibration, target))
     mine = [path for path in folder.iterdir() if path.stem == target.stem]  # files, or a folder of them
     mb = sum(file.stat().st_size for path in mine for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
-    write_atomic(description_path(target), description_text(description, source.output_names))
+    write_atomic(
+        description_path(target), description_text(description, source.output_names, filter(Path.is_file, mine))
+    )
     about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
     about |= {"mb": mb, "remarks": wanted.remarks, "calibration": [file.name for file in pictures.calibration]}

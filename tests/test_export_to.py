@@ -24,7 +24,8 @@ from export.formats.interface import Conversion
 from export.sources import CPU
 from gfl import load
 from gfl.errors import InputError
-from gfl.runtime.description_file import description_path, description_text
+from gfl.runtime.description import DETECTION_NAMES
+from gfl.runtime.description_file import description_path, description_text, read_description
 from gfl.runtime.finish import NO_SPREAD
 from gfl.runtime.on_torch.pt2_file import open_program
 from gfl.runtime.onnx_file import open_onnx
@@ -250,6 +251,28 @@ def test_weights_beside_a_file_are_of_another_model(tmp_path: Path, suffix: str)
         path.with_suffix(".bin").write_bytes(weights)
         digests |= {model_digest(path), model_digest(tmp_path)}
     assert len(digests) == 2
+    description_path(path).write_text("{}")
+    assert model_digest(path) not in digests
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".param", ".tflite"])
+def test_files_that_do_not_belong_together_are_not_opened(tmp_path: Path, suffix: str) -> None:
+    path = converted(tmp_path, suffix)
+    weights = path.with_suffix(".bin")
+    weights.write_bytes(b"first")
+    content = description_text(tiny_onnx.DESCRIPTION, DETECTION_NAMES, [path, weights])
+    description_path(path).write_text(content)
+    assert read_description(path, "").output_names == DETECTION_NAMES
+    for file, change in ((weights, b"other"), (path, path.read_bytes()[:-1])):
+        whole = file.read_bytes()
+        file.write_bytes(change)
+        with pytest.raises(InputError, match=f"{file.name} is missing, damaged or of another model"):
+            open_model(path)
+        file.write_bytes(whole)
+    for names in ("5", "boxes", '["boxes"', "[1]", ["boxes"]):
+        description_path(path).write_text(json.dumps({**json.loads(content), "output_names": names}))
+        with pytest.raises(InputError, match=f"{path.name}.json (does not describe|cannot be read)"):
+            open_model(path)
 
 
 @pytest.mark.slow
