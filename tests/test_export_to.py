@@ -161,6 +161,28 @@ def test_a_file_that_finds_something_else_is_not_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no disk left"), SystemExit("no disk left")])
+def test_a_converter_that_fails_is_told_in_one_sentence(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(job: Conversion) -> None:
+        job.target.write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setitem(FORMATS, "opencv", FORMATS["opencv"]._replace(convert=fail))
+    model = tiny_onnx.write_onnx(tmp_path / "best.onnx")
+    assert run("opencv", model, tmp_path / "out") == 1
+    assert capsys.readouterr().err == f"failed: opencv did not convert {model}:\n  no disk left\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["best.onnx"]
+
+
+def test_files_of_two_models_are_not_converted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, digest, size in (("one", "1", (64, 96)), ("two", "2", (96, 64))):
+        tiny_onnx.write_onnx(tmp_path / f"{name}.onnx", digest=digest, size=size)
+    words = ["--format", "opencv", "--model", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert "are not exports of one model" in tiny.refusal(to.main, words, capsys)
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].packages])
 def test_a_converter_that_is_missing_is_told_in_one_sentence(
     model: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
