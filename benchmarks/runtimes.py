@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -93,11 +94,12 @@ def number(report: dict[str, object], name: str) -> float:
 
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """All rows, ONNX Runtime's first."""
-    pythons = dict(each.split("=", 1) for each in arguments.python)
-    if unknown := pythons.keys() - FORMATS.keys():
-        raise InputError(
-            f"got --python {', '.join(sorted(unknown))}, expected NAME=PATH with one of {', '.join(FORMATS)}"
-        )
+    pythons = {name: path for name, _, path in (each.partition("=") for each in arguments.python)}
+    for name, path in pythons.items():
+        if name not in FORMATS or shutil.which(path) is None:
+            raise InputError(
+                f"got --python {name}={path}, expected NAME=PATH with one of {', '.join(FORMATS)} and a program"
+            )
     rows = []
     with tempfile.TemporaryDirectory(prefix="gfl_runtimes_") as folder:
         for row in (*own_files(arguments, Path(folder, "own")), *converted(arguments, pythons, Path(folder))):
@@ -144,7 +146,12 @@ def reason(done: subprocess.CompletedProcess[str]) -> str:
 def own_files(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
     """The .onnx in each precision, and the .pt2, in the same comparison."""
     request = to.parser().parse_args(flags_of(arguments, "executorch", "fp32", folder))
-    (source,), pictures = read_sources(request, FORMATS["executorch"], folder)  # writes an .onnx and a .pt2
+    sources, pictures = read_sources(request, FORMATS["executorch"], folder)  # writes an .onnx and a .pt2
+    if len(sources) != 1:
+        raise InputError(
+            f"{arguments.model} has {len(sources)} canvases, expected one; choose it by --flags --size HxW"
+        )
+    source = sources[0]
     for precision in ONNX_PRECISIONS:
         path = source.rival.path
         if precision != "fp32":
@@ -182,18 +189,25 @@ def table_of(rows: Sequence[Row], arguments: argparse.Namespace) -> Table:
 
 def place(path: Path, section: str, text: str) -> None:
     """Put the text between the two lines of a page that name the section."""
-    page = path.read_text(encoding="utf-8")
+    before, after = around(path, section)
+    write_atomic(path, f"{before}\n\n{text}\n\n{after}")
+
+
+def around(path: Path, section: str) -> tuple[str, str]:
+    """The page up to and with the first of these lines, and from the other on; InputError where it lacks them."""
+    page = path.read_text(encoding="utf-8") if path.is_file() else ""
     start, end = (f"<!-- {mark} {section} -->" for mark in ("begin", "end"))
     if page.count(start) != 1 or page.count(end) != 1:
         raise InputError(f"{path} needs one line {start!r} and one {end!r}, between which the table is written")
-    before, after = page.partition(start)[0], page.partition(end)[2]
-    write_atomic(path, f"{before}{start}\n\n{text}\n\n{end}{after}")
+    return page.partition(start)[0] + start, end + page.partition(end)[2]
 
 
 def main() -> int:
     """Measure, print, and write what was asked for; 0, or 2 on a user's mistake."""
     arguments = parser().parse_args()
     try:
+        if arguments.output is not None:
+            around(arguments.output, arguments.section)  # before hours of measuring
         use, facts = use_before(arguments), machine()
         rows = measure(arguments)
         table = table_of(rows, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_export import SMALL_BINDINGS
 
-from benchmarks.runtimes import HEADER, RUNTIMES, Row, place, reason
+from benchmarks.runtimes import HEADER, RUNTIMES, Row, measure, place, reason
 from export.formats import FORMATS
 from gfl.errors import InputError
 
@@ -65,6 +66,14 @@ def test_a_table_replaces_the_one_before_between_the_lines_of_its_section(tmp_pa
     assert page.read_text() == "top\n<!-- begin a -->\n\nnew\n\n<!-- end a -->\nrest\n"
     with pytest.raises(InputError, match="<!-- begin b -->"):
         place(page, "b", "text")
+    with pytest.raises(InputError, match="needs one line"):
+        place(tmp_path / "no.md", "a", "text")
+
+
+@pytest.mark.parametrize("given", ["mnn", "mnn=/no/python", "no=python"])
+def test_a_python_that_is_not_there_is_told_before_the_work(given: str) -> None:
+    with pytest.raises(InputError, match="expected NAME=PATH"):
+        measure(argparse.Namespace(python=[given]))
 
 
 @pytest.mark.slow
