@@ -22,8 +22,7 @@ from gfl.runtime.providers import ProviderReport
 
 NO_SPREAD = "the spread of the edges (edge_std) is 0: a file of decoded outputs does not say it"
 # Settings of PredictConfig that this part does not follow. Boxes that are decoded have left out the padding already.
-NOT_FOLLOWED = {"decoded": ("keep_background", "nms_pre")}
-NOT_FOLLOWED["raw"] = (*NOT_FOLLOWED["decoded"], "keep_padding_cells")
+NOT_FOLLOWED = {"decoded": "keep_background|nms_pre", "raw": "keep_background|nms_pre|keep_padding_cells"}
 RULES = {"hard": "nms"}  # what merging calls the rules that it names otherwise
 
 
@@ -31,11 +30,10 @@ def require_followed(about: Description, path: Path) -> None:
     """Raise InputError for a file of a setting that this part does not follow, and of other outputs than it takes."""
     if about.outputs not in NOT_FOLLOWED:
         raise InputError(f"{path} says that it gives {about.outputs!r}, expected decoded or raw; export it again")
-    names = "|".join(NOT_FOLLOWED[about.outputs])
-    if found := re.search(rf"({names}) = (?!False\b|None\b|0\b)\S+", about.config):
+    if found := re.search(rf"({NOT_FOLLOWED[about.outputs]}) = (?!False\b|None\b|0\b)\S+", about.config):
         raise InputError(
             f"{path} gives {about.outputs} outputs and has {found[0]}, which the choice of detections in NumPy does "
-            "not follow, expected the default; export it again with --outputs detections"
+            "not follow; take the default, or a format of --outputs detections, and export it again"
         )
 
 
