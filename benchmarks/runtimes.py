@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> Findings:
     pythons = pythons_of(arguments.python, FORMATS)
     rows = []
     with tempfile.TemporaryDirectory(prefix="gfl_runtimes_") as folder:
-        for row in (*own_files(arguments, Path(folder, "own")), *converted(arguments, pythons, Path(folder))):
+        for row in chain(own_files(arguments, Path(folder, "own")), converted(arguments, pythons, Path(folder))):
             print(" | ".join(row.cells()), flush=True)
             rows.append(row)
     return Findings((table_of(rows, arguments),), {"rows": [row._asdict() for row in rows]})
@@ -142,7 +143,12 @@ def reason(done: subprocess.CompletedProcess[str]) -> str:
 def own_files(arguments: argparse.Namespace, folder: Path) -> Iterator[Row]:
     """The .onnx in each precision, and the .pt2, in the same comparison."""
     request = to.parser().parse_args(flags_of(arguments, "executorch", "fp32", folder))
-    (source,), pictures = read_sources(request, FORMATS["executorch"], folder)  # writes an .onnx and a .pt2
+    sources, pictures = read_sources(request, FORMATS["executorch"], folder)  # writes an .onnx and a .pt2
+    if len(sources) != 1:
+        raise InputError(
+            f"{arguments.model} has {len(sources)} canvases, expected one; choose it by --flags --size HxW"
+        )
+    source = sources[0]
     for precision in ONNX_PRECISIONS:
         path = source.rival.path
         if precision != "fp32":

@@ -61,10 +61,10 @@ class Truth(NamedTuple):
 def picture_files(folder: Path, count: int) -> tuple[Path, ...]:
     """At most `count` pictures of a folder, spread evenly over its sorted names; InputError where there is none."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder, expected one with pictures; check --images")
+        raise InputError(f"{folder}: no such folder, expected one with pictures; check the name")
     files = sorted(filter(is_picture, folder.iterdir()))
     if not files:
-        raise InputError(f"{folder} holds no picture ({', '.join(PICTURES)}); give --images a folder that does")
+        raise InputError(f"{folder} holds no picture ({', '.join(PICTURES)}); give a folder that does")
     return tuple(files[i] for i in spread(len(files), count))
 
 

@@ -27,7 +27,7 @@ from export.command import check_precision
 from export.errors import CheckError
 from export.formats import FORMATS
 from export.formats.interface import Conversion, Format
-from gfl.errors import InputError, NotHereError
+from gfl.errors import InputError, NotHereError, first_line
 from gfl.files import new_folder, require_new, to_json, write_atomic
 from gfl.machine import usable_cores
 from gfl.runtime.description_file import description_path, description_text
@@ -93,12 +93,16 @@ def run(arguments: argparse.Namespace) -> None:
     import torch  # late, as what follows: seconds, which --help and the sentences above do not need
 
     from export.sources import read_sources
+    from gfl.runtime.model import static_model
+    from gfl.runtime.open import finished
 
     require_new(arguments.output)
     threads = arguments.threads or usable_cores()
     torch.set_num_threads(threads)
     with TemporaryDirectory(prefix="gfl_export_") as exported:
         sources, pictures = read_sources(arguments, wanted, Path(exported))
+        # Refuses what gfl.load would refuse of the new files: several models, or settings that NumPy does not follow.
+        static_model(arguments.model, finished([source.rival for source in sources]))
         with new_folder(arguments.output) as folder:
             for source in sources:
                 for line in convert(source, wanted, arguments, folder, pictures, threads):
@@ -144,10 +148,17 @@ def convert(
         digest = sha256(f"{description.digest} {arguments.precision}".encode()).hexdigest()
         description = replace(description, precision=arguments.precision, digest=digest)
     target = folder / f"{source.path.stem}{wanted.suffix}"
-    opened = wanted.convert(Conversion(source.path, description, source.output_names, pictures.calibration, target))
+    try:
+        opened = wanted.convert(Conversion(source.path, description, source.output_names, pictures.calibration, target))
+    except (CheckError, InputError, OSError):
+        raise
+    except (Exception, SystemExit) as error:  # converters raise many types, and onnx2tf ends the program
+        raise CheckError(f"{wanted.name} did not convert {source.path}", [first_line(error)]) from error
     mine = [path for path in folder.iterdir() if path.stem == target.stem]  # files, or a folder of them
     mb = sum(file.stat().st_size for path in mine for file in (path, *path.rglob("*")) if file.is_file()) / 1e6
-    write_atomic(description_path(target), description_text(description, source.output_names))
+    write_atomic(
+        description_path(target), description_text(description, source.output_names, filter(Path.is_file, mine))
+    )
     about: dict[str, object] = {"file": target.name, "format": wanted.name, "made_of": source.path.name}
     about |= {name: getattr(description, name) for name in ("digest", "outputs", "precision", "size", "batch")}
     about |= {"mb": mb, "remarks": wanted.remarks, "calibration": [file.name for file in pictures.calibration]}

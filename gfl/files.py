@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -92,6 +93,15 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a whole file, text as UTF-8. Raises as `atomic_file` does."""
     with atomic_file(path) as handle:
         handle.write(_encoded(content) if isinstance(content, str) else content)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    total = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
 
 
 def _encoded(text: str) -> bytes:

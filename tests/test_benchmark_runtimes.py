@@ -66,12 +66,15 @@ def test_a_table_replaces_the_one_before_between_the_lines_of_its_section(tmp_pa
     assert page.read_text() == "top\n<!-- begin a -->\n\nnew\n\n<!-- end a -->\nrest\n"
     with pytest.raises(InputError, match="<!-- begin b -->"):
         place(page, "b", "text")
+    with pytest.raises(InputError, match="needs one line"):
+        place(tmp_path / "no.md", "a", "text")
 
 
-def test_a_name_can_have_a_python_of_its_own() -> None:
-    assert pythons_of(["mnn=/a=b/python"], ["mnn"]) == {"mnn": "/a=b/python"}
-    with pytest.raises(InputError, match="--python ncnn, expected NAME=PATH with one of mnn"):
-        pythons_of(["ncnn=python"], ["mnn"])
+@pytest.mark.parametrize("given", ["mnn", "mnn=/no/python", "no=python"])
+def test_a_python_that_is_not_there_is_told_before_the_work(given: str) -> None:
+    assert pythons_of([f"mnn={sys.executable}"], FORMATS) == {"mnn": sys.executable}
+    with pytest.raises(InputError, match="expected NAME=PATH with one of openvino"):
+        pythons_of([given], FORMATS)
 
 
 @pytest.mark.slow

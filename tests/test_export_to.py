@@ -24,7 +24,8 @@ from export.formats.interface import Conversion
 from export.sources import CPU
 from gfl import load
 from gfl.errors import InputError
-from gfl.runtime.description_file import description_path, description_text
+from gfl.runtime.description import DETECTION_NAMES
+from gfl.runtime.description_file import description_path, description_text, read_description
 from gfl.runtime.finish import NO_SPREAD
 from gfl.runtime.on_torch.pt2_file import open_program
 from gfl.runtime.onnx_file import open_onnx
@@ -160,6 +161,28 @@ def test_a_file_that_finds_something_else_is_not_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no disk left"), SystemExit("no disk left")])
+def test_a_converter_that_fails_is_told_in_one_sentence(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(job: Conversion) -> None:
+        job.target.write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setitem(FORMATS, "opencv", FORMATS["opencv"]._replace(convert=fail))
+    model = tiny_onnx.write_onnx(tmp_path / "best.onnx")
+    assert run("opencv", model, tmp_path / "out") == 1
+    assert capsys.readouterr().err == f"failed: opencv did not convert {model}:\n  no disk left\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["best.onnx"]
+
+
+def test_files_of_two_models_are_not_converted_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, digest, size in (("one", "1", (64, 96)), ("two", "2", (96, 64))):
+        tiny_onnx.write_onnx(tmp_path / f"{name}.onnx", digest=digest, size=size)
+    words = ["--format", "opencv", "--model", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert "are not exports of one model" in tiny.refusal(to.main, words, capsys)
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if FORMATS[name].packages])
 def test_a_converter_that_is_missing_is_told_in_one_sentence(
     model: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -250,6 +273,28 @@ def test_weights_beside_a_file_are_of_another_model(tmp_path: Path, suffix: str)
         path.with_suffix(".bin").write_bytes(weights)
         digests |= {model_digest(path), model_digest(tmp_path)}
     assert len(digests) == 2
+    description_path(path).write_text("{}")
+    assert model_digest(path) not in digests
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".param", ".tflite"])
+def test_files_that_do_not_belong_together_are_not_opened(tmp_path: Path, suffix: str) -> None:
+    path = converted(tmp_path, suffix)
+    weights = path.with_suffix(".bin")
+    weights.write_bytes(b"first")
+    content = description_text(tiny_onnx.DESCRIPTION, DETECTION_NAMES, [path, weights])
+    description_path(path).write_text(content)
+    assert read_description(path, "").output_names == DETECTION_NAMES
+    for file, change in ((weights, b"other"), (path, path.read_bytes()[:-1])):
+        whole = file.read_bytes()
+        file.write_bytes(change)
+        with pytest.raises(InputError, match=f"{file.name} is missing, damaged or of another model"):
+            open_model(path)
+        file.write_bytes(whole)
+    for names in ("5", "boxes", '["boxes"', "[1]", ["boxes"]):
+        description_path(path).write_text(json.dumps({**json.loads(content), "output_names": names}))
+        with pytest.raises(InputError, match=f"{path.name}.json (does not describe|cannot be read)"):
+            open_model(path)
 
 
 @pytest.mark.slow

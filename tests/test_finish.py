@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_onnx
 import torch
+from numpy.typing import NDArray
 from small_models import CANVAS_HW, lively, prepared_of, small
 
 from export.graph import graph_of
+from gfl.errors import InputError
 from gfl.model.postprocess import PredictConfig
-from gfl.runtime.description import Arrays, Thresholds
-from gfl.runtime.finish import finish, finished
+from gfl.runtime.description import Arrays, Description, Thresholds
+from gfl.runtime.finish import FinishedFile, finish, finished
+from gfl.runtime.providers import ProviderReport
 from gfl.tensors.variables import flatten
 
 RULES = {
@@ -82,3 +86,45 @@ def test_the_spread_of_a_file_that_gives_it_goes_with_its_box() -> None:
     found = finish(decoded, limits_of(PredictConfig(max_detections=3)))
     assert found["count"].tolist() == [2]
     np.testing.assert_array_equal(found["edge_std"][0, :2], boxes[0, ::-1] + 1)
+
+
+@dataclass(frozen=True)
+class OpenFile:
+    """A file that gives what it is told to, whatever it says of itself."""
+
+    description: Description
+    outputs: Arrays
+    path: Path = Path("best.xml")
+
+    def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
+        return self.outputs
+
+    def provider_report(self) -> ProviderReport:
+        return ProviderReport("none", {}, ())
+
+
+@pytest.mark.parametrize(
+    ("form", "config", "part"),
+    [
+        ("decoded", "PredictConfig.nms_pre = 1000", "has nms_pre = 1000"),
+        ("decoded", "PredictConfig.keep_background = True", "has keep_background = True"),
+        ("raw", "PredictConfig.keep_padding_cells = True", "has keep_padding_cells = True"),
+        ("boxes", "", "expected decoded or raw"),
+    ],
+)
+def test_a_setting_that_is_not_followed_is_refused(form: str, config: str, part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        FinishedFile(OpenFile(replace(tiny_onnx.DESCRIPTION, outputs=form, config=config), {}))
+
+
+def test_settings_that_are_followed_are_taken() -> None:
+    config = "PredictConfig.keep_padding_cells = True\nPredictConfig.nms_pre = 0\nPredictConfig.keep_background = False"
+    FinishedFile(OpenFile(replace(tiny_onnx.DESCRIPTION, outputs="decoded", config=config), {}))
+
+
+@pytest.mark.parametrize("form", ["decoded", "raw"])
+@pytest.mark.parametrize("name", ["scores", "boxes"])
+def test_outputs_of_another_form_are_told_in_one_sentence(form: str, name: str) -> None:
+    file = FinishedFile(OpenFile(replace(tiny_onnx.DESCRIPTION, outputs=form), {name: np.zeros((2, 5))}))
+    with pytest.raises(InputError, match=f"best.xml does not give the {form} outputs that it describes"):
+        file.run(np.zeros((2, 3, 64, 96), np.uint8), np.full((2, 2), 64, np.int32))

@@ -1,23 +1,9 @@
-"""Edits of an .onnx for runtimes whose inputs are float32, and whose files may end at the head's outputs."""
+"""Edits of an .onnx for runtimes whose inputs are float32."""
 
 from __future__ import annotations
 
-import re
-
 import onnx
 from onnx import TensorProto
-
-from export.errors import CheckError
-from export.formats.interface import Conversion
-
-# What the NumPy part that follows raw outputs knows nothing of.
-UNKNOWN = re.compile(r"(keep_background|keep_padding_cells|nms_pre) = (?!False\b|None\b|0\b)(\S+)")
-
-
-def check_raw(job: Conversion) -> None:
-    """Raise CheckError for a setting that `gfl.runtime.decode` does not follow."""
-    if unknown := UNKNOWN.search(job.description.config):
-        raise CheckError(f"{job.source} cannot be finished in NumPy", [f"it has {unknown[0]}, expected the default"])
 
 
 def float_inputs(model: onnx.ModelProto) -> None:

@@ -34,7 +34,8 @@ class Format(NamedTuple):
     packages: tuple[str, ...]  # modules that `convert` imports
     runtime: str  # the module that runs it; empty where none does
     extra: str  # of setup.py, which installs both; empty: nothing is missing in the project's own installation
-    convert: Callable[[Conversion], StaticFile | None]  # gives the file, open, where only what made it can run it
+    # Gives the file, open, where only what made it can run it; whatever it raises is told as a CheckError.
+    convert: Callable[[Conversion], StaticFile | None]
     open: Callable[[Path, int], StaticFile] | None  # (the file, threads of the CPU); None where nothing here runs it
     int8_packages: tuple[str, ...] = ()  # that int8 needs besides; the extra of this name with '-int8' has them
     scale: float = 1.0  # of the tolerances in float32, where the runtime rounds more than others

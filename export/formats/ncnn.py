@@ -17,7 +17,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from export.errors import CheckError
-from export.formats.float_graph import check_raw, float_inputs
+from export.formats.float_graph import float_inputs
 from export.formats.interface import Conversion, Format
 from gfl.packages import import_package
 from gfl.runtime.model import StaticFile
@@ -27,10 +27,9 @@ STEEP = 1e30  # turns what a value is below the largest into 0 or 1
 
 
 def convert(job: Conversion) -> None:
-    """Write the graph in float32, its inputs too. Raises CheckError where pnnx fails or a setting is not known."""
+    """Write the graph in float32, its inputs too. Raises CheckError where pnnx fails."""
     if job.description.batch != 1:
         raise CheckError(f"ncnn takes one picture at a time, {job.source} {job.description.batch}", ["use --batch 1"])
-    check_raw(job)
     pnnx = import_package("pnnx", "the format ncnn needs the package pnnx, which", "pip install 'gflv2[ncnn]'")
     height, width = job.description.size
     with TemporaryDirectory(prefix="gfl_ncnn_") as name:

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.errors import CheckError
-from export.formats.float_graph import check_raw, float_inputs
+from export.formats.float_graph import float_inputs
 from export.formats.interface import Conversion, Format
 from export.formats.quiet import quiet
 from gfl.packages import import_package
@@ -79,13 +79,11 @@ def toolkit_errors(refusal: str) -> Iterator[None]:
 def convert(job: Conversion) -> StaticFile:
     """Build the graph in float16, its inputs float32, and give it in the simulator.
 
-    Raises CheckError where the toolkit fails or, of raw outputs, where a setting is not known.
+    Raises CheckError where the toolkit fails.
     """
     api = import_package(
         "rknn.api", "the format rknn needs the package rknn-toolkit2, which", f"pip install 'gflv2[rknn]'{BESIDES}"
     )
-    if job.description.outputs == "raw":
-        check_raw(job)
     model = onnx.load(job.source)
     float_inputs(model)  # 'Not Support Dtype: 2' of uint8
     refusal = f"rknn-toolkit2 did not convert {job.source}"

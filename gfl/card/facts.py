@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +10,10 @@ from gfl.card.results import Result, find_result
 from gfl.engine.checkpoints import TrainedModel, load_trained
 from gfl.engine.weights import CheckpointFile, read_checkpoint
 from gfl.errors import InputError
+from gfl.files import sha256_of
 from gfl.record.run_data import read_mapping
 from gfl.record.run_folder import ENVIRONMENT
 from gfl.runtime.on_torch.digest import digest_of
-
-CHUNK = 2**22  # bytes of a file that are read at a time
 
 
 class DataSet(NamedTuple):
@@ -88,15 +86,6 @@ def read_facts(path: Path, metrics: Path | None = None) -> Facts:
         result_note=note,
         environment=read_mapping(path.parent / ENVIRONMENT),
     )
-
-
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    total = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while chunk := handle.read(CHUNK):
-            total.update(chunk)
-    return total.hexdigest()
 
 
 def _trained(file: CheckpointFile) -> Trained | None:

@@ -6,12 +6,14 @@ picture, A anchor, K class, M pair of an anchor and a class that enters NMS.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gfl.errors import InputError, first_line
 from gfl.runtime.decode import decode_raw
 from gfl.runtime.description import Arrays, Description, Thresholds
 from gfl.runtime.merging import Floats, Found, Merge, merge_runs
@@ -19,7 +21,20 @@ from gfl.runtime.model import StaticFile
 from gfl.runtime.providers import ProviderReport
 
 NO_SPREAD = "the spread of the edges (edge_std) is 0: a file of decoded outputs does not say it"
+# Settings of PredictConfig that this part does not follow. Boxes that are decoded have left out the padding already.
+NOT_FOLLOWED = {"decoded": "keep_background|nms_pre", "raw": "keep_background|nms_pre|keep_padding_cells"}
 RULES = {"hard": "nms"}  # what merging calls the rules that it names otherwise
+
+
+def require_followed(about: Description, path: Path) -> None:
+    """Raise InputError for a file of a setting that this part does not follow, and of other outputs than it takes."""
+    if about.outputs not in NOT_FOLLOWED:
+        raise InputError(f"{path} says that it gives {about.outputs!r}, expected decoded or raw; export it again")
+    if found := re.search(rf"({NOT_FOLLOWED[about.outputs]}) = (?!False\b|None\b|0\b)\S+", about.config):
+        raise InputError(
+            f"{path} gives {about.outputs} outputs and has {found[0]}, which the choice of detections in NumPy does "
+            "not follow; take the default, or a format of --outputs detections, and export it again"
+        )
 
 
 def finish(decoded: Arrays, limits: Thresholds) -> Arrays:
@@ -70,6 +85,10 @@ class FinishedFile:
 
     file: StaticFile
 
+    def __post_init__(self) -> None:
+        """Raises InputError as `require_followed`."""
+        require_followed(self.file.description, self.file.path)
+
     @property
     def path(self) -> Path:
         """The file."""
@@ -81,8 +100,15 @@ class FinishedFile:
         return replace(self.file.description, outputs="detections")
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """As `gfl.runtime.model.RunBatch`."""
-        return finished(self.file.run(images, image_sizes), image_sizes, self.file.description)
+        """As `gfl.runtime.model.RunBatch`; InputError for outputs that are not those that the file describes."""
+        outputs = self.file.run(images, image_sizes)
+        try:
+            return finished(outputs, image_sizes, self.file.description)
+        except (IndexError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{self.path} does not give the {self.file.description.outputs} outputs that it describes "
+                f"({first_line(error)}); export it again from its checkpoint"
+            ) from error
 
     def provider_report(self) -> ProviderReport:
         """What ran the file; NumPy does the rest."""

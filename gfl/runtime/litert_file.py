@@ -41,10 +41,13 @@ class LitertModel:
     one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """As `gfl.runtime.model.RunBatch`."""
-        with self.one_at_a_time:  # an interpreter is one run's memory
-            outputs = self.signature(images=images, image_sizes=image_sizes)
-        return {name: outputs[name] for name in self.output_names}
+        """As `gfl.runtime.model.RunBatch`; InputError where LiteRT fails."""
+        try:
+            with self.one_at_a_time:  # an interpreter is one run's memory
+                outputs = self.signature(images=images, image_sizes=image_sizes)
+            return {name: outputs[name] for name in self.output_names}
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(f"{self.path.name} fails in LiteRT ({first_line(error)}); convert it again") from error
 
     def provider_report(self) -> ProviderReport:
         """LiteRT does not count the nodes of its delegates."""

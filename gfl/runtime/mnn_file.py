@@ -48,10 +48,12 @@ class MnnModel:
     one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def run(self, images: NDArray[np.uint8], image_sizes: NDArray[np.int32]) -> Arrays:
-        """As `gfl.runtime.model.RunBatch`."""
+        """As `gfl.runtime.model.RunBatch`; InputError where MNN fails."""
         with self.one_at_a_time:  # a module of MNN's keeps the memory of its run
             feed = [self.make_variable(np.ascontiguousarray(array)) for array in (images, image_sizes)]
             outputs = [np.array(variable.read()) for variable in self.module.forward(feed)]
+        if len(outputs) != len(self.output_names):  # it says why on the standard output
+            raise InputError(f"{self.path.name} fails in MNN; convert it again with the installed version")
         return dict(zip(self.output_names, outputs, strict=True))
 
     def provider_report(self) -> ProviderReport:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import SupportsIndex
 
 from gfl.errors import InputError
+from gfl.runtime.description_file import description_path
 from gfl.runtime.finish import FinishedFile
 from gfl.runtime.litert_file import open_litert
 from gfl.runtime.mnn_file import open_mnn
@@ -190,9 +191,10 @@ def kind_of(path: Path) -> str:
 
 
 def bytes_of(path: Path, kind: str) -> list[Path]:
-    """`files_of`, and the weights that some formats keep in a file beside."""
+    """`files_of`, and what lies beside a converted one: weights of some formats, and thresholds in its description."""
     files = files_of(path, kind)
-    return files + [file.with_suffix(WEIGHTS) for file in files if kind in (IR, NCNN)]
+    beside = [description_path(file) for file in files if kind in (IR, *CONVERTED)]
+    return files + [file.with_suffix(WEIGHTS) for file in files if kind in (IR, NCNN)] + beside
 
 
 def _refuse_elsewhere(path: Path) -> None:

@@ -76,9 +76,7 @@ class OpenvinoModel:
                 tensors = (self.request.get_output_tensor(place) for place in range(len(self.output_names)))
                 outputs = [np.array(tensor.data) for tensor in tensors]
         except RuntimeError as error:  # the one type of its Python package
-            raise InputError(
-                f"{self.path.name} fails in OpenVINO ({_reason(error)}); give the provider cpu, which is ONNX Runtime's"
-            ) from error
+            raise InputError(f"{self.path.name} fails in OpenVINO ({_reason(error)}); {_mend(self.path)}") from error
         return dict(zip(self.output_names, outputs, strict=True))
 
     def provider_report(self) -> ProviderReport:
@@ -122,8 +120,7 @@ def _compile(runtime: ModuleType, path: Path, threads: int, precision: str) -> t
         request: InferRequest = core.compile_model(model, "CPU", settings).create_infer_request()
     except RuntimeError as error:
         raise InputError(
-            f"{path} cannot be opened by OpenVINO ({_reason(error)}); export or copy it again, or give the provider "
-            "cpu, which is ONNX Runtime's"
+            f"{path} cannot be opened by OpenVINO ({_reason(error)}); copy it again, or {_mend(path)}"
         ) from error
     return names, request
 
@@ -141,6 +138,10 @@ def import_openvino() -> ModuleType:
     return import_package(
         "openvino", f"the provider openvino needs {NEEDS['openvino']}, and it", "install it, or give the provider cpu"
     )
+
+
+def _mend(path: Path) -> str:
+    return "convert it again" if path.suffix == IR else "give the provider cpu, which is ONNX Runtime's"
 
 
 def _reason(error: RuntimeError) -> str:

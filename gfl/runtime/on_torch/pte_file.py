@@ -48,12 +48,12 @@ class PteModel:
         try:
             with self.one_at_a_time:
                 outputs = tuple(tensor.clone() for tensor in self.method.execute(feed))
-        except RuntimeError as error:  # the one type of its Python package
+            return to_arrays(outputs, self.output_names)
+        except (RuntimeError, ValueError) as error:  # its own; other outputs than the file describes
             raise InputError(
                 f"{self.path.name} fails in ExecuTorch ({first_line(error)}); convert it again with the "
                 "installed version"
             ) from error
-        return to_arrays(outputs, self.output_names)
 
     def provider_report(self) -> ProviderReport:
         """What XNNPACK takes of the file was settled when it was made, so no nodes are counted."""
