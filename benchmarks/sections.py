@@ -6,6 +6,7 @@ What they measure may need packages that exclude each other: each name can have 
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -28,12 +29,13 @@ def section_flags(program: str, description: str | None, section: str) -> argpar
 
 
 def pythons_of(words: Sequence[str], known: Collection[str]) -> dict[str, str]:
-    """The Python of each name that has one; InputError for names that are not known."""
+    """The Python of each name that has one; InputError for names that are not known and programs that are not there."""
     pythons = dict(each.partition("=")[::2] for each in words)
-    if unknown := pythons.keys() - set(known):
-        raise InputError(
-            f"got --python {', '.join(sorted(unknown))}, expected NAME=PATH with one of {', '.join(known)}"
-        )
+    for name, path in pythons.items():
+        if name not in known or shutil.which(path) is None:
+            raise InputError(
+                f"got --python {name}={path}, expected NAME=PATH with one of {', '.join(known)} and a program"
+            )
     return pythons
 
 
