@@ -6,6 +6,7 @@ What they measure may need packages that exclude each other: each name can have 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -16,6 +17,8 @@ from benchmarks.measure import machine
 from benchmarks.tables import Findings, Report, markdown
 from gfl.errors import InputError
 from gfl.files import write_atomic
+
+ABSOLUTE = re.compile(r"(?<![^\s=])/(?:[^\s/]+/)*([^\s/]+)")  # a path of this machine, which is nobody's business
 
 
 def section_flags(program: str, description: str | None, section: str) -> argparse.ArgumentParser:
@@ -59,7 +62,8 @@ def run_section(flags: argparse.ArgumentParser, measure: Callable[[argparse.Name
 def text_of(report: Report) -> str:
     """The tables as Markdown, with the command that wrote them, the day and the machine."""
     facts = machine()
-    told = f"Written by `{report.command}` on {time.strftime('%Y-%m-%d')}: {facts['cpu']}; before it {report.use}."
+    command = ABSOLUTE.sub(r"\1", report.command)
+    told = f"Written by `{command}` on {time.strftime('%Y-%m-%d')}: {facts['cpu']}; before it {report.use}."
     return "\n\n".join([*map(markdown, report.findings.tables), told])
 
 

@@ -10,7 +10,7 @@ import pytest
 from tiny_export import SMALL_BINDINGS
 
 from benchmarks.runtimes import HEADER, RUNTIMES, Row, reason
-from benchmarks.sections import place, pythons_of
+from benchmarks.sections import ABSOLUTE, place, pythons_of
 from export.formats import FORMATS
 from gfl.errors import InputError
 
@@ -75,6 +75,12 @@ def test_a_python_that_is_not_there_is_told_before_the_work(given: str) -> None:
     assert pythons_of([f"mnn={sys.executable}"], FORMATS) == {"mnn": sys.executable}
     with pytest.raises(InputError, match="expected NAME=PATH with one of openvino"):
         pythons_of([given], FORMATS)
+
+
+def test_a_page_holds_no_path_of_the_machine() -> None:
+    command = "python -m a --model /home/me/best.pt --python mnn=/opt/bin/python --output docs/a.md --flags 'B = 3 / 4'"
+    told = "python -m a --model best.pt --python mnn=python --output docs/a.md --flags 'B = 3 / 4'"
+    assert ABSOLUTE.sub(r"\1", command) == told
 
 
 @pytest.mark.slow
