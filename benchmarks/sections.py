@@ -62,7 +62,8 @@ def run_section(flags: argparse.ArgumentParser, measure: Callable[[argparse.Name
 def text_of(report: Report) -> str:
     """The tables as Markdown, with the command that wrote them, the day and the machine."""
     facts = machine()
-    command = ABSOLUTE.sub(r"\1", report.command)
+    command, rest, _ = ABSOLUTE.sub(r"\1", report.command).partition(" --flags ")  # which a model of its own needs
+    command += f"{rest}..." if rest else ""
     told = f"Written by `{command}` on {time.strftime('%Y-%m-%d')}: {facts['cpu']}; before it {report.use}."
     return "\n\n".join([*map(markdown, report.findings.tables), told])
 
