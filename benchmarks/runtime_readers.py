@@ -95,12 +95,8 @@ def read_all(
             python = (pythons or {}).get(reader, sys.executable)
             for (form, is_now), (path, reference) in zip(kinds, files, strict=True):
                 words = [python, "-m", "benchmarks.reader_child", "--reader", reader, "--threads", str(threads)]
-                words += [
-                    "--file",
-                    str(path.resolve().with_suffix(READERS[reader].suffix)),
-                    "--inputs",
-                    str(reference.inputs),
-                ]
+                words += ["--file", str(path.resolve().with_suffix(READERS[reader].suffix))]
+                words += ["--inputs", str(reference.inputs)]
                 versions, text = read_one(words, reference, threads, limit_s)
                 yield Reading(reader, form, is_now, versions, text)
 

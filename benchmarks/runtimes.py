@@ -61,7 +61,7 @@ class Row(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         report, (name, licence) = self.report, RUNTIMES[self.format]
-        versions = ", ".join(f"{package} {version}" for package, version in self.versions().items())
+        versions = ", ".join(f"{package} {version}" for package, version in part(report, "versions").items())
         head = (f"{name} ({versions})" if versions else name, str(report.get("outputs", "")), self.precision)
         mb = f"{number(report, 'mb'):.1f}" if "mb" in report else ""
         if report.get("not_run"):
@@ -77,10 +77,6 @@ class Row(NamedTuple):
         if self.format in SIMULATED:
             return (*head, apart, ap, "", "", mb, licence, "simulated")
         return (*head, apart, ap, f"{ms:.1f}", f"{ms / rival:.2f}", mb, licence, "yes")
-
-    def versions(self) -> dict[str, str]:
-        """Of the packages, the first what runs it."""
-        return {str(name): str(version) for name, version in part(self.report, "versions").items()}
 
 
 def part(report: dict[str, object], name: str) -> dict[str, object]:
@@ -125,7 +121,6 @@ def converted(arguments: argparse.Namespace, pythons: dict[str, str], folder: Pa
             words = flags_of(arguments, name, precision, output)
             started = [pythons.get(name, sys.executable), "-m", "export.to", *words]
             done = subprocess.run(started, capture_output=True, text=True, check=False)
-            report: dict[str, object] = {}
             if done.returncode == 0:
                 report = json.loads(next(output.glob("*.parity.json")).read_text(encoding="utf-8"))
             else:

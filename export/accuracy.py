@@ -170,10 +170,12 @@ class Comparison:
     def differences(self) -> Iterator[str]:
         """What differs too much besides AP and scores, a sentence each."""
         limits = LARGEST_LOSS[self.description.precision]
-        for name, error in self.errors.items():
+        own: dict[str, float] = {}
+        if self.description.outputs == "detections":
             # An AP is blind to scores that change all alike, and to how sure an edge is.
             own = {"edge_std": limits.std_error, "scores": limits.score_error}
-            limit = own.get(name, limits.error) if self.description.outputs == "detections" else limits.error
+        for name, error in self.errors.items():
+            limit = own.get(name, limits.error)
             if not error.root() <= limit:
                 yield (
                     f"{name} of {self.side} is {error.root():.2g} of its size away from {self.reference}'s, at most "

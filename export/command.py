@@ -18,6 +18,8 @@ from gfl.signals import exit_code, interrupt_on_sigterm
 # What ends a program without a traceback: a user's mistake, a failed check, Ctrl-C or another signal.
 FAILURES = (InputError, CheckError, KeyboardInterrupt)
 
+RANGES = "pictures that int8 takes its ranges from, best of the training (default: those of --images)"
+
 
 def parser(program: str, description: str | None, suffix: str, precisions: Sequence[str]) -> argparse.ArgumentParser:
     """The flags of a program that exports a checkpoint into files of this suffix, in one of these precisions."""
@@ -38,8 +40,7 @@ def parser(program: str, description: str | None, suffix: str, precisions: Seque
         "here)"
     )
     add("--images", type=Path, metavar="DIR", help=pictures)
-    ranges = "pictures that int8 takes its ranges from, best of the training (default: those of --images)"
-    add("--calibration", type=Path, metavar="DIR", help=ranges)
+    add("--calibration", type=Path, metavar="DIR", help=RANGES)
     add("--samples", type=int, metavar="N", help="how many of these and those (default 4; 64 for fp16 and int8)")
     drop = "the most AP that fp16 or int8 may lose, from 0 to 1; more than half of the model's it never may"
     add("--max_ap_drop", type=float, metavar="X", help=drop)

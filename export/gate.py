@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 
-import numpy as np
-from numpy.typing import NDArray
-
 from export import parity
 from export.accuracy import Accuracy, Comparison
 from export.compare import Compared, compare_outputs
@@ -18,7 +15,7 @@ from export.samples import SampleBatch, batches, draw_samples, read_samples
 from export.sources import Pictures, Source, run_file
 from export.summary import agreement
 from gfl.class_names import map_classes
-from gfl.runtime.description import Arrays, Description
+from gfl.runtime.description import Description
 from gfl.runtime.finish import finished
 from gfl.runtime.model import StaticFile
 
@@ -85,9 +82,8 @@ def judge(
         ours, theirs = run_file(file, batch), source.run_reference(batch)
         if about.precision == "fp32":
             compare_outputs(outcome, Compared(batch, ours, theirs), about)
-        comparison.add(
-            batch, *(detections(each, batch.image_sizes[: len(batch.names)], about) for each in (ours, theirs))
-        )
+        sizes = batch.image_sizes[: len(batch.names)]
+        comparison.add(batch, finished(ours, sizes, about), finished(theirs, sizes, about))
     parity.check_rivals(outcome)
     ms, rival_ms = time_both(file, source.rival, next(sample_batches(pictures, about)))
     return Verdict(outcome, comparison.outcome(max_ap_drop), ms, rival_ms, source.rival_name, threads)
@@ -100,11 +96,6 @@ def described_for(description: Description, pictures: Pictures) -> Description:
     boxes = pictures.truth.boxes
     ids = map_classes(description.names, boxes.class_names, str(boxes.path)).category_ids
     return replace(description, category_ids=tuple(-1 if each is None else each for each in ids))
-
-
-def detections(outputs: Arrays, image_sizes: NDArray[np.int32], description: Description) -> Arrays:
-    """The outputs of a detector, whichever form these are."""
-    return outputs if description.outputs == "detections" else finished(outputs, image_sizes, description)
 
 
 def sample_batches(pictures: Pictures, about: Description) -> Iterator[SampleBatch]:

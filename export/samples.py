@@ -25,7 +25,6 @@ from gfl.shapes import Canvas
 GENERATED_SHARES = ((1.0, 1.0), (0.7, 1.0), (1.0, 0.6), (0.5, 0.5))  # of the canvas: some leave room for padding
 SMALLEST_DRAWN = 64  # px, the least that the generator draws
 
-
 Feed = Mapping[str, NDArray[np.generic]]  # inputs of one run, by name
 
 

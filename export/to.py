@@ -23,7 +23,6 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:  # `python ex
     sys.path.append(str(Path(__file__).resolve().parent.parent))  # so that the sentence about it can be said
 
 from export import command
-from export.command import check_precision
 from export.errors import CheckError
 from export.formats import FORMATS
 from export.formats.interface import Conversion, Format
@@ -68,8 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--annotations", type=Path, metavar="FILE", help="COCO JSON of these pictures, on whose boxes the AP is counted"
     )
-    ranges = "pictures that int8 takes its ranges from, best of the training (default: those of --images)"
-    add("--calibration", type=Path, metavar="DIR", help=ranges)
+    add("--calibration", type=Path, metavar="DIR", help=command.RANGES)
     add("--samples", type=int, metavar="N", help="how many pictures (default 64; 4 generated ones)")
     drop = "the most AP that bf16 or int8 may lose, from 0 to 1 (default 0.005)"
     add("--max_ap_drop", type=float, metavar="X", help=drop)
@@ -120,7 +118,7 @@ def check_format(wanted: Format, arguments: argparse.Namespace) -> None:
             f"got --precision {arguments.precision} for --format {wanted.name}, expected one of "
             f"{', '.join(wanted.precisions)}; omit it for {wanted.precisions[0]}"
         )
-    check_precision(arguments)
+    command.check_precision(arguments)
     needed = {wanted.extra: wanted.packages}
     if arguments.precision == "int8":
         needed[f"{wanted.extra}-int8"] = wanted.int8_packages

@@ -95,12 +95,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         handle.write(_encoded(content) if isinstance(content, str) else content)
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+def sha256_of(*paths: Path) -> str:
+    """sha256 of a file, or of several one after the other, in hexadecimal."""
     total = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            total.update(block)
+    for path in paths:
+        with open(path, "rb") as handle:
+            while block := handle.read(1 << 20):
+                total.update(block)
     return total.hexdigest()
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from gfl.class_names import map_classes
 from gfl.data.coco_json import CocoFile, class_names, image_ids_by_name, read_coco_file
 from gfl.errors import InputError
+from gfl.files import sha256_of
 from gfl.words import printable
-from infer.input_digest import file_digest
 from infer.sources import Files, Inputs
 
 
@@ -53,7 +53,7 @@ def read_annotated(annotations: Path, inputs: Inputs) -> Annotated:
             f"{annotations} gives {clash} of {inputs.total} pictures the id of another, expected one id each; give the "
             "annotations of these pictures, or omit --annotations"
         )
-    return Annotated(file, image_ids, file_digest(Path(annotations).expanduser()))
+    return Annotated(file, image_ids, sha256_of(Path(annotations).expanduser()))
 
 
 class CategoryIds(NamedTuple):

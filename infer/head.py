@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from gfl.files import sha256_of
 from gfl.runtime.open import bytes_of, kind_of
 from infer.rows import Category
 
@@ -115,9 +116,4 @@ def text_digest(text: str) -> str:
 
 def model_digest(*paths: Path) -> str:
     """sha256 of a model's file, or of its files in a folder by name; of several models, one after the other."""
-    total = hashlib.sha256()
-    for file in (file for path in paths for file in bytes_of(path, kind_of(path))):
-        with open(file, "rb") as handle:
-            while block := handle.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
+    return sha256_of(*(file for path in paths for file in bytes_of(path, kind_of(path))))

@@ -27,11 +27,6 @@ def input_digest(files: Sequence[tuple[str, Path | None]]) -> str:
     return total.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a whole file; OSError where it cannot be read."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _size(path: Path | None) -> int:
     """Bytes of a file; 0 where it is none."""
     try:

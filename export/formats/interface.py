@@ -27,9 +27,8 @@ class Format(NamedTuple):
     name: str  # as of --format
     suffix: str  # of the file that is written
     source: str  # '.onnx' or '.pt2': what it is made of
-    forms: tuple[
-        str, ...
-    ]  # outputs that it takes, 'detections', 'decoded' or 'raw'; a checkpoint is exported with the first
+    # Outputs that it takes, 'detections', 'decoded' or 'raw'; a checkpoint is exported with the first.
+    forms: tuple[str, ...]
     precisions: tuple[str, ...]  # the first is the default
     packages: tuple[str, ...]  # modules that `convert` imports
     runtime: str  # the module that runs it; empty where none does

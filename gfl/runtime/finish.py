@@ -73,7 +73,9 @@ def _best_pairs(boxes: Floats, scores: Floats, spreads: Floats, limits: Threshol
 
 
 def finished(outputs: Arrays, image_sizes: NDArray[np.int32], about: Description) -> Arrays:
-    """Decoded or raw outputs -> the outputs of a detector; about: the file's description, which says which they are."""
+    """Outputs of any form -> those of a detector; about: the file's description, which says which they are."""
+    if about.outputs == "detections":
+        return outputs
     if about.outputs == "raw":
         outputs = decode_raw(outputs, image_sizes, about.size, len(about.names))
     return finish(outputs, about.thresholds)
